@@ -1,0 +1,73 @@
+# `make demo` and `make test` set up .venv themselves; Python 3.11 and a package index are all they need.
+SHELL := /bin/bash
+.SHELLFLAGS := -eu -o pipefail -c
+.DEFAULT_GOAL := help
+
+PYTHON ?= $(shell command -v python3.11 || echo python3)
+BIN := .venv/bin
+# The environment is made anew when what it was made from has changed.
+STAMP := .venv/.made-from-$(shell cat requirements.lock pyproject.toml | cksum | cut -d ' ' -f 1)
+# Given on the command line: a folder or s3:// prefix of photographs, and the file of a face detector.
+# Without a detector the photographs must be aligned already.
+export FACES ?=
+export DETECTOR ?=
+# A stage of dvc.yaml says `python`: it means this one.
+export PATH := $(CURDIR)/$(BIN):$(PATH)
+export PYTHONUNBUFFERED := 1
+
+.PHONY: help install demo results test check format bench mlflow lock chromium
+
+help: ## list the targets
+	@sed -n 's/^\([a-z]*\):.*## /\1\t/p' $(MAKEFILE_LIST) | expand -t 10
+
+install: $(STAMP) ## make or update .venv
+
+$(STAMP):
+	@echo "Setting up .venv: 30 s to 6 minutes" >&2
+	@test -x $(BIN)/python || $(PYTHON) -m venv .venv
+	@$(BIN)/python -c 'import sys; assert sys.version_info[:2] == (3, 11), f"Python 3.11 is needed, .venv has {sys.version}: remove .venv, run make PYTHON=..."'
+	@test -x $(BIN)/uv || $(BIN)/python -m pip install --quiet --disable-pip-version-check 'uv>=0.9,<1'
+	@$(BIN)/uv pip sync --quiet --python $(BIN)/python requirements.lock
+	@$(BIN)/uv pip install --quiet --python $(BIN)/python --no-deps --no-build-isolation --editable .
+	@rm -f .venv/.made-from-* && touch $@
+
+demo: $(STAMP) ## run the whole line [FACES=DIR [DETECTOR=FILE]], print the results
+	@set -- tiny; \
+	  if [ -n "$$FACES" ]; then set -- "$$@" "faces.source=$$FACES"; fi; \
+	  if [ -n "$$DETECTOR" ]; then set -- "$$@" "faces.detector=$$DETECTOR"; \
+	  elif [ -n "$$FACES" ] && [ ! -e "$$FACES/landmarks.csv" ]; then set -- "$$@" faces.aligned=true; fi; \
+	  hdrface config use "$$@"
+	@dvc repro
+	@hdrface results
+
+results: $(STAMP) ## print the last results again
+	@hdrface results
+
+test: $(STAMP) chromium ## run the whole test suite
+	@pytest
+
+check: $(STAMP) ## lint, formatting, types, import contracts: the same as CI
+	ruff check .
+	ruff format --check .
+	mypy
+	lint-imports
+
+format: $(STAMP) ## let ruff format and sort imports
+	@ruff format .
+	@ruff check --fix .
+
+bench: $(STAMP) ## run the benchmarks, write benchmarks/results/*.json
+	@python -m benchmarks
+
+mlflow: $(STAMP) ## open the runs of the local database in a browser
+	@mlflow ui --backend-store-uri sqlite:///mlflow.db
+
+lock: $(STAMP) ## resolve pyproject.toml into requirements.lock
+	@uv pip compile pyproject.toml --extra dev --universal --python-version 3.11 --generate-hashes --no-header --no-annotate -q -o requirements.lock
+
+# The report's page is looked at in Chromium, which no package index has. Without it those tests are skipped and say so.
+chromium:
+	@command -v chromium chromium-browser google-chrome >/dev/null \
+	  || { test "$$(id -u)" = 0 && command -v apt-get >/dev/null \
+	       && (apt-get update -qq && DEBIAN_FRONTEND=noninteractive apt-get install -y -qq --no-install-recommends chromium) >/dev/null 2>&1; } \
+	  || echo "No Chromium here and no way to install it: the page tests will be skipped." >&2

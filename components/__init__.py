@@ -1,0 +1,1 @@
+"""What a step computes: a library, usable and testable without a cluster."""

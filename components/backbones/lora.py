@@ -1,0 +1,58 @@
+"""LoRA layers of a diffusers network, in the published `pytorch_lora_weights.safetensors`."""
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any, Literal
+
+from peft import LoraConfig
+from peft.utils import get_peft_model_state_dict
+
+from components.backbones.protocol import LoraParams
+
+FILE = "pytorch_lora_weights.safetensors"
+ADAPTER = "default"
+Prefix = Literal["unet", "transformer"]
+
+
+def add(network: Any, params: LoraParams, published_targets: Sequence[str]) -> None:
+    """Freeze the network and add trainable low-rank layers; the start changes no output (B = 0)."""
+    network.requires_grad_(requires_grad=False)
+    config = LoraConfig(
+        r=params.rank,
+        lora_alpha=params.alpha,
+        lora_dropout=0.0,
+        init_lora_weights="gaussian",
+        target_modules=list(params.targets or published_targets),
+    )
+    network.add_adapter(config, adapter_name=ADAPTER)
+
+
+def save(network: Any, folder: Path, prefix: Prefix) -> None:
+    """Write the LoRA layers by diffusers' own writer: keys start with `unet.` or `transformer.`."""
+    from diffusers.loaders.lora_pipeline import (
+        QwenImageLoraLoaderMixin,
+        StableDiffusionLoraLoaderMixin,
+    )
+    from diffusers.utils import state_dict_utils
+
+    convert: Any = state_dict_utils.convert_state_dict_to_diffusers
+    layers = convert(get_peft_model_state_dict(network, adapter_name=ADAPTER))
+    metadata = network.peft_config[ADAPTER].to_dict()
+    writer: dict[str, Any] = {
+        "unet": StableDiffusionLoraLoaderMixin,
+        "transformer": QwenImageLoraLoaderMixin,
+    }
+    writer[prefix].save_lora_weights(
+        folder, **{f"{prefix}_lora_layers": layers, f"{prefix}_lora_adapter_metadata": metadata}
+    )
+
+
+def load(network: Any, folder: Path, prefix: Prefix) -> None:
+    """Read LoRA layers in the published layout into `network`.
+
+    Raises: FileNotFoundError if the folder holds none.
+    """
+    file = folder / FILE
+    if not file.is_file():
+        raise FileNotFoundError(f"{file} is missing: the folder names LoRA layers but holds none")
+    network.load_lora_adapter(folder, prefix=prefix, weight_name=FILE, adapter_name=ADAPTER)

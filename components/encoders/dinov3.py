@@ -1,0 +1,64 @@
+"""Frozen DINOv3 tokens of a face (METHOD, section 1).
+
+B batch, N tokens (1 CLS, then registers, then patches row by row), C token width.
+"""
+
+from pathlib import Path
+from typing import Any, cast
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+IMAGENET_MEAN = (0.485, 0.456, 0.406)
+IMAGENET_STD = (0.229, 0.224, 0.225)
+
+
+class DINOv3(nn.Module):
+    """Turn images into all tokens of DINOv3's last hidden state, after the final norm (eq. 1, 2).
+
+    Shape: image_B3HW, RGB in [0, 1] -> tokens_BNC float32,
+    N = 1 + registers + (input_size / patch)².
+    Images are resized to `input_size` with antialiased bilinear filtering and normalised with
+    ImageNet's mean and deviation. No gradient flows.
+    """
+
+    mean: Tensor
+    std: Tensor
+
+    def __init__(self, folder: Path, *, input_size: int) -> None:
+        """Load a transformers folder (`config.json`, `model.safetensors`).
+
+        Raises: ValueError if `input_size` is not a multiple of the network's patch.
+        """
+        super().__init__()
+        from transformers.models.dinov3_vit.modeling_dinov3_vit import DINOv3ViTModel
+
+        self.network: Any = DINOv3ViTModel.from_pretrained(folder, use_safetensors=True)
+        self.network.train(mode=False).requires_grad_(requires_grad=False)
+        patch = cast("int", self.network.config.patch_size)
+        if input_size % patch:
+            raise ValueError(
+                f"DINOv3 input size {input_size} is no multiple of its patch {patch}: "
+                f"use {round(input_size / patch) * patch or patch}"
+            )
+        self.input_size = input_size
+        self.width: int = self.network.config.hidden_size
+        self.patches_per_side: int = input_size // patch
+        self.register_buffer("mean", torch.tensor(IMAGENET_MEAN).view(1, 3, 1, 1), persistent=False)
+        self.register_buffer("std", torch.tensor(IMAGENET_STD).view(1, 3, 1, 1), persistent=False)
+
+    @torch.no_grad()
+    def forward(self, image_B3HW: Tensor) -> Tensor:
+        size = (self.input_size, self.input_size)
+        resized = F.interpolate(
+            image_B3HW, size=size, mode="bilinear", align_corners=False, antialias=True
+        )
+        pixels = (resized - self.mean) / self.std
+        tokens_BNC: Tensor = self.network(pixel_values=pixels).last_hidden_state
+        return tokens_BNC
+
+    def patch_map(self, values_BN: Tensor) -> Tensor:
+        """Drop CLS and registers: one value a token (B, N) -> one a patch (B, h, w)."""
+        side = self.patches_per_side
+        return values_BN[:, -side * side :].reshape(-1, side, side)

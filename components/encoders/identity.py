@@ -1,0 +1,135 @@
+"""Who is it: the embedding of an aligned face by an ArcFace-like ONNX network.
+
+B batch, D embedding width.
+"""
+
+import hashlib
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import cv2
+import numpy as np
+import numpy.typing as npt
+
+from components import images
+from components.images import Image
+
+# Left eye, right eye, nose, left and right mouth corner, as fractions of an FFHQ-aligned picture.
+FFHQ_POINTS = (
+    np.array(
+        [(192.98, 239.95), (318.90, 240.19), (256.63, 314.02), (201.26, 371.41), (313.09, 371.15)]
+    )
+    / 512
+)
+INPUT_SIZE = 112
+# The same five in the 112 x 112 picture that ArcFace networks were trained on.
+ARCFACE_POINTS = np.array(
+    [
+        (38.2946, 51.6963),
+        (73.5318, 51.5014),
+        (56.0252, 71.7366),
+        (41.5493, 92.3655),
+        (70.7299, 92.2041),
+    ]
+)
+
+
+class IdentityEncoder:
+    """Embed FFHQ-aligned faces with an ONNX identity network.
+
+    `path` is an ONNX file, or an InsightFace pack: a folder in which one ONNX file takes
+    112 x 112 faces. The five points of the FFHQ template are the landmarks, so no detector runs.
+
+    Raises: FileNotFoundError if there is no such network, ValueError if it takes other inputs.
+    """
+
+    def __init__(self, path: Path) -> None:
+        self.path = _recognition_network(path)
+        self.sha256 = hashlib.sha256(self.path.read_bytes()).hexdigest()
+        self._session = _open(self.path)
+        if not _takes_faces(self._session):
+            shapes = [tensor.shape for tensor in self._session.get_inputs()]
+            raise ValueError(
+                f"{self.path}: inputs {shapes}, an identity network takes one of "
+                f"(batch, 3, {INPUT_SIZE}, {INPUT_SIZE})"
+            )
+        self._input: str = self._session.get_inputs()[0].name
+        self._one_by_one = self._session.get_inputs()[0].shape[0] == 1
+        self._normalises_itself = _normalises_itself(self.path)
+
+    def embed(self, faces: Sequence[Image]) -> npt.NDArray[np.float32]:
+        """Give unit vectors (B, D) of square FFHQ-aligned faces of any size."""
+        crops = np.stack([align(face) for face in faces]).transpose(0, 3, 1, 2).astype(np.float32)
+        if not self._normalises_itself:
+            crops = (crops - 127.5) / 127.5
+        step = 1 if self._one_by_one else len(crops)
+        embeddings = np.concatenate(
+            [
+                self._session.run(None, {self._input: crops[start : start + step]})[0]
+                for start in range(0, len(crops), step)
+            ]
+        )
+        lengths = np.linalg.norm(embeddings, axis=1, keepdims=True)
+        return np.asarray(embeddings / lengths, dtype=np.float32)
+
+
+def align(face: Image) -> Image:
+    """Cut the 112 x 112 ArcFace picture out of an FFHQ-aligned one, without aliasing."""
+    scale = np.hypot(*_similarity(FFHQ_POINTS, ARCFACE_POINTS)[0, :2])
+    size = face.shape[0]
+    # The warp samples bilinearly: a larger picture is first brought near its scale by area.
+    face = images.resize(face, min(size, round(scale)))
+    matrix = _similarity(FFHQ_POINTS * face.shape[0], ARCFACE_POINTS)
+    warped = cv2.warpAffine(face, matrix, (INPUT_SIZE, INPUT_SIZE), flags=cv2.INTER_LINEAR)
+    return np.asarray(warped, dtype=np.uint8)
+
+
+def _similarity(
+    source: npt.NDArray[np.float64], target: npt.NDArray[np.float64]
+) -> npt.NDArray[np.float64]:
+    """Find the least-squares turn, scale and shift (2, 3) that takes `source` to `target`."""
+    # A similarity is z -> a z + b on complex numbers, so this is a linear fit.
+    z, w = source @ (1, 1j), target @ (1, 1j)
+    a = np.vdot(z - z.mean(), w - w.mean()) / np.vdot(z - z.mean(), z - z.mean())
+    b = w.mean() - a * z.mean()
+    return np.array([[a.real, -a.imag, b.real], [a.imag, a.real, b.imag]])
+
+
+def _recognition_network(path: Path) -> Path:
+    if path.is_file():
+        return path
+    files = sorted(path.glob("*.onnx"))
+    if not files:
+        raise FileNotFoundError(f"{path}: neither an ONNX file nor a folder with one")
+    found = [file for file in files if _takes_faces(_open(file))]
+    if len(found) != 1:
+        seen = ", ".join(file.name for file in files)
+        raise ValueError(
+            f"{path}: {len(found)} networks take {INPUT_SIZE} x {INPUT_SIZE} faces ({seen}): "
+            "name the identity network's file"
+        )
+    return found[0]
+
+
+def _open(file: Path) -> Any:
+    import onnxruntime
+
+    options = onnxruntime.SessionOptions()
+    options.log_severity_level = 3
+    return onnxruntime.InferenceSession(file, options, providers=["CPUExecutionProvider"])
+
+
+def _takes_faces(session: Any) -> bool:
+    inputs = session.get_inputs()
+    return len(inputs) == 1 and inputs[0].shape[1:] == [3, INPUT_SIZE, INPUT_SIZE]
+
+
+def _normalises_itself(file: Path) -> bool:
+    """Say whether a network takes values 0 to 255: InsightFace's rule, for those made by MXNet."""
+    import onnx
+
+    names = [node.name for node in onnx.load(file, load_external_data=False).graph.node[:8]]
+    subtracts = any(name.startswith(("Sub", "_minus")) for name in names)
+    multiplies = any(name.startswith(("Mul", "_mul")) for name in names)
+    return subtracts and multiplies

@@ -1,0 +1,139 @@
+"""Find faces and their five landmarks, with the detector that a file holds: SCRFD or YuNet."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from pathlib import Path
+from typing import NamedTuple, Protocol
+
+import cv2
+import numpy as np
+import numpy.typing as npt
+
+from components import images
+from components.faces.landmarks import Landmarks
+
+_OVERLAP = 0.4  # of two boxes that are one face; InsightFace's default
+# InsightFace looks at 128 and 640 pixels: faces that fill the picture are found in the small one.
+_SCRFD_SIZES = [(128, 128), (640, 640)]
+_YUNET_SIDE = 1280  # larger pictures are shrunk: YuNet knows faces of 10 to 300 pixels
+
+
+class DetectorError(ValueError):
+    """A file that holds no detector known here; the message says what it holds."""
+
+
+class Detection(NamedTuple):
+    """One face. Pixels of the picture; the landmarks are in the order of METHOD, section 7."""
+
+    landmarks: Landmarks
+    score: float  # in [0, 1]
+    box: tuple[float, float, float, float]  # left, top, right, bottom
+
+
+class Detector(Protocol):
+    def detect(self, image: images.Image) -> list[Detection]:
+        """Find the faces of a picture (RGB), from its left to its right."""
+        ...
+
+
+def open_detector(file: Path, *, min_score: float) -> Detector:
+    """Load an ONNX file and tell by its outputs which detector it is.
+
+    Raises: DetectorError if it cannot be read or is neither SCRFD with landmarks nor YuNet.
+    """
+    import onnxruntime
+
+    options = onnxruntime.SessionOptions()
+    options.intra_op_num_threads = 1  # another number of cores must not change a landmark's bits
+    options.inter_op_num_threads = 1
+    try:
+        session = onnxruntime.InferenceSession(
+            file.read_bytes(), options, providers=["CPUExecutionProvider"]
+        )
+    except OSError as error:
+        raise DetectorError(f"{file} cannot be read: {error.strerror}") from error
+    except Exception as error:  # its errors share no other class
+        raise DetectorError(f"{file} is no ONNX network: {error}") from error
+    outputs = [output.name for output in session.get_outputs()]
+    if {"cls_8", "obj_8", "bbox_8", "kps_8"} <= set(outputs):
+        return YuNet(file, min_score=min_score)
+    if len(outputs) in (9, 15):  # scores, boxes and landmarks at 3 or 5 scales
+        return Scrfd(file, session, min_score=min_score)
+    raise DetectorError(
+        f"{file} is neither SCRFD with landmarks (9 or 15 outputs) nor YuNet; "
+        f"it has {len(outputs)} outputs: {', '.join(outputs[:4])}"
+    )
+
+
+class Scrfd:
+    """InsightFace's SCRFD, through InsightFace."""
+
+    def __init__(self, file: Path, session: object, *, min_score: float) -> None:
+        from insightface.model_zoo import SCRFD
+
+        self._network = SCRFD(str(file), session=session)
+        self._network.prepare(-1, nms_thresh=_OVERLAP, det_thresh=min_score)
+
+    def detect(self, image: images.Image) -> list[Detection]:
+        bgr = cv2.cvtColor(image, cv2.COLOR_RGB2BGR)
+        found = self._detect(bgr)
+        if not found and self._network.static_input_size:
+            # It cannot look at a small picture too, so a small one is put into a frame instead.
+            height, width = image.shape[:2]
+            frame = (height // 2, height // 2, width // 2, width // 2)
+            found = self._detect(
+                cv2.copyMakeBorder(bgr, *frame, cv2.BORDER_CONSTANT), (-frame[2], -frame[0])
+            )
+        return _from_left(found)
+
+    def _detect(self, bgr: object, shift: tuple[int, int] = (0, 0)) -> list[Detection]:
+        boxes, points = self._network.detect(bgr, input_size=_SCRFD_SIZES)
+        return [
+            Detection(
+                five.astype(np.float64) + shift, float(box[4]), _box(box[:4] + np.tile(shift, 2))
+            )
+            for box, five in zip(boxes, points, strict=True)
+        ]
+
+
+class YuNet:
+    """OpenCV's YuNet, through OpenCV."""
+
+    def __init__(self, file: Path, *, min_score: float) -> None:
+        most = 5000  # candidates before overlapping ones are merged; OpenCV's default
+        self._network = cv2.FaceDetectorYN.create(
+            str(file), "", (320, 320), min_score, _OVERLAP, most
+        )
+
+    def detect(self, image: images.Image) -> list[Detection]:
+        height, width = image.shape[:2]
+        scale = min(1.0, _YUNET_SIDE / max(height, width))
+        size = (max(1, round(width * scale)), max(1, round(height * scale)))
+        bgr = cv2.cvtColor(image, cv2.COLOR_RGB2BGR)
+        if scale < 1:
+            bgr = cv2.resize(bgr, size, interpolation=cv2.INTER_AREA)
+        self._network.setInputSize(size)
+        found = self._network.detect(bgr)[1]
+        if found is None:
+            return []
+        rows = np.asarray(found, dtype=np.float64)
+        stretch = np.array([width / size[0], height / size[1]])
+        return _from_left(
+            Detection(
+                # YuNet's right eye is the person's, so on the picture's left: METHOD's order.
+                row[4:14].reshape(5, 2) * stretch,
+                float(row[14]),
+                _box(np.concatenate([row[:2] * stretch, (row[:2] + row[2:4]) * stretch])),
+            )
+            for row in rows
+        )
+
+
+def _box(corners: npt.NDArray[np.floating]) -> tuple[float, float, float, float]:
+    left, top, right, bottom = map(float, corners)
+    return left, top, right, bottom
+
+
+def _from_left(found: Iterable[Detection]) -> list[Detection]:
+    return sorted(found, key=lambda face: (face.box[0] + face.box[2], face.box[1]))

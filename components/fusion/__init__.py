@@ -1,0 +1,1 @@
+"""How tokens of the bad picture and of its first restoration become the generator's condition."""

@@ -1,0 +1,66 @@
+"""What replaces the text embedding: the conditions of the paper's ablation (Tab. 4, Fig. 5).
+
+text   one fixed prompt's embedding, the same for all images: the plain restorer
+dino   tokens of the intermediate restoration only, no gate
+lr     tokens of the degraded face only
+sdfm   both, fused by the gate: the method
+"""
+
+from pathlib import Path
+from typing import Literal
+
+import torch
+from safetensors.torch import load_file
+from torch import Tensor, nn
+
+from components.fusion.projection import projection
+from components.fusion.sdfm import SDFM
+
+ConditionName = Literal["text", "dino", "lr", "sdfm"]
+
+
+class TextCondition(nn.Module):
+    """One fixed prompt's cached embedding for every image; nothing to train.
+
+    Shape: batch size -> (B, L, condition width).
+    """
+
+    prompt_LC: Tensor
+
+    def __init__(self, prompt_LC: Tensor) -> None:
+        super().__init__()
+        self.register_buffer("prompt_LC", prompt_LC, persistent=False)
+
+    @classmethod
+    def load(cls, file: Path) -> "TextCondition":
+        """Read `prompt` (L, width) from a safetensors file of a backbone's weights."""
+        return cls(load_file(file)["prompt"].float())
+
+    def forward(self, batch_size: int) -> Tensor:
+        return self.prompt_LC.expand(batch_size, -1, -1)
+
+
+class TokenCondition(nn.Module):
+    """DINOv3 tokens as the condition: of one picture alone, or of both through the SDFM gate.
+
+    Shape: sr_tokens_BNC, lq_tokens_BNC -> condition (B, N, condition width) and, with the gate,
+    alpha_BNC in (0, 1).
+    """
+
+    def __init__(self, name: ConditionName, token_width: int, condition_width: int) -> None:
+        super().__init__()
+        self.name = name
+        self.fusion = SDFM(token_width) if name == "sdfm" else None
+        self.projection = projection(token_width, condition_width)
+
+    def forward(self, sr_tokens_BNC: Tensor, lq_tokens_BNC: Tensor) -> tuple[Tensor, Tensor | None]:
+        if self.fusion is not None:
+            fused_BNC, alpha_BNC = self.fusion(sr_tokens_BNC, lq_tokens_BNC)
+            return self.projection(fused_BNC), alpha_BNC
+        tokens = sr_tokens_BNC if self.name == "dino" else lq_tokens_BNC
+        return self.projection(tokens), None
+
+
+def mean_alpha(alpha_BNC: Tensor) -> Tensor:
+    """Average the gate over channels: one value a token, (B, N)."""
+    return torch.mean(alpha_BNC, dim=-1)

@@ -1,0 +1,1 @@
+"""How good is a restored face: metrics with direction and protocol, intervals of their means."""

@@ -1,0 +1,43 @@
+"""Metrics of pyiqa that compare a face with the truth.
+
+B batch. Images are RGB in [0, 1].
+"""
+
+import contextlib
+import io
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+import torch
+from torch import Tensor
+
+
+class FullReference:
+    """Score restored faces against the true ones with a metric of pyiqa, by its name there.
+
+    pyiqa's PSNR adds 1e-8 to the squared error: two equal pictures score 80 dB, not infinity, and
+    that is what a mean gets.
+    """
+
+    def __init__(self, name: str, *, device: torch.device, **options: Any) -> None:
+        import pyiqa
+
+        with contextlib.redirect_stdout(io.StringIO()):  # pyiqa prints what it loads
+            self._network = pyiqa.create_metric(name, device=device, **options)
+        self.device = device
+
+    @torch.no_grad()
+    def __call__(self, images_B3HW: Tensor, hq_B3HW: Tensor) -> npt.NDArray[np.float64]:
+        """Give a score a face, (B,)."""
+        scores: Tensor = self._network(images_B3HW.to(self.device), hq_B3HW.to(self.device))
+        return np.asarray(scores.reshape(-1).double().cpu().numpy())
+
+
+class NoReference(FullReference):
+    """Score faces with a metric of pyiqa that looks at nothing but them; `hq_B3HW` is not used."""
+
+    @torch.no_grad()
+    def __call__(self, images_B3HW: Tensor, hq_B3HW: Tensor) -> npt.NDArray[np.float64]:  # noqa: ARG002
+        scores: Tensor = self._network(images_B3HW.to(self.device))
+        return np.asarray(scores.reshape(-1).double().cpu().numpy())

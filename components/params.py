@@ -1,0 +1,100 @@
+"""Typed parameters: a knob of `params.yaml` is checked when a stage starts, and named if wrong.
+
+A stage declares one `Params` class for its section; what a component needs is a section of its own,
+declared beside the code that it steers and nested there. Where the work runs is `Compute`.
+"""
+
+from collections.abc import Iterable, Mapping, Sequence
+from pathlib import Path
+from typing import Any, Self
+
+import yaml
+from pydantic import BaseModel, ConfigDict, NonNegativeFloat, PositiveFloat, PositiveInt
+from pydantic import ValidationError as _Invalid
+
+PARAMS_FILE = Path("params.yaml")
+_LONGEST_VALUE = 80  # characters of a bad value that a message repeats
+
+
+class ParamsError(ValueError):
+    """Parameters that cannot be used; the message names every bad key with its value."""
+
+    def __init__(self, file: Path, problems: Sequence[str]) -> None:
+        self.file, self.problems = file, tuple(problems)
+        if len(problems) == 1:
+            super().__init__(f"{file}: {problems[0]}")
+        else:
+            super().__init__("\n  ".join([f"{file}: fix {len(problems)} key(s)", *problems]))
+
+
+class Params(BaseModel):
+    """A section of `params.yaml`: immutable, and an unknown key is an error."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False)
+
+    @classmethod
+    def load(cls, section: str, file: Path = PARAMS_FILE) -> Self:
+        """Read and check one section, given by its dotted name (`train.sd21`).
+
+        Raises: ParamsError naming the file, each bad key, its value and what is wrong with it.
+        """
+        return cls.parse(section, read(file), file)
+
+    @classmethod
+    def parse(cls, section: str, values: Mapping[str, Any], file: Path = PARAMS_FILE) -> Self:
+        """Check one section of `values`, the content of `file`. Raises: ParamsError."""
+        found: Any = values
+        reached: list[str] = []
+        for key in section.split("."):
+            if not isinstance(found, Mapping) or key not in found:
+                known = ", ".join(map(str, found)) if isinstance(found, Mapping) else "no sections"
+                where = f"'{'.'.join(reached)}'" if reached else "the file"
+                missing = ".".join([*reached, key])
+                raise ParamsError(file, [f"{missing}: section is missing; {where} has {known}"])
+            reached.append(key)
+            found = found[key]
+        try:
+            return cls.model_validate(found)
+        except _Invalid as error:
+            raise ParamsError(file, list(_problems(section, error))) from error
+
+
+class Compute(Params):
+    """Where a stage's work runs; it changes no result, so neither DVC nor an identity sees it."""
+
+    workers: PositiveInt | None = None  # None: as many as the cluster's CPUs carry
+    gpus: NonNegativeFloat = 0  # per worker
+    cpus: PositiveFloat = 1  # per worker
+
+    @classmethod
+    def load_compute(cls, stage: str, file: Path = PARAMS_FILE) -> Self:
+        """Read the section `compute.<stage>`. Raises: ParamsError."""
+        return cls.load(f"compute.{stage}", file)
+
+
+def read(file: Path = PARAMS_FILE) -> dict[str, Any]:
+    """Read the whole file, unchecked. Raises: ParamsError if it is missing or no mapping."""
+    try:
+        values = yaml.safe_load(file.read_text(encoding="utf-8"))
+    except FileNotFoundError as error:
+        raise ParamsError(file, ["no such file: run 'hdrface config use tiny'"]) from error
+    except yaml.YAMLError as error:
+        raise ParamsError(file, [f"not YAML: {' '.join(str(error).split())}"]) from error
+    if not isinstance(values, dict):
+        raise ParamsError(file, [f"expected sections, got {_shown(values)}"])
+    return values
+
+
+def _problems(section: str, error: _Invalid) -> Iterable[str]:
+    for detail in error.errors(include_url=False):
+        key = ".".join([section, *map(str, detail["loc"])])
+        message = detail["msg"].removeprefix("Value error, ")
+        value = detail["input"]
+        # A missing key, or a rule over several keys, arrives with the whole section as its value.
+        shown = "" if isinstance(value, Mapping | BaseModel) else f" = {_shown(value)}"
+        yield f"{key}{shown}: {message}"
+
+
+def _shown(value: Any) -> str:
+    text = str(value) if isinstance(value, int | float | Path) else repr(value)
+    return text if len(text) <= _LONGEST_VALUE else f"{text[: _LONGEST_VALUE - 1]}…"

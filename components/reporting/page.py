@@ -1,0 +1,261 @@
+"""The report: one HTML page that loads nothing. Charts are SVG, pictures data URIs."""
+
+import base64
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from functools import cache
+from pathlib import Path
+from typing import Any, TypeVar
+
+import cv2
+import jinja2
+import numpy as np
+from markupsafe import Markup
+
+from components import images
+from components.images import Image
+from components.metrics.catalogue import CATALOGUE
+from components.reporting import charts
+from components.reporting.charts import Node
+from components.reporting.comparison import GAIN, ROLES
+from components.reporting.gallery import TITLES, Gallery, colours
+
+Named = TypeVar("Named")
+
+_TEMPLATE = "page.html.j2"
+_LARGEST = 384  # pixels of a picture on the page
+_LOSSLESS = 160  # up to here PNG; larger ones as WebP, or a page of 512-pixel faces is 80 MB
+_NUM_SHOWN = 200  # of rejected pictures, a table
+_RATE = "images_per_s"
+_NO_LOSSES = (_RATE, "learning_rate")
+
+
+@dataclass(frozen=True)
+class TableFacts:
+    """What became of the pictures on the way into a table."""
+
+    name: str
+    stage: str
+    identity: str
+    num_rows: int
+    rejected: Sequence[tuple[str, str]]  # id, reason
+
+
+@dataclass(frozen=True)
+class WeightsFacts:
+    """Where pretrained weights come from, and how well an autoencoder passes faces through."""
+
+    name: str
+    kind: str
+    source: str
+    licence: str
+    reconstruction_psnr: float | None
+
+
+@dataclass(frozen=True)
+class Output:
+    """A stage's output and its hash, as DVC keeps it."""
+
+    stage: str
+    path: str
+    hash: str
+
+
+@dataclass(frozen=True)
+class Report:
+    """Everything that the page shows. Keys are models, `sd21-sdfm`."""
+
+    title: str
+    results: Mapping[str, Mapping[str, Any]]  # metrics files
+    galleries: Mapping[str, Gallery]
+    histories: Mapping[str, Sequence[Mapping[str, float]]]
+    tables: Sequence[TableFacts] = ()
+    weights: Sequence[WeightsFacts] = ()
+    params: Mapping[str, str] = field(default_factory=dict)  # section -> YAML
+    commit: str | None = None
+    is_dirty: bool = False
+    stages: Sequence[Node] = ()
+    outputs: Sequence[Output] = ()
+
+
+def render(report: Report) -> str:
+    """Write the page. Raises: ValueError if models were scored on different faces."""
+    if not report.results:
+        raise ValueError("there is no metrics file to report on: run 'dvc repro evaluate'")
+    environment = jinja2.Environment(
+        loader=jinja2.FileSystemLoader(Path(__file__).parent),
+        autoescape=True,
+        undefined=jinja2.StrictUndefined,
+        trim_blocks=True,
+        lstrip_blocks=True,
+    )
+    highlights = _highlights(report.results)
+    ranked = [item["model"] for item in highlights]
+    environment.filters.update(number=_number, plain=_plain)
+    return environment.get_template(_TEMPLATE).render(
+        report=report,
+        protocol=_protocol(report.results),
+        highlights=highlights,
+        metrics=_metrics(report.results),
+        unavailable=_unavailable(report.results),
+        galleries=[
+            _pictures(gallery)
+            for model, gallery in _in_order(report.galleries, ranked)
+            if gallery.faces
+        ],
+        scale=_scale(),
+        trainings=[
+            _training(model, rows) for model, rows in _in_order(report.histories, ranked) if rows
+        ],
+        graph=charts.stage_graph(report.stages) if report.stages else None,
+        roles=ROLES,
+        titles=TITLES,
+        shown=_NUM_SHOWN,
+    )
+
+
+def _in_order(named: Mapping[str, Named], first: Sequence[str]) -> list[tuple[str, Named]]:
+    """Give the items in the order of `first`, then those that it does not name."""
+    names = dict.fromkeys([*(name for name in first if name in named), *named])
+    return [(name, named[name]) for name in names]
+
+
+def _number(value: float, digits: int, signed: bool = False) -> str:
+    text = f"{value:{'+' if signed else ''}.{digits}f}"
+    return text.replace("-", "−")
+
+
+def _plain(value: Any) -> str:
+    """Write nested parameters as `key value, key value`."""
+    if isinstance(value, Mapping):
+        return ", ".join(f"{key} {_plain(one)}" for key, one in value.items())
+    if isinstance(value, list | tuple):
+        return " to ".join(map(_plain, value)) if len(value) == 2 else " ".join(map(_plain, value))
+    return str(value)
+
+
+def _protocol(results: Mapping[str, Mapping[str, Any]]) -> Mapping[str, Any]:
+    """Give what all models were scored on. Numbers of different faces must not share a table."""
+    models = list(results)
+    first: Mapping[str, Any] = results[models[0]]["protocol"]
+    for model in models[1:]:
+        other = results[model]["protocol"]
+        differing = [key for key in first.keys() | other.keys() if first.get(key) != other.get(key)]
+        if differing:
+            key = sorted(differing)[0]
+            raise ValueError(
+                f"{models[0]} was scored with {key} = {first.get(key)}, {model} with "
+                f"{other.get(key)}: run 'dvc repro evaluate'"
+            )
+    return first
+
+
+def _metrics(results: Mapping[str, Mapping[str, Any]]) -> list[dict[str, Any]]:
+    """Give each metric's table: models from best to worst, and which values are the best."""
+    names = dict.fromkeys(name for result in results.values() for name in result["metrics"])
+    return [_metric(name, results) for name in names]
+
+
+def _metric(name: str, results: Mapping[str, Mapping[str, Any]]) -> dict[str, Any]:
+    entry = CATALOGUE[name]
+    rows = [
+        (model, result["metrics"][name])
+        for model, result in results.items()
+        if name in result["metrics"]
+    ]
+    sign = 1 if entry.direction == "higher" else -1
+    rows.sort(key=lambda row: (-sign * row[1]["restored"]["mean"], row[0]))
+    best = {
+        role: sign * max(sign * scores[role]["mean"] for _, scores in rows)
+        for role in ("restored", GAIN)
+    }
+    return {
+        "name": name,
+        "entry": entry,
+        "rows": rows,
+        "best": best,
+        "faces": sorted({scores["restored"]["n"] for _, scores in rows}),
+        "digits": 2 if entry.unit else 3,
+        "verdicts": {model: _verdict(scores[GAIN], sign) for model, scores in rows},
+        "chart": charts.interval_chart(rows, title=f"{entry.title} of every model, with intervals"),
+    }
+
+
+def _verdict(gain: Mapping[str, Any], sign: int) -> str:
+    """Say whether the interval of a gain lies on one side of zero."""
+    if gain["low"] is None:
+        return "open"
+    bounds = sorted((sign * gain["low"], sign * gain["high"]))
+    return "better" if bounds[0] > 0 else "worse" if bounds[1] < 0 else "open"
+
+
+def _highlights(results: Mapping[str, Mapping[str, Any]]) -> list[dict[str, Any]]:
+    name = "psnr" if all("psnr" in result["metrics"] for result in results.values()) else None
+    if name is None:
+        name = next((name for result in results.values() for name in result["metrics"]), None)
+    if name is None:
+        return []
+    metric = _metric(name, results)
+    return [
+        {"model": model, "scores": scores, "verdict": metric["verdicts"][model], "metric": metric}
+        for model, scores in metric["rows"]
+    ]
+
+
+def _unavailable(results: Mapping[str, Mapping[str, Any]]) -> dict[str, str]:
+    found: dict[str, str] = {}
+    for result in results.values():
+        found.update(result["unavailable"])
+    return found
+
+
+def _pictures(gallery: Gallery) -> dict[str, Any]:
+    return {
+        "model": gallery.model,
+        "limits": gallery.limits,
+        "faces": [
+            {
+                "face_id": face.face_id,
+                "pictures": {
+                    role: {"uri": _data_uri(picture), "size": picture.shape[0]}
+                    for role, picture in face.pictures.items()
+                },
+                "scores": face.scores.get("psnr", {}),
+            }
+            for face in gallery.faces
+        ],
+    }
+
+
+def _training(model: str, history: Sequence[Mapping[str, float]]) -> dict[str, Any]:
+    curves = charts.curves_of(history, without=_NO_LOSSES)
+    rates = [row[_RATE] for row in history if _RATE in row]
+    return {
+        "model": model,
+        "steps": round(max(row["step"] for row in history)),
+        "rate": float(np.median(rates)) if rates else None,
+        "curves": curves,
+        "chart": charts.line_chart(curves, title=f"Losses of {model}"),
+    }
+
+
+def _data_uri(picture: Image) -> str:
+    if picture.shape[0] <= _LOSSLESS:
+        return _uri("png", images.encode_png(picture))
+    small = images.resize(picture, min(_LARGEST, picture.shape[0]))
+    bgr = cv2.cvtColor(small, cv2.COLOR_RGB2BGR)
+    done, data = cv2.imencode(".webp", bgr, [cv2.IMWRITE_WEBP_QUALITY, 92])
+    if not done:
+        raise ValueError(f"OpenCV cannot encode a picture of shape {small.shape} as WebP")
+    return _uri("webp", bytes(data))
+
+
+def _uri(kind: str, data: bytes) -> str:
+    return f"data:image/{kind};base64,{base64.b64encode(data).decode()}"
+
+
+@cache
+def _scale() -> Markup:
+    """Give the colour map as CSS stops."""
+    stops = colours()[np.linspace(0, 255, 12).round().astype(int)].round().astype(int)
+    return Markup(", ".join(f"rgb({red} {green} {blue})" for red, green, blue in stops))

@@ -1,0 +1,1 @@
+"""Where the work runs and what is kept of it: Ray, Parquet tables, lineage, logs."""

@@ -1,0 +1,322 @@
+"""A training on Ray Train: worker processes that find each other, and go on after any is lost.
+
+`fit` starts one process a worker; each runs the same function and meets the others in a process
+group. What the function reports reaches the driver through a mailbox, so that the driver alone
+talks to MLflow and the terminal, and no number is lost with a worker.
+
+Start-up is most of a short training. With `TorchTrainer`, the driver and the controller import torch
+one after the other before the first worker does; here only workers do.
+"""
+
+import logging
+import os
+import queue
+import threading
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager, nullcontext
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from components.runtime import cluster
+
+if TYPE_CHECKING:
+    import torch
+
+log = logging.getLogger(__name__)
+
+Point = dict[str, float]
+
+_SETTINGS = {
+    # The controller reads results and notices a lost worker this often (default 2 s); with the
+    # default, each report waits for it.
+    "RAY_TRAIN_HEALTH_CHECK_INTERVAL_S": "0.2",
+    # Each is a process more. Prometheus' numbers need the dashboard; the watcher looks for
+    # announced ends of cloud machines.
+    "RAY_TRAIN_METRICS_ENABLED": "0",
+    "RAY_TRAIN_ENABLE_PREEMPTION_WATCHER": "0",
+    # A line for every report otherwise.
+    "RAY_TRAIN_ENABLE_WORKER_STRUCTURED_LOGGING": "0",
+    "RAY_TRAIN_ENABLE_CONTROLLER_STRUCTURED_LOGGING": "0",
+    "RAY_TRAIN_WORKER_GROUP_START_TIMEOUT_S": "120",
+    # Paths in a configuration are relative to where the stage was started.
+    "RAY_CHDIR_TO_TRIAL_DIR": "0",
+}
+_TAKE_EVERY_S = 0.5
+
+
+class TrainingError(RuntimeError):
+    """A training ended without its result; the message says why."""
+
+
+@dataclass(frozen=True)
+class Seat:
+    """What a worker must know of its place in the training."""
+
+    rank: int
+    world_size: int
+    device: "torch.device"
+    resume_from: Path | None
+    report: Callable[[list[Point], Path | None], None]
+
+
+@dataclass(frozen=True)
+class News:
+    """What the driver is told: new points, or that a checkpoint is safe."""
+
+    points: Sequence[Point] = ()
+    covered_step: float | None = None  # no step up to this one will be taken again
+
+
+Worker = Callable[[dict[str, Any], Seat], None]
+
+
+def fit(
+    worker: Worker,
+    config: dict[str, Any],
+    *,
+    name: str,
+    storage: Path,
+    workers: int,
+    listen: Callable[[News], None],
+    cpus: float = 1,
+    gpus: float = 0,
+    max_failures: int = 3,
+) -> Path:
+    """Run `worker(config, seat)` on every worker and give the folder of the last checkpoint.
+
+    A training of this `name` in `storage` that was interrupted goes on from its last checkpoint, in
+    a new call, and within one when a worker is lost, up to `max_failures` times.
+
+    Args:
+        worker: a function of an importable module; `config` must pickle.
+        config: handed to every worker.
+        name: must contain what the training is made from: the same name means the same training.
+        storage: a folder that all nodes see.
+        workers: number of processes.
+        listen: called in a thread of this process with what rank 0 reports.
+        cpus: of each worker; also its number of threads.
+        gpus: of each worker.
+        max_failures: how often lost workers are replaced.
+
+    Raises: TrainingError with the worker's own error.
+    """
+    for setting, value in _SETTINGS.items():
+        os.environ.setdefault(setting, value)
+    import ray
+    import ray.cloudpickle
+    from ray import train
+    from ray.train.v2.api.exceptions import TrainingFailedError
+
+    from components.runtime.lean_trainer import LeanTrainer
+
+    available = ray.cluster_resources()  # type: ignore[no-untyped-call]
+    _check_resources(available, workers, cpus, gpus)
+    _drop_broken_snapshot(storage / name)
+    mailbox: Any = ray.remote(num_cpus=0)(_Mailbox).remote()
+    trainer = LeanTrainer(
+        _work,
+        train_loop_config={
+            # As bytes: the controller reads this dictionary, and would import what the worker does.
+            "worker": ray.cloudpickle.dumps((worker, config)),  # type: ignore[no-untyped-call]
+            "mailbox": mailbox,
+            "cpus": cpus,
+        },
+        scaling_config=train.ScalingConfig(
+            num_workers=workers,
+            use_gpu=gpus > 0,
+            resources_per_worker={"CPU": cpus, **({"GPU": gpus} if gpus else {})},
+        ),
+        run_config=train.RunConfig(
+            name=name,
+            storage_path=str(storage.absolute()),
+            failure_config=train.FailureConfig(max_failures=max_failures),
+            checkpoint_config=train.CheckpointConfig(num_to_keep=1),
+            callbacks=[_callback(mailbox)],
+        ),
+    )
+    try:
+        with _listening(mailbox, listen):
+            result = trainer.fit()
+    except TrainingFailedError as error:
+        raise TrainingError(_reason(error)) from error
+    finally:
+        ray.kill(mailbox)
+    if result.checkpoint is None:
+        raise TrainingError(f"training {name} ended without a checkpoint")
+    return Path(result.checkpoint.path)
+
+
+def _check_resources(available: dict[str, float], workers: int, cpus: float, gpus: float) -> None:
+    for kind, each in (("CPU", cpus), ("GPU", gpus)):
+        needed, found = workers * each, available.get(kind, 0)
+        if needed <= found:
+            continue
+        short = f"{workers} workers need {needed:g} {kind}s, and Ray has {found:g}"
+        if "RAY_ADDRESS" not in os.environ:
+            raise ValueError(f"{short}: train with fewer workers, or on a cluster (RAY_ADDRESS)")
+        log.warning("%s: waiting until the cluster has grown", short)
+
+
+def _drop_broken_snapshot(folder: Path) -> None:
+    """Forget a list of checkpoints that a kill has cut short: Ray writes it in place."""
+    import json
+
+    file = folder / "checkpoint_manager_snapshot.json"
+    try:
+        json.loads(file.read_bytes())
+    except FileNotFoundError:
+        return
+    except ValueError:
+        log.warning("%s was cut short: the training starts again at step 0", file)
+        file.unlink()
+
+
+def _callback(mailbox: Any) -> Any:
+    """Make what the controller calls after each checkpoint and after each error of a worker."""
+    from ray.exceptions import RayError
+    from ray.train import UserCallback
+
+    passing = (RuntimeError, OSError, MemoryError, RayError)
+
+    class Callback(UserCallback):
+        def after_report(
+            self, run_context: Any, metrics: list[dict[str, Any]], checkpoint: Any
+        ) -> None:
+            """Tell the driver: only now would a restart find the checkpoint."""
+            del run_context, checkpoint
+            mailbox.put.remote(News(covered_step=metrics[0]["step"]))
+
+        def after_exception(
+            self, run_context: Any, worker_exceptions: dict[int, Exception]
+        ) -> None:
+            """End a training at once when a worker's code is wrong: it would fail again.
+
+            A lost worker, and what its loss does to the others, is tried again: those are
+            RuntimeErrors, OSErrors and Ray's own errors.
+            """
+            del run_context
+            for rank, error in worker_exceptions.items():
+                cause = getattr(error, "_base_exc", None)  # None: the worker itself is lost
+                if cause is not None and not isinstance(cause, passing):
+                    told = f"worker {rank}: {type(cause).__name__}: {cause}"
+                    raise TrainingError(f"{told}\n{error}")  # its text is the worker's traceback
+
+    return Callback()
+
+
+def _reason(error: Exception) -> str:
+    cause = getattr(error, "controller_failure", error)
+    return str(cause)
+
+
+class _Mailbox:
+    """An actor between rank 0 and the driver; writing to it waits for nobody."""
+
+    def __init__(self) -> None:
+        self._news: queue.SimpleQueue[News] = queue.SimpleQueue()
+
+    def put(self, news: News) -> None:
+        self._news.put(news)
+
+    def take(self) -> list[News]:
+        return [self._news.get() for _ in range(self._news.qsize())]
+
+
+@contextmanager
+def _listening(mailbox: Any, listen: Callable[[News], None]) -> Iterator[None]:
+    """Hand what is in the mailbox to `listen` while the block runs, all of it before it ends."""
+    import ray
+
+    is_over = threading.Event()
+    errors: list[Exception] = []
+
+    def take() -> None:
+        try:
+            while not is_over.wait(_TAKE_EVERY_S):
+                for news in ray.get(mailbox.take.remote()):
+                    listen(news)
+            for news in ray.get(mailbox.take.remote()):
+                listen(news)
+        except Exception as error:  # noqa: BLE001 - raised again in the driver's thread
+            errors.append(error)
+
+    listener = threading.Thread(target=take, name="news-of-the-training", daemon=True)
+    listener.start()
+    try:
+        yield
+    finally:
+        is_over.set()
+        listener.join()
+    if errors:
+        raise errors[0]
+
+
+def _work(task: dict[str, Any]) -> None:
+    """Take this process's seat and run the worker: the function that Ray Train starts."""
+    import ray.cloudpickle
+    import torch  # noqa: F401 - before the number of threads is set
+    from ray import train
+
+    cluster.limit_threads(task["cpus"])
+    context = train.get_context()
+    rank, world_size = context.get_world_rank(), context.get_world_size()
+    device = _device()
+    mailbox = task["mailbox"]
+
+    def report(points: list[Point], checkpoint: Path | None) -> None:
+        if rank == 0:
+            mailbox.put.remote(News(points))
+        if checkpoint is not None:
+            train.report(
+                {"step": points[-1]["step"]},
+                checkpoint=train.Checkpoint.from_directory(checkpoint),
+            )
+
+    worker, config = ray.cloudpickle.loads(task["worker"])
+    last = train.get_checkpoint()
+    with (
+        _process_group(rank, world_size, device),
+        nullcontext() if last is None else last.as_directory() as folder,
+    ):
+        resume_from = None if folder is None else Path(folder)
+        worker(config, Seat(rank, world_size, device, resume_from, report))
+
+
+def _device() -> "torch.device":
+    import ray
+    import torch
+
+    if not ray.get_gpu_ids():
+        return torch.device("cpu")
+    from ray.train.torch import get_device
+
+    device: torch.device = get_device()
+    torch.cuda.set_device(device)
+    return device
+
+
+@contextmanager
+def _process_group(rank: int, world_size: int, device: "torch.device") -> Iterator[None]:
+    """Join the other workers: gloo on CPUs, NCCL on GPUs."""
+    if world_size == 1:
+        yield
+        return
+    import ray.util
+    import torch.distributed as dist
+    from ray.train.collective import broadcast_from_rank_zero
+    from torch._C._distributed_c10d import TCPStore
+
+    if rank == 0:
+        # Port 0: the system picks a free one, and it is ours at once.
+        address = ray.util.get_node_ip_address()  # type: ignore[no-untyped-call]
+        store = TCPStore(address, 0, world_size, is_master=True, wait_for_workers=False)
+        broadcast_from_rank_zero((address, store.port))
+    else:
+        address, port = broadcast_from_rank_zero(None)
+        store = TCPStore(address, port, world_size, is_master=False)
+    backend = "nccl" if device.type == "cuda" else "gloo"
+    dist.init_process_group(backend, store=store, rank=rank, world_size=world_size)
+    yield
+    # Not after an error: others may be gone, and to say goodbye to them is to wait for them.
+    dist.destroy_process_group()

@@ -1,0 +1,169 @@
+"""One shard of a table: rows as Parquet bytes that depend on nothing but the rows.
+
+Everything that touches a file of a table goes through this page and `unfinished.py`.
+"""
+
+import hashlib
+import json
+import os
+import uuid
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from typing import Any, Self
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
+
+Columns = list[dict[str, str]]  # name and Arrow type of each column, in order
+
+
+@dataclass(frozen=True)
+class Rejection:
+    """Something that could not be used (a picture, a face), and why."""
+
+    id: str
+    reason: str
+
+
+@dataclass
+class Made:
+    """What a maker returns for one work item: the rows of one shard, in order."""
+
+    rows: pa.Table
+    rejected: list[Rejection] = field(default_factory=list)
+
+
+@dataclass(frozen=True)
+class Shard:
+    """A file of a table, named relative to its manifest."""
+
+    file: str
+    rows: int
+    bytes: int
+    sha256: str
+
+
+@dataclass(frozen=True)
+class Note:
+    """What the manifest will say about a shard; written after it: a shard with a note is whole."""
+
+    shard: Shard
+    columns: Columns
+    rejected: list[Rejection]
+
+    def dumps(self) -> bytes:
+        return json_bytes(asdict(self))
+
+    @classmethod
+    def loads(cls, data: bytes) -> Self:
+        fields = json.loads(data)
+        return cls(
+            shard=Shard(**fields["shard"]),
+            columns=fields["columns"],
+            rejected=[Rejection(**rejection) for rejection in fields["rejected"]],
+        )
+
+
+def shard_file(index: int) -> str:
+    return f"shard-{index:05d}.parquet"
+
+
+def encode(file: str, made: Made) -> tuple[bytes, Note]:
+    """Turn rows into Parquet bytes: equal rows give equal bytes, however they were put together."""
+    rows = made.rows.replace_schema_metadata(None).combine_chunks()
+    sink = pa.BufferOutputStream()
+    pq.write_table(
+        rows,
+        sink,
+        row_group_size=max(rows.num_rows, 1),  # a shard is read whole: one group, few seeks
+        compression="zstd",
+        compression_level=1,
+        # Pictures and tensors neither repeat nor sort.
+        use_dictionary=False,
+        write_statistics=False,
+    )
+    data = sink.getvalue().to_pybytes()
+    shard = Shard(file, rows.num_rows, len(data), hashlib.sha256(data).hexdigest())
+    return data, Note(shard, describe(rows.schema), list(made.rejected))
+
+
+def describe(schema: pa.Schema) -> Columns:
+    return [{"name": column.name, "type": str(column.type)} for column in schema]
+
+
+def read(file: Path, columns: Sequence[str] | None = None) -> pa.Table:
+    # `pq.read_table` would take `key=value` in a folder's name for a column.
+    with pq.ParquetFile(file) as parquet:
+        if columns is not None and (unknown := set(columns) - set(parquet.schema_arrow.names)):
+            known = ", ".join(parquet.schema_arrow.names)
+            raise ValueError(f"{file} has no column {sorted(unknown)}; it has {known}")
+        return parquet.read(columns=None if columns is None else list(columns))
+
+
+def sha256_of(file: Path) -> str:
+    with file.open("rb") as opened:
+        return hashlib.file_digest(opened, "sha256").hexdigest()
+
+
+def write_atomically(target: Path, data: bytes, *, beside: Path | None = None) -> None:
+    """Write `target` whole or not at all, even if the machine stops.
+
+    The unfinished file lies in the folder `beside` (default: the target's own) under a name of its
+    own, so that two writers of the same file never meet.
+    """
+    temporary = (beside or target.parent) / f"{target.name}.tmp-{uuid.uuid4().hex}"
+    try:
+        with temporary.open("xb") as opened:
+            opened.write(data)
+            opened.flush()
+            os.fsync(opened.fileno())
+        temporary.replace(target)
+    except BaseException:
+        temporary.unlink(missing_ok=True)
+        raise
+    sync_folder(target.parent)
+
+
+def sync_folder(folder: Path) -> None:
+    """Make the names in a folder survive a power cut."""
+    handle = os.open(folder, os.O_RDONLY)
+    try:
+        os.fsync(handle)
+    finally:
+        os.close(handle)
+
+
+def json_bytes(value: Mapping[str, Any]) -> bytes:
+    """Readable JSON with one form only: sorted keys, two spaces, a line end."""
+    text = json.dumps(value, sort_keys=True, indent=2, ensure_ascii=False, allow_nan=False)
+    return f"{text}\n".encode()
+
+
+def tensor_column(array: np.ndarray) -> pa.Array:
+    """Make a column of (B, ...) float16: one tensor of fixed shape a row.
+
+    Raises: ValueError for another dtype: rounding is the maker's decision.
+    """
+    if array.dtype != np.float16:
+        raise ValueError(f"a tensor column holds float16, got {array.dtype}: round it first")
+    if array.ndim < 2 or 0 in array.shape[1:]:
+        raise ValueError(f"a tensor column needs (rows, ...), got shape {array.shape}")
+    # `from_numpy_ndarray` refuses zero rows, and notes a permutation that Arrow cannot rebuild.
+    column_type = pa.fixed_shape_tensor(pa.float16(), array.shape[1:])
+    values = pa.array(np.ascontiguousarray(array).reshape(-1))
+    width = int(np.prod(array.shape[1:]))
+    return pa.ExtensionArray.from_storage(
+        column_type, pa.FixedSizeListArray.from_arrays(values, width)
+    )
+
+
+def tensor_values(column: pa.Array | pa.ChunkedArray) -> np.ndarray:
+    """Give a tensor column as a (B, ...) array; read-only, without a copy where possible."""
+    if isinstance(column, pa.ChunkedArray):
+        column = column.combine_chunks()
+    if not isinstance(column.type, pa.FixedShapeTensorType):
+        raise ValueError(f"not a tensor column: {column.type}")
+    values: np.ndarray = column.storage.flatten().to_numpy(zero_copy_only=True)
+    return values.reshape(len(column), *column.type.shape)

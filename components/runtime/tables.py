@@ -1,0 +1,214 @@
+"""Tables: folders of Parquet shards beside a manifest that says what they were made from.
+
+A table is a shard-to-shard map: shard i is what the stage's maker returns for work item i, and
+depends on nothing else. So any number of workers writes the same bytes, a shard is written by the
+worker that made it, and a killed stage goes on at the first missing shard.
+
+    data/faces/manifest.json           identity, what it was made from, shards, rejected
+    data/faces/shard-00000.parquet
+"""
+
+import json
+import logging
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any, Self
+
+import pyarrow as pa
+import pyarrow.compute as pc
+
+from components.params import Compute, Params
+from components.runtime import lineage, shards, unfinished
+from components.runtime.shard_jobs import make_shards
+from components.runtime.shards import (
+    Columns,
+    Made,
+    Note,
+    Rejection,
+    Shard,
+    tensor_column,
+    tensor_values,
+)
+from components.runtime.unfinished import Unfinished
+
+__all__ = ["Made", "Rejection", "Shard", "Table", "build", "tensor_column", "tensor_values"]
+
+SCHEMA_VERSION = 1
+MANIFEST = "manifest.json"
+
+log = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True)
+class Table:
+    """A finished table; `Table.open` gives one."""
+
+    path: Path
+    stage: str
+    identity: str
+    num_rows: int
+    columns: Columns
+    shards: list[Shard]
+    rejected: list[Rejection]
+
+    @classmethod
+    def open(cls, path: Path) -> Self:
+        """Read the manifest and check that every shard is there with its size.
+
+        Raises: FileNotFoundError if there is no table or a shard is missing; ValueError if it was
+        written in another format or a shard has another size.
+        """
+        try:
+            manifest = json.loads((path / MANIFEST).read_bytes())
+        except (FileNotFoundError, NotADirectoryError) as error:
+            raise FileNotFoundError(f"there is no table at {path}: run 'dvc repro'") from error
+        again = f"run 'dvc repro {manifest['stage']}'"
+        if manifest["schema_version"] != SCHEMA_VERSION:
+            found = manifest["schema_version"]
+            raise ValueError(f"{path} has format {found}, not {SCHEMA_VERSION}: {again}")
+        table = cls(
+            path=path,
+            stage=manifest["stage"],
+            identity=manifest["identity"],
+            num_rows=manifest["num_rows"],
+            columns=manifest["columns"],
+            shards=[Shard(**shard) for shard in manifest["shards"]],
+            rejected=[Rejection(**rejection) for rejection in manifest["rejected"]],
+        )
+        for shard, file in zip(table.shards, table.shard_paths(), strict=True):
+            if not file.is_file():
+                raise FileNotFoundError(f"{file} is missing from its table: {again}")
+            if (size := file.stat().st_size) != shard.bytes:
+                raise ValueError(f"{file} has {size} bytes, not {shard.bytes}: {again}")
+        return table
+
+    def shard_paths(self) -> list[Path]:
+        return [self.path / shard.file for shard in self.shards]
+
+    def read_shard(self, index: int, columns: Sequence[str] | None = None) -> pa.Table:
+        """Read one shard. Raises: ValueError for a column that it does not have."""
+        return shards.read(self.shard_paths()[index], columns)
+
+    def read(
+        self, columns: Sequence[str] | None = None, where: tuple[str, Any] | None = None
+    ) -> pa.Table:
+        """Read all rows of a small table, or those whose column `where[0]` is `where[1]`."""
+        if where is None:
+            return pa.concat_tables(shards.read(file, columns) for file in self.shard_paths())
+        name, value = where
+        found = []
+        for file in self.shard_paths():
+            rows = shards.read(file, None if columns is None else list({*columns, name}))
+            rows = rows.filter(pc.equal(rows[name], value))
+            found.append(rows if columns is None else rows.select(list(columns)))
+        return pa.concat_tables(found)
+
+    def verify(self) -> None:
+        """Hash every shard. Raises: ValueError naming the first that is not what was written."""
+        for shard, file in zip(self.shards, self.shard_paths(), strict=True):
+            if (found := shards.sha256_of(file)) != shard.sha256:
+                raise ValueError(
+                    f"{file} has SHA-256 {found}, the manifest says {shard.sha256}: "
+                    f"run 'dvc repro --force {self.stage}'"
+                )
+
+
+def build(
+    out: Path,
+    *,
+    stage: str,
+    params: Params,
+    inputs: Mapping[str, str],
+    module: str,
+    work: Sequence[Any],
+    maker: type,
+    maker_args: Mapping[str, Any],
+    compute: Compute,
+) -> Table:
+    """Make the table `out`: shard i holds what `maker(**maker_args)(work[i])` returns, a `Made`.
+
+    The maker is constructed once a worker. Its result may depend on its arguments and the work item
+    alone: a shard is made by any worker, and again after a crash. A work item is light (a path, an
+    index), never rows. `inputs` names every input with its identity, and so decides `work`;
+    `module` is the stage's module, whose sources count. All of that is the table's identity: a
+    table of the same identity is returned as it is, and shards that an interrupted run has finished
+    are kept.
+
+    Raises: ShardError if the maker raises; LockedError if another process makes the same table.
+    """
+    made_from = {
+        "schema_version": SCHEMA_VERSION,
+        "stage": stage,
+        "params": params.model_dump(mode="json"),
+        "inputs": dict(inputs),
+        "sources": lineage.source_hashes(module),
+    }
+    identity = lineage.identity(**made_from)
+    if not work:
+        raise ValueError(f"{stage} has nothing to make {out} from")
+    with unfinished.lock(out):
+        if (table := _finished(out, identity)) is not None:
+            if len(table.shards) != len(work):
+                raise ValueError(
+                    f"{out} was made from {len(table.shards)} work items, now there are "
+                    f"{len(work)} under the same identity: the inputs of {stage} lack something"
+                )
+            unfinished.discard(out)
+            log.info("%s: %s is up to date", stage, out)
+            return table
+        partial = Unfinished.resume(out, identity, len(work))
+        missing = [index for index in range(len(work)) if partial.note(index) is None]
+        if kept := len(work) - len(missing):
+            log.info("%s: going on, %d of %d shards are done", stage, kept, len(work))
+        if missing:
+            todo = {index: work[index] for index in missing}
+            make_shards(partial, stage, todo, maker, maker_args, compute)
+        notes = [_note(partial, index) for index in range(len(work))]
+        manifest = made_from | {"identity": identity} | _contents(stage, notes)
+        partial.finish(out, MANIFEST, shards.json_bytes(manifest))
+    table = Table.open(out)
+    log.info(
+        "%s: %d rows in %d shards, %d rejected: %s",
+        *(stage, table.num_rows, len(table.shards), len(table.rejected), out),
+    )
+    return table
+
+
+def _finished(out: Path, identity: str) -> Table | None:
+    """Give the table if it needs no work. Raises: ValueError if `out` holds something else."""
+    if not out.exists() or (out.is_dir() and not any(out.iterdir())):
+        return None
+    if not (out / MANIFEST).is_file():
+        raise ValueError(f"{out} is there and is no table: move it away, or write elsewhere")
+    try:
+        table = Table.open(out)
+    except (FileNotFoundError, ValueError) as error:
+        log.warning("%s will be made again: %s", out, error)
+        return None
+    return table if table.identity == identity else None
+
+
+def _note(partial: Unfinished, index: int) -> Note:
+    note = partial.note(index)
+    if note is None:
+        raise RuntimeError(f"shard {index} of {partial.folder} was made and is gone: run again")
+    return note
+
+
+def _contents(stage: str, notes: Sequence[Note]) -> dict[str, Any]:
+    columns = notes[0].columns
+    for note in notes:
+        if note.columns != columns:
+            raise ValueError(
+                f"{stage}: {note.shard.file} has columns {note.columns}, "
+                f"{notes[0].shard.file} has {columns}: a maker gives every shard the same"
+            )
+    rejected = [rejection for note in notes for rejection in note.rejected]
+    return {
+        "columns": columns,
+        "num_rows": sum(note.shard.rows for note in notes),
+        "shards": [asdict(note.shard) for note in notes],
+        "num_rejected": len(rejected),
+        "rejected": [asdict(rejection) for rejection in rejected],
+    }

@@ -1,0 +1,202 @@
+"""One training from its parameters to a folder of weights: what all training stages share.
+
+    models/sd21-sdfm.partial/IDENTITY/checkpoints   where Ray Train keeps the checkpoints
+    models/sd21-sdfm.partial/IDENTITY/trained       what becomes models/sd21-sdfm
+    models/sd21-sdfm/history.json                   the points of the history, beside the weights
+
+A stage that was killed goes on from its last checkpoint, in the same MLflow run.
+"""
+
+import json
+import logging
+import os
+import shutil
+from collections.abc import Callable, Mapping
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from components.params import Compute
+from components.runtime import cluster, distributed, lineage, shards, unfinished
+from components.runtime.distributed import News, Point, Worker
+from components.runtime.progress import TrainingProgress
+from components.runtime.tracking import TrainingRun
+
+log = logging.getLogger(__name__)
+
+TRAINED = "trained"  # the folder in the last checkpoint that becomes the result
+HISTORY = "history.json"
+
+
+@dataclass(frozen=True)
+class Training:
+    """What a training is made from: all of it decides the result, and so the identity."""
+
+    stage: str  # as in dvc.yaml: `train@sd21-sdfm`
+    module: str  # whose sources count: `pipelines.train`
+    params: Mapping[str, Any]
+    inputs: Mapping[str, str]  # identities of tables and weights, by name
+    workers: int
+    num_steps: int
+
+    @property
+    def identity(self) -> str:
+        return lineage.identity(
+            stage=self.stage,
+            params=dict(self.params),
+            inputs=dict(self.inputs),
+            workers=self.workers,
+            sources=lineage.source_hashes(self.module),
+        )
+
+    def lineage(self) -> dict[str, Any]:
+        """Tell, as JSON values, where the result comes from; `training` finds its MLflow run."""
+        return {
+            "git": dict(lineage.git_commit()),
+            "training": self.identity,
+            "inputs": dict(self.inputs),
+            "params": dict(self.params),
+        }
+
+
+def run(
+    training: Training,
+    out: Path,
+    *,
+    worker: Worker,
+    config: Mapping[str, Any],
+    compute: Compute,
+    tags: Callable[[], Mapping[str, str]],
+) -> None:
+    """Train, and make `out` of the folder `trained` in the worker's last checkpoint.
+
+    Args:
+        training: what it is made from.
+        out: the result, replaced as a whole.
+        worker: see `distributed.fit`; gets `config` and its `identity`.
+        config: must pickle.
+        compute: CPUs and GPUs of a worker.
+        tags: gives the tags of the MLflow run; called while Ray starts, for it may take seconds.
+
+    Raises: Locked if another process trains this; TrainingError.
+    """
+    identity = training.identity
+    with unfinished.lock(out), ThreadPoolExecutor(1) as aside:
+        partial = _resume(out, identity)
+        # Importing MLflow takes seconds, and so does starting Ray.
+        beginning = aside.submit(_begin, training, identity, tags)
+        with cluster.session(compute):
+            tracked = beginning.result()
+            try:
+                checkpoint = _fit(
+                    training, partial, tracked, worker, {**config, "identity": identity}, compute
+                )
+                history = json.loads((checkpoint / HISTORY).read_text())
+                tracked.log_points(history)  # of a training that was complete already, all of them
+                trained = partial / TRAINED
+                shutil.copytree(checkpoint / TRAINED, trained, dirs_exist_ok=True)
+                (trained / HISTORY).write_bytes(_history_bytes(history))
+                tracked.log_model(trained)
+                _replace(out, trained)
+            except BaseException:
+                tracked.fail()
+                raise
+            tracked.finish()
+
+
+def lineage_tags(stage: str) -> dict[str, str]:
+    """Give the git commit and the DVC hash of each input, as MLflow tags."""
+    commit = lineage.git_commit()
+    return {
+        "git.commit": commit["commit"] or "none",
+        "git.dirty": str(commit["dirty"]).lower(),
+        **{f"dvc.{path}": value for path, value in lineage.dvc_hashes(stage).items()},
+    }
+
+
+def _resume(out: Path, identity: str) -> Path:
+    """Give the folder where a training waits; that of any other identity is discarded."""
+    root = out.absolute().with_name(f"{out.name}.partial")
+    if root.is_dir() and any(entry.name != identity for entry in root.iterdir()):
+        unfinished.discard(out)
+    partial = root / identity
+    partial.mkdir(parents=True, exist_ok=True)
+    return partial
+
+
+def _replace(out: Path, trained: Path) -> None:
+    """Put a folder in the place of an older one, as a whole, and forget the checkpoints."""
+    for file in trained.rglob("*"):
+        if file.is_file():
+            with file.open("rb") as opened:
+                os.fsync(opened.fileno())
+    if out.exists():
+        out.rename(trained.with_name("replaced"))
+    trained.rename(out)
+    shards.sync_folder(out.absolute().parent)
+    unfinished.discard(out)
+
+
+def _begin(training: Training, identity: str, tags: Callable[[], Mapping[str, str]]) -> TrainingRun:
+    return TrainingRun.begin(
+        identity,
+        name=training.stage,
+        params={**training.params, "workers": training.workers},
+        tags={f"input.{name}": value for name, value in training.inputs.items()} | dict(tags()),
+    )
+
+
+def _fit(
+    training: Training,
+    partial: Path,
+    tracked: TrainingRun,
+    worker: Worker,
+    config: dict[str, Any],
+    compute: Compute,
+) -> Path:
+    with TrainingProgress(training.stage, training.num_steps) as progress:
+        recorder = Recorder(tracked, progress)
+        return distributed.fit(
+            worker,
+            config,
+            name=config["identity"][:16],
+            storage=partial / "checkpoints",
+            workers=training.workers,
+            cpus=compute.cpus,
+            gpus=compute.gpus,
+            listen=recorder.listen,
+        )
+
+
+class Recorder:
+    """Show each point of the history at once, and log it when a checkpoint covers it.
+
+    Not before: a training that goes back to its last checkpoint makes the steps since then again,
+    on a GPU with other last bits, and MLflow would keep both.
+    """
+
+    def __init__(self, tracked: TrainingRun, progress: TrainingProgress) -> None:
+        self._tracked, self._progress = tracked, progress
+        self._waiting: list[Point] = []
+        self._covered_step = -1.0
+
+    def listen(self, news: News) -> None:
+        for point in news.points:
+            self._waiting = [known for known in self._waiting if known["step"] < point["step"]]
+            self._waiting.append(point)
+        if news.points:
+            last = news.points[-1]
+            self._progress.show(last["step"], last["loss"], last["images_per_s"])
+        if news.covered_step is not None:
+            self._covered_step = max(self._covered_step, news.covered_step)
+        covered = [point for point in self._waiting if point["step"] <= self._covered_step]
+        if covered:
+            self._tracked.log_points(covered)
+            self._waiting = self._waiting[len(covered) :]
+
+
+def _history_bytes(history: list[Point]) -> bytes:
+    """Write one line a point."""
+    lines = ",\n".join(json.dumps(point, allow_nan=False) for point in history)
+    return f"[\n{lines}\n]\n".encode()

@@ -1,0 +1,205 @@
+"""The training loop: plain PyTorch, on one process or on many that share their gradients.
+
+It knows no cluster. Points of the history and checkpoints leave through a callable `report`, which
+every rank calls at the same steps: Ray Train's in a stage, a list's `append` in a test.
+"""
+
+import logging
+import math
+import tempfile
+import time
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any, Protocol
+
+import torch
+import torch.distributed as dist
+from torch import Tensor, nn
+
+from components.keyed_random import generator
+from components.training import checkpoint
+from components.training.checkpoint import Moving, Point, Progress
+from components.training.optimization import OptimizationParams
+
+log = logging.getLogger(__name__)
+
+# New points of the history, and the folder of a checkpoint that covers all points so far, or None.
+Report = Callable[[list[Point], Path | None], None]
+
+
+class NonFiniteLossError(ArithmeticError):
+    """A loss was infinite or not a number; going on would only spoil the weights."""
+
+
+class Batches(Protocol):
+    """An endless source of batches that says where it stands."""
+
+    @property
+    def position(self) -> int:
+        """How many rows have been read."""
+
+    def seek(self, position: int) -> None:
+        """Go on after `position` rows, as if they had been read."""
+
+    def take(self, count: int) -> Any:
+        """Give the next `count` rows as one batch, on the training's device."""
+
+
+def train(
+    step: nn.Module,
+    batches: Batches,
+    optimization: OptimizationParams,
+    *,
+    report: Report,
+    rank: int = 0,
+    world_size: int = 1,
+    device: torch.device | None = None,
+    resume_from: Path | None = None,
+    export: Callable[[Path], None] | None = None,
+) -> None:
+    """Train what is not frozen in `step` for `optimization.steps` steps, and leave it in `step`.
+
+    Args:
+        step: `step(batch, noise_generator)` gives {"loss": scalar, and its terms by name}.
+        batches: this rank's rows.
+        optimization: the optimizer's side of the training.
+        report: called with each new point of the history after `log_every` steps (after a resume,
+            first with all points so far), and with a checkpoint's folder after `checkpoint_every`
+            steps and the last; the folder is deleted when `report` returns.
+        rank: number of this process; more than one need an initialised `torch.distributed`.
+        world_size: number of processes.
+        device: where `step` is.
+        resume_from: the folder of a checkpoint, with the parts of all ranks.
+        export: adds files to the last checkpoint, on rank 0.
+
+    Raises: NonFiniteLossError naming step and term, before a checkpoint holds the damage.
+    """
+    device = device or torch.device("cpu")
+    trainable = [parameter for parameter in step.parameters() if parameter.requires_grad]
+    optimizer = optimization.optimizer(trainable)
+    noise = _noise_generator(optimization.seed, rank, device)
+    moving = Moving(step, optimizer, noise)
+    progress = Progress()
+    if resume_from is not None:
+        progress = checkpoint.load(resume_from, moving, rank=rank, world_size=world_size)
+        batches.seek(progress.position)
+        report(list(progress.history), None)
+    forward = _shared(step, device) if world_size > 1 else step
+    window = _Window(optimization.batch_size * optimization.accumulate * world_size)
+
+    while progress.step < optimization.steps:
+        rate = optimization.learning_rate_at(progress.step)
+        for group in optimizer.param_groups:
+            group["lr"] = rate
+        window.add(_descend(forward, batches, optimizer, trainable, noise, optimization))
+        progress.step += 1
+        is_last = progress.step == optimization.steps
+        points: list[Point] = []
+        if is_last or progress.step % optimization.log_every == 0:
+            points = [{**window.close(progress.step, world_size), "learning_rate": rate}]
+            progress.history += points
+        if is_last or progress.step % optimization.checkpoint_every == 0:
+            progress.position = batches.position
+            with tempfile.TemporaryDirectory(prefix="checkpoint-") as folder:
+                checkpoint.save(Path(folder), moving, progress, rank=rank, world_size=world_size)
+                if is_last and export is not None and rank == 0:
+                    export(Path(folder))
+                report(points, Path(folder))
+            window.restart_clock()
+        elif points:
+            report(points, None)
+
+
+def _descend(
+    forward: nn.Module,
+    batches: Batches,
+    optimizer: torch.optim.Optimizer,
+    trainable: Sequence[nn.Parameter],
+    noise: torch.Generator,
+    optimization: OptimizationParams,
+) -> dict[str, Tensor]:
+    """Take one step of the optimizer and give the mean loss and terms of its backward passes."""
+    optimizer.zero_grad(set_to_none=True)
+    sums: dict[str, Tensor] = {}
+    for turn in range(optimization.accumulate):
+        is_last = turn == optimization.accumulate - 1
+        if isinstance(forward, nn.parallel.DistributedDataParallel):
+            forward.require_backward_grad_sync = is_last  # what `no_sync` sets
+        losses: dict[str, Tensor] = forward(batches.take(optimization.batch_size), noise)
+        (losses["loss"] / optimization.accumulate).backward()  # type: ignore[no-untyped-call]
+        for name, value in losses.items():
+            part = value.detach() / optimization.accumulate
+            sums[name] = sums[name] + part if name in sums else part
+    if optimization.gradient_clip is not None:
+        nn.utils.clip_grad_norm_(trainable, optimization.gradient_clip)
+    optimizer.step()
+    return sums
+
+
+class _Window:
+    """The losses since the last point of the history, left on their device until it is due."""
+
+    def __init__(self, images_per_step: int) -> None:
+        self._images_per_step = images_per_step
+        self._steps: list[dict[str, Tensor]] = []
+        self._timed_steps, self._seconds = 0, 0.0
+        self.restart_clock()
+
+    def restart_clock(self) -> None:
+        """Leave what has passed since the last point (a checkpoint) out of the rate."""
+        self._since = time.perf_counter()
+
+    def add(self, losses: dict[str, Tensor]) -> None:
+        self._steps.append(losses)
+
+    def close(self, step: int, world_size: int) -> Point:
+        """Give the means over the steps since the last point, on all ranks."""
+        names = list(self._steps[0])
+        values_ST = torch.stack(
+            [torch.stack([losses[name].float() for name in names]) for losses in self._steps]
+        )
+        means_T = values_ST.double().mean(dim=0)
+        if world_size > 1:
+            dist.all_reduce(means_T)
+            means_T /= world_size
+        means = dict(zip(names, means_T.tolist(), strict=True))
+        if not all(map(math.isfinite, means.values())):
+            raise NonFiniteLossError(_what_is_not_finite(values_ST, names, step))
+        seconds = time.perf_counter() - self._since
+        rate = len(self._steps) * self._images_per_step / seconds
+        self._steps = []
+        self.restart_clock()
+        return {"step": step, **means, "images_per_s": rate}
+
+
+def _what_is_not_finite(values_ST: Tensor, names: Sequence[str], step: int) -> str:
+    first = step - len(values_ST) + 1
+    hint = "lower the learning rate, clip gradients or look at this step's rows"
+    for offset, values_T in enumerate(values_ST.tolist()):
+        # The sum is named last: a term says more.
+        for name, value in sorted(
+            zip(names, values_T, strict=True), key=lambda term: term[0] == "loss"
+        ):
+            if not math.isfinite(value):
+                return f"step {first + offset}: {name} is {value}: {hint}"
+    return f"steps {first} to {step}: a loss of another worker is not finite: {hint}"
+
+
+def _noise_generator(seed: int, rank: int, device: torch.device) -> torch.Generator:
+    """Give each rank noise of its own."""
+    drawn = generator(seed, f"rank {rank}", 0, "training noise").integers(2**63)
+    return torch.Generator(device).manual_seed(int(drawn))
+
+
+def _shared(step: nn.Module, device: torch.device) -> nn.Module:
+    """Average gradients over all ranks; start from the weights of rank 0."""
+    return nn.parallel.DistributedDataParallel(
+        step,
+        device_ids=[device] if device.type == "cuda" else None,
+        forward_sync_buffers=False,  # nothing here changes them
+        gradient_as_bucket_view=True,
+        # Not for unused parameters alone: without it, DDP rearranges its buckets after the first
+        # backward pass. Three or more ranks add in an order that depends on the place in a bucket,
+        # so the first step after a resume would differ in the last bits.
+        find_unused_parameters=True,
+    )

@@ -1,0 +1,62 @@
+"""How a training descends: steps, batch, AdamW and the learning rate at each step."""
+
+import math
+from collections.abc import Iterable
+from typing import Literal, Self
+
+import torch
+from pydantic import NonNegativeFloat, NonNegativeInt, PositiveFloat, PositiveInt, model_validator
+from torch import nn
+
+from components.params import Params
+
+
+class OptimizationParams(Params):
+    """The optimizer's side of a training; the losses and what trains are declared elsewhere."""
+
+    steps: PositiveInt  # of the optimizer
+    batch_size: PositiveInt  # rows a worker and backward pass
+    learning_rate: PositiveFloat  # after the warm-up
+    weight_decay: NonNegativeFloat = 0.01  # PyTorch's default for AdamW; the paper names none
+    betas: tuple[NonNegativeFloat, NonNegativeFloat] = (0.9, 0.999)
+    warmup_steps: NonNegativeInt = 0
+    schedule: Literal["constant", "cosine"] = "constant"  # cosine: down to 0 at the last step
+    gradient_clip: PositiveFloat | None = None  # largest norm of all gradients together
+    accumulate: PositiveInt = 1  # backward passes a step
+    checkpoint_every: PositiveInt  # steps
+    log_every: PositiveInt  # steps; a point of the history is the mean over them
+    seed: int = 0
+
+    @model_validator(mode="after")
+    def _fits_together(self) -> Self:
+        if self.checkpoint_every % self.log_every:
+            raise ValueError(
+                f"checkpoint_every = {self.checkpoint_every} must be a multiple of log_every = "
+                f"{self.log_every}, so that a checkpoint covers whole points of the history"
+            )
+        if self.warmup_steps >= self.steps:
+            raise ValueError(
+                f"warmup_steps = {self.warmup_steps} must be below steps = {self.steps}"
+            )
+        if max(self.betas) >= 1:
+            raise ValueError(f"betas = {self.betas} must be below 1")
+        return self
+
+    def learning_rate_at(self, step: int) -> float:
+        """Give the rate of a step, counted from 0; nothing else decides, so nothing is saved."""
+        if step < self.warmup_steps:
+            return self.learning_rate * (step + 1) / self.warmup_steps
+        if self.schedule == "constant":
+            return self.learning_rate
+        progress = (step - self.warmup_steps) / (self.steps - self.warmup_steps)
+        return self.learning_rate * 0.5 * (1 + math.cos(math.pi * progress))
+
+    def optimizer(self, parameters: Iterable[nn.Parameter]) -> torch.optim.AdamW:
+        """Make the AdamW of these parameters."""
+        return torch.optim.AdamW(
+            parameters,
+            lr=self.learning_rate,
+            betas=self.betas,
+            weight_decay=self.weight_decay,
+            fused=True,  # one call for all tensors, on CPU too: small models are full of small ones
+        )

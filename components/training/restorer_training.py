@@ -1,0 +1,39 @@
+"""A restorer's training, as it travels to the workers: what to build, to teach and to write."""
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import torch
+from pydantic import Field
+
+from components.params import Params
+from components.restorer import Need, Restorer, RestorerSpec
+from components.training.optimization import OptimizationParams
+from components.training.step import LossParams, TrainingStep
+from components.weights.store import open_weights
+
+
+class RestorerTraining(Params):
+    """One training: with its rows, all that the trained folder follows from."""
+
+    spec: RestorerSpec
+    losses: LossParams
+    optimization: OptimizationParams
+    weights: Path  # of the backbone
+    token_width: int | None = None
+    needs: Mapping[str, Need]  # of the trained folder
+    licences: tuple[str, ...]
+    lineage: Mapping[str, Any] = Field(default_factory=dict)
+
+    def start(self, device: torch.device) -> TrainingStep:
+        """Build what is trained: the same on every rank and in every attempt."""
+        torch.manual_seed(self.optimization.seed)
+        restorer = Restorer.untrained(
+            self.spec, open_weights(self.weights), token_width=self.token_width
+        )
+        return TrainingStep(restorer, self.losses).to(device)
+
+    def export(self, step: TrainingStep, folder: Path) -> None:
+        """Write the trained folder."""
+        step.restorer.save(folder, needs=self.needs, licences=self.licences, lineage=self.lineage)

@@ -1,0 +1,248 @@
+"""Small networks of the published classes for the `tiny` profile, where no pretrained weights are.
+
+The autoencoders are trained for real on the train faces; UNet, MMDiT and DINOv3 come from fixed
+seeds. All are written as folders in the published layout, so nothing behind this file can tell.
+"""
+
+import logging
+import time
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from pydantic import PositiveFloat, PositiveInt
+from safetensors.torch import save_file
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from components.params import Params
+
+log = logging.getLogger(__name__)
+
+
+class AutoencoderTraining(Params):
+    """How a stand-in autoencoder is trained: pixel MSE through the posterior mean, one cycle."""
+
+    steps: PositiveInt
+    batch_size: PositiveInt
+    crop: PositiveInt  # pixels; a multiple of the autoencoder's reduction
+    learning_rate: PositiveFloat
+
+
+class PromptParams(Params):
+    """The fixed text condition of a stand-in: `tokens` random vectors of the condition's width."""
+
+    tokens: PositiveInt
+
+
+class StandInParams(Params):
+    """One network's stand-in: sizes are the keyword arguments of the library's own class.
+
+    `vae` and `generator` for a backbone, `encoder` for DINOv3.
+    """
+
+    seed: int
+    vae: Mapping[str, Any] | None = None
+    autoencoder: AutoencoderTraining | None = None
+    generator: Mapping[str, Any] | None = None
+    prompt: PromptParams | None = None
+    encoder: Mapping[str, Any] | None = None
+
+
+def train_autoencoder(
+    vae: nn.Module,
+    reconstruct: Callable[[Tensor], Tensor],
+    faces_NHW3: np.ndarray,
+    params: AutoencoderTraining,
+    *,
+    seed: int,
+) -> None:
+    """Train `vae` in place so that `reconstruct` repeats crops of faces.
+
+    Shape: faces_NHW3 uint8; `reconstruct` maps (B, 3, crop, crop) in [-1, 1] to the same.
+    """
+    draw = np.random.default_rng(seed)
+    data = _signed(faces_NHW3)
+    optimizer = torch.optim.AdamW(vae.parameters(), lr=params.learning_rate, betas=(0.9, 0.99))
+    schedule = torch.optim.lr_scheduler.OneCycleLR(
+        optimizer, params.learning_rate, total_steps=params.steps, pct_start=0.1
+    )
+    vae.train()
+    started = time.monotonic()
+    for step in range(params.steps):
+        crops_B3HW = _random_crops(data, params, draw)
+        loss = F.mse_loss(reconstruct(crops_B3HW), crops_B3HW)
+        optimizer.zero_grad(set_to_none=True)
+        torch.autograd.backward(loss)
+        nn.utils.clip_grad_norm_(vae.parameters(), 1.0)
+        optimizer.step()
+        schedule.step()
+        if step % 200 == 0:
+            psnr = -10 * np.log10(loss.item() / 4)
+            log.info("autoencoder: step %d of %d, %.1f dB", step, params.steps, psnr)
+    log.info("autoencoder: %d steps in %.0f s", params.steps, time.monotonic() - started)
+    vae.eval()
+
+
+def _random_crops(data: Tensor, params: AutoencoderTraining, draw: np.random.Generator) -> Tensor:
+    size, crop = data.shape[-1], params.crop
+    rows = draw.integers(len(data), size=params.batch_size)
+    tops, lefts = draw.integers(size - crop + 1, size=(2, params.batch_size))
+    crops = [
+        data[row, :, top : top + crop, left : left + crop]
+        for row, top, left in zip(rows, tops, lefts, strict=True)
+    ]
+    batch = torch.stack(crops)
+    return batch.flip(-1) if draw.random() < 0.5 else batch
+
+
+def make(
+    name: str, params: StandInParams, faces: Mapping[str, np.ndarray], folder: Path
+) -> dict[str, Any]:
+    """Make the stand-in of `sd21`, `qwen` or `dinov3` in `folder` and return what is worth knowing.
+
+    Args:
+        name: of the network.
+        params: sizes, seed and training.
+        faces: `train` and `test`, uint8 (N, H, W, 3); needed where an autoencoder is trained.
+        folder: exists; gets the published layout.
+
+    Raises: ValueError naming a section of `params` that this network needs.
+    """
+    torch.manual_seed(params.seed)
+    if name == "dinov3":
+        return _make_encoder(_given(params.encoder, name, "encoder"), folder)
+    training = _given(params.autoencoder, name, "autoencoder")
+    vae_sizes = _given(params.vae, name, "vae")
+    generator_sizes = _given(params.generator, name, "generator")
+    prompt = _given(params.prompt, name, "prompt")
+    make_parts = {"sd21": _make_stable_diffusion, "qwen": _make_qwen_image}[name]
+    facts, width = make_parts(vae_sizes, generator_sizes, training, faces, params.seed, folder)
+    prompt_LC = torch.randn(prompt.tokens, width)
+    save_file({"prompt": prompt_LC}, folder / "prompt.safetensors")
+    return facts
+
+
+def _given(value: Any, name: str, section: str) -> Any:
+    if value is None:
+        raise ValueError(f"weights.{name}.stand_in.{section} is missing: the stand-in needs it")
+    return value
+
+
+def _make_encoder(sizes: Mapping[str, Any], folder: Path) -> dict[str, Any]:
+    from transformers.models.dinov3_vit.configuration_dinov3_vit import DINOv3ViTConfig
+    from transformers.models.dinov3_vit.modeling_dinov3_vit import DINOv3ViTModel
+
+    network = DINOv3ViTModel(DINOv3ViTConfig(**sizes))
+    network.save_pretrained(folder)
+    return {"parameters": _count(network)}
+
+
+def _make_stable_diffusion(
+    vae_sizes: Mapping[str, Any],
+    unet_sizes: Mapping[str, Any],
+    training: AutoencoderTraining,
+    faces: Mapping[str, np.ndarray],
+    seed: int,
+    folder: Path,
+) -> tuple[dict[str, Any], int]:
+    from diffusers.models.autoencoders.autoencoder_kl import AutoencoderKL
+    from diffusers.models.unets.unet_2d_condition import UNet2DConditionModel
+    from diffusers.schedulers.scheduling_ddpm import DDPMScheduler
+
+    vae = AutoencoderKL(**vae_sizes)
+
+    def encode(image_B3HW: Tensor) -> Tensor:
+        mean: Tensor = vae.encode(image_B3HW).latent_dist.mean
+        return mean
+
+    def decode(latent_BCHW: Tensor) -> Tensor:
+        image: Tensor = vae.decode(latent_BCHW).sample
+        return image
+
+    psnr, latents = _train_and_measure(vae, encode, decode, faces, training, seed)
+    vae.register_to_config(scaling_factor=float(1 / latents.std()))
+    vae.save_pretrained(folder / "vae")
+    unet = UNet2DConditionModel(**unet_sizes)
+    nn.init.zeros_(
+        unet.conv_out.weight
+    )  # starts by predicting nothing, as training from scratch does
+    nn.init.zeros_(unet.conv_out.bias)
+    unet.save_pretrained(folder / "unet")
+    DDPMScheduler(
+        beta_start=0.00085, beta_end=0.012, beta_schedule="scaled_linear", prediction_type="epsilon"
+    ).save_pretrained(folder / "scheduler")
+    facts = {"reconstruction_psnr": psnr, "parameters": _count(vae) + _count(unet)}
+    return facts, int(unet.config.cross_attention_dim)
+
+
+def _make_qwen_image(
+    vae_sizes: Mapping[str, Any],
+    transformer_sizes: Mapping[str, Any],
+    training: AutoencoderTraining,
+    faces: Mapping[str, np.ndarray],
+    seed: int,
+    folder: Path,
+) -> tuple[dict[str, Any], int]:
+    from diffusers.models.autoencoders.autoencoder_kl_qwenimage import AutoencoderKLQwenImage
+    from diffusers.models.transformers.transformer_qwenimage import QwenImageTransformer2DModel
+
+    from components.backbones.qwen_image import use_single_frame_convolutions
+
+    channels = vae_sizes["z_dim"]
+    unscaled = {"latents_mean": [0.0] * channels, "latents_std": [1.0] * channels}
+    vae = AutoencoderKLQwenImage(**vae_sizes, **unscaled)
+    use_single_frame_convolutions(vae)
+
+    def encode(image_B3HW: Tensor) -> Tensor:
+        mean_BC1HW: Tensor = vae.quant_conv(vae.encoder(image_B3HW.unsqueeze(2))).chunk(2, dim=1)[0]
+        return mean_BC1HW.squeeze(2)
+
+    def decode(latent_BCHW: Tensor) -> Tensor:
+        image_B31HW: Tensor = vae.decoder(vae.post_quant_conv(latent_BCHW.unsqueeze(2)))
+        return image_B31HW.squeeze(2)
+
+    psnr, latents = _train_and_measure(vae, encode, decode, faces, training, seed)
+    vae.register_to_config(
+        latents_mean=latents.mean(dim=(0, 2, 3)).tolist(),
+        latents_std=latents.std(dim=(0, 2, 3)).tolist(),
+    )
+    vae.save_pretrained(folder / "vae")
+    transformer = QwenImageTransformer2DModel(**transformer_sizes)
+    nn.init.zeros_(transformer.proj_out.weight)  # as flow models start: no velocity at first
+    nn.init.zeros_(transformer.proj_out.bias)
+    transformer.save_pretrained(folder / "transformer")
+    facts = {"reconstruction_psnr": psnr, "parameters": _count(vae) + _count(transformer)}
+    return facts, int(transformer.config.joint_attention_dim)
+
+
+def _train_and_measure(
+    vae: nn.Module,
+    encode: Callable[[Tensor], Tensor],
+    decode: Callable[[Tensor], Tensor],
+    faces: Mapping[str, np.ndarray],
+    training: AutoencoderTraining,
+    seed: int,
+) -> tuple[float, Tensor]:
+    """Train; return the test reconstructions' mean PSNR in dB, and the train faces' latents."""
+    if not len(faces["train"]) or not len(faces["test"]):
+        raise ValueError("a stand-in autoencoder needs train and test faces: give `faces`")
+    train_autoencoder(vae, lambda image: decode(encode(image)), faces["train"], training, seed=seed)
+    with torch.no_grad():
+        latents = torch.cat([encode(batch) for batch in torch.split(_signed(faces["train"]), 16)])
+        test = _signed(faces["test"])
+        restored = torch.cat([decode(encode(batch)) for batch in torch.split(test, 16)]).clamp(
+            -1, 1
+        )
+    error_B = ((restored - test) / 2).square().mean(dim=(1, 2, 3))
+    return float(-10 * torch.log10(error_B).mean()), latents
+
+
+def _signed(faces_NHW3: np.ndarray) -> Tensor:
+    return torch.from_numpy(faces_NHW3).permute(0, 3, 1, 2).float().div_(127.5).sub_(1)
+
+
+def _count(network: nn.Module) -> int:
+    return sum(parameter.numel() for parameter in network.parameters())

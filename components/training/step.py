@@ -1,0 +1,116 @@
+"""What one training step computes: the restored latent, its picture, and the losses between.
+
+B batch, C latent channels, N tokens; H and W of the image or of the latent.
+"""
+
+from pathlib import Path
+from typing import NamedTuple
+
+import torch
+from pydantic import NonNegativeFloat
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from components.losses.perceptual import PERCEPTUAL, PerceptualName
+from components.losses.pixel import PixelLoss, PixelRange
+from components.params import Params
+from components.restorer import Restorer, as_cached
+
+
+class Batch(NamedTuple):
+    """Faces of one step. Images are RGB in [0, 1]; latents are scaled as the backbone expects."""
+
+    hq_B3HW: Tensor
+    lq_latent_BCHW: Tensor
+    hq_latent_BCHW: Tensor
+    lq_tokens_BNC: Tensor | None
+    sr_tokens_BNC: Tensor | None
+
+
+class PixelParams(Params):
+    """METHOD: 2.0 on clamped [0, 1] (`unit`) for SD 2.1, 1.0 on [-1, 1] (`signed`) for Qwen."""
+
+    weight: NonNegativeFloat
+    range: PixelRange
+
+
+class PerceptualParams(Params):
+    """METHOD: 1.0 · DISTS of picture and edges for SD 2.1, 1.0 · LPIPS (VGG) for Qwen-Image."""
+
+    weight: NonNegativeFloat
+    network: PerceptualName
+
+
+class IdentityParams(Params):
+    """METHOD: 0.5 · (1 - cos) with ArcFace iResNet-50 for SD 2.1; `network` is its file."""
+
+    weight: NonNegativeFloat
+    network: Path
+
+
+class LossParams(Params):
+    """The weighted sum that a training minimises; a term that is left out is not computed.
+
+    `latent` (mean squared error on latents) is ours: it teaches a small generator far sooner than
+    pixels through the decoder do. The paper has no such term: its profiles leave it at 0.
+    """
+
+    latent: NonNegativeFloat = 0.0
+    pixel: PixelParams | None = None
+    perceptual: PerceptualParams | None = None
+    identity: IdentityParams | None = None
+
+
+class TrainingStep(nn.Module):
+    """Restore a batch and compare: the module that is trained, one call of it a step.
+
+    Returns the weighted sum as `loss` and every term unweighted under its own name, scalars.
+    """
+
+    def __init__(self, restorer: Restorer, params: LossParams) -> None:
+        """Load what the losses need. Raises: FileNotFoundError naming a network not at hand."""
+        super().__init__()
+        self.restorer = restorer
+        self.params = params
+        self.weights = {"latent": params.latent}
+        self.image_losses = nn.ModuleDict()
+        if params.pixel is not None:
+            self._add("pixel", params.pixel.weight, PixelLoss(params.pixel.range))
+        if params.perceptual is not None:
+            network = PERCEPTUAL[params.perceptual.network]()
+            self._add("perceptual", params.perceptual.weight, network)
+        if params.identity is not None:
+            self._add("identity", params.identity.weight, _identity_loss(params.identity.network))
+        if not any(self.weights.values()):
+            raise ValueError("losses: every weight is 0, there is nothing to minimise")
+
+    def _add(self, name: str, weight: float, loss: nn.Module) -> None:
+        self.weights[name] = weight
+        self.image_losses[name] = loss
+
+    @torch.no_grad()
+    def encode(self, image_B3HW: Tensor) -> Tensor:
+        """Return the scaled latent of pictures in [0, 1], rounded as a features table does."""
+        return as_cached(self.restorer.backbone.encode(image_B3HW))
+
+    def forward(self, batch: Batch, generator: torch.Generator) -> dict[str, Tensor]:
+        backbone = self.restorer.backbone
+        noise = backbone.training_noise(batch.lq_latent_BCHW, generator)
+        tokens = None
+        if batch.sr_tokens_BNC is not None and batch.lq_tokens_BNC is not None:
+            tokens = (batch.sr_tokens_BNC, batch.lq_tokens_BNC)
+        latent_BCHW, _ = self.restorer.predict(batch.lq_latent_BCHW, noise, tokens)
+        terms = {"latent": F.mse_loss(latent_BCHW, batch.hq_latent_BCHW)}
+        if self.image_losses:
+            restored_B3HW = backbone.decode(latent_BCHW)
+            for name, loss in self.image_losses.items():
+                terms[name] = loss(restored_B3HW, batch.hq_B3HW)
+        total = torch.stack([self.weights[name] * term for name, term in terms.items()]).sum()
+        return {"loss": total, **terms}
+
+
+def _identity_loss(file: Path) -> nn.Module:
+    from components.encoders.arcface import ArcFace
+    from components.losses.identity import IdentityLoss
+
+    return IdentityLoss(ArcFace.load(file))

@@ -1,0 +1,251 @@
+"""What a folder of networks holds, file by file, and the identity that follows from it.
+
+Two kinds of folder are described by a JSON file of their own: pretrained weights by
+`manifest.json`, a trained restorer by `restorer.json`. Both list their files with size and SHA-256,
+and both carry an identity by which others name them. The identity is a hash of content alone: the
+same bytes from the hub, from a colleague or from a store are the same weights.
+"""
+
+import hashlib
+import json
+from collections.abc import Iterable, Mapping
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from pathlib import Path, PurePosixPath
+from typing import Any, Literal, Self
+
+from pydantic import BaseModel, ConfigDict, Field, NonNegativeInt, ValidationError, field_validator
+
+MANIFEST = "manifest.json"
+RESTORER = "restorer.json"
+DESCRIPTIONS = (MANIFEST, RESTORER)
+
+# Not part of what a trained folder is: its name, how it came about, where a machine keeps things.
+_NOT_CONTENT = ("identity", "lineage", "files")
+_NOT_NEED = ("hint",)
+
+Kind = Literal["stand-in", "published"]
+
+
+class FileRecord(BaseModel):
+    """One file: its size in bytes and the hex digest of its content."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    bytes: NonNegativeInt
+    sha256: str = Field(pattern="^[0-9a-f]{64}$")
+
+
+class Manifest(BaseModel):
+    """`manifest.json`: where pretrained weights come from, their licence and their files.
+
+    The files lie beside the manifest (stand-ins) or in the store (published weights), under the
+    same relative names. `facts` is what is worth knowing about them, such as a reconstruction PSNR.
+    """
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    format: Literal[1] = 1
+    name: str
+    identity: str
+    kind: Kind
+    source: str
+    revision: str | None
+    licence: str
+    facts: dict[str, Any] = Field(default_factory=dict)
+    files: dict[str, FileRecord]
+
+    @classmethod
+    def read(cls, folder: Path) -> Self:
+        """Read a folder's manifest. Raises: FileNotFoundError, ValueError if it is not one."""
+        description = Description.read(folder, MANIFEST)
+        try:
+            return cls.model_validate(description.content)
+        except ValidationError as error:
+            raise ValueError(f"{folder / MANIFEST} is no manifest of weights: {error}") from error
+
+
+@dataclass(frozen=True)
+class Description:
+    """The part that both kinds of folder share: the JSON's content, its identity, its files."""
+
+    file: Path
+    content: Mapping[str, Any]
+    identity: str
+    files: Mapping[str, FileRecord]
+
+    @classmethod
+    def read(cls, folder: Path, *names: str) -> Self:
+        """Read `restorer.json` or `manifest.json`, or the one that is asked for.
+
+        Raises: FileNotFoundError if there is none; ValueError if it is broken, lists no files, or
+        names one outside of its folder.
+        """
+        file = _description_file(folder, names or DESCRIPTIONS)
+        try:
+            content = json.loads(file.read_text(encoding="utf-8"))
+            shared = _Shared.model_validate(content)
+        except ValueError as error:  # json's and pydantic's errors are both ValueErrors
+            raise ValueError(f"{file} is no description of a sealed folder: {error}") from error
+        return cls(file, content, shared.identity, shared.files)
+
+    def computed_identity(self) -> str:
+        """Compute the identity that the content and the listed digests give."""
+        return _identity(self.content, self.files)
+
+    @property
+    def needs(self) -> Mapping[str, Mapping[str, Any]]:
+        """What the folder names by identity: role -> {name, identity, hint}; of weights nothing."""
+        needs: Mapping[str, Mapping[str, Any]] = self.content.get("needs", {})
+        return needs
+
+
+class _Shared(BaseModel):
+    identity: str
+    files: dict[str, FileRecord]
+
+    @field_validator("files")
+    @classmethod
+    def _inside_the_folder(cls, files: dict[str, FileRecord]) -> dict[str, FileRecord]:
+        for relative in files:
+            path = PurePosixPath(relative)
+            if path.is_absolute() or ".." in path.parts or "\\" in relative:
+                raise ValueError(f"file {relative!r} lies outside of its folder")
+        return files
+
+
+def write_manifest(
+    folder: Path,
+    *,
+    name: str,
+    kind: Kind,
+    source: str,
+    revision: str | None,
+    licence: str,
+    facts: Mapping[str, Any] | None = None,
+    files: Mapping[str, FileRecord] | None = None,
+) -> str:
+    """Describe a folder of weights in its `manifest.json` and return the identity.
+
+    `files` is given when some lie elsewhere; else every file below `folder` counts.
+    """
+    records = dict(records_of(folder) if files is None else files)
+    manifest = Manifest(
+        name=name,
+        identity=_identity({"name": name}, records),
+        kind=kind,
+        source=source,
+        revision=revision,
+        licence=licence,
+        facts=dict(facts or {}),
+        files=records,
+    )
+    write_json(folder / MANIFEST, manifest.model_dump(mode="json"))
+    return manifest.identity
+
+
+def seal(folder: Path) -> str:
+    """Complete a trained folder's `restorer.json` with its files and identity; return the identity.
+
+    To be called when all other files are written; calling it again changes nothing.
+
+    Raises: FileNotFoundError if there is no `restorer.json`.
+    """
+    file = _description_file(folder, (RESTORER,))
+    content = json.loads(file.read_text(encoding="utf-8"))
+    records = records_of(folder)
+    identity = _identity(content, records)
+    files = {relative: record.model_dump() for relative, record in records.items()}
+    write_json(file, {**content, "identity": identity, "files": files})
+    return identity
+
+
+def identity_of_folder(folder: Path) -> str:
+    """Compute a folder's identity from its content, whatever its description says."""
+    description = Description.read(folder)
+    return _identity(description.content, records_of(folder, description.files))
+
+
+def records_of(folder: Path, relatives: Iterable[str] | None = None) -> dict[str, FileRecord]:
+    """Measure and hash files below a folder (all but the description), sorted by name."""
+    if relatives is None:
+        found = (path for path in folder.rglob("*") if path.is_file())
+        names = (path.relative_to(folder).as_posix() for path in found)
+        relatives = (name for name in names if name not in DESCRIPTIONS)
+    ordered = sorted(relatives)
+    # hashlib releases the GIL: several large files at once.
+    with ThreadPoolExecutor() as pool:
+        records = list(pool.map(record_of, (folder / relative for relative in ordered)))
+    return dict(zip(ordered, records, strict=True))
+
+
+def record_of(file: Path) -> FileRecord:
+    """Measure and hash one file."""
+    return FileRecord(bytes=file.stat().st_size, sha256=sha256_of(file))
+
+
+def sha256_of(file: Path) -> str:
+    """Return the hex SHA-256 of a file's bytes."""
+    with file.open("rb") as stream:
+        return hashlib.file_digest(stream, "sha256").hexdigest()
+
+
+def check(root: Path, files: Mapping[str, FileRecord], *, remedy: str) -> None:
+    """Compare every file below `root` with its record, sizes first, since they cost nothing.
+
+    Raises: FileNotFoundError or ValueError naming the first file (in name order) that is missing or
+    differs, what was expected, and `remedy`.
+    """
+    for relative in sorted(files):
+        path, expected = root / relative, files[relative]
+        if not path.is_file():
+            raise FileNotFoundError(f"{path} is missing: {remedy}")
+        if (size := path.stat().st_size) != expected.bytes:
+            raise ValueError(f"{path} has {size} bytes, {expected.bytes} expected: {remedy}")
+    for relative, found in records_of(root, files).items():
+        if found.sha256 != files[relative].sha256:
+            raise ValueError(
+                f"{root / relative} has SHA-256 {found.sha256}, "
+                f"{files[relative].sha256} expected: {remedy}"
+            )
+
+
+def write_json(file: Path, content: Mapping[str, Any]) -> None:
+    """Write JSON so that equal content gives equal bytes, and never half of it."""
+    text = json.dumps(content, indent=1, sort_keys=True, ensure_ascii=False) + "\n"
+    partial = file.with_name(file.name + ".partial")
+    partial.write_text(text, encoding="utf-8")
+    partial.replace(file)
+
+
+def _description_file(folder: Path, names: Iterable[str]) -> Path:
+    candidates = [folder / name for name in names]
+    for file in candidates:
+        if file.is_file():
+            return file
+    wanted = " or ".join(file.name for file in candidates)
+    raise FileNotFoundError(f"{folder} holds no {wanted}: {_origin(folder)}")
+
+
+def _origin(folder: Path) -> str:
+    if not folder.is_dir():
+        return "there is no such folder"
+    return "it was not made by a stage of this project, or the stage did not finish"
+
+
+def _identity(content: Mapping[str, Any], records: Mapping[str, FileRecord]) -> str:
+    """Hash what a folder is: name and files of weights; all but the history of a restorer."""
+    digests = {relative: record.sha256 for relative, record in records.items()}
+    if "backbone" not in content:  # which a restorer always names
+        return _hash({"format": 1, "name": content.get("name"), "files": digests})
+    kept = {key: value for key, value in content.items() if key not in _NOT_CONTENT}
+    kept["needs"] = {
+        role: {key: value for key, value in need.items() if key not in _NOT_NEED}
+        for role, need in content.get("needs", {}).items()
+    }
+    return _hash({**kept, "files": digests})
+
+
+def _hash(parts: Mapping[str, Any]) -> str:
+    text = json.dumps(parts, sort_keys=True, ensure_ascii=False, separators=(",", ":"))
+    return hashlib.sha256(text.encode()).hexdigest()

@@ -1,0 +1,210 @@
+"""Where networks lie on this machine, and how to take them to another one.
+
+A store is a folder of folders, each named by its identity: `$HDRFACE_STORE`, else
+`~/.cache/hdrface`. Whatever names a network by identity finds it beside its owner or in a store.
+"""
+
+import os
+import shutil
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+from uuid import uuid4
+
+from components.weights.manifest import (
+    MANIFEST,
+    RESTORER,
+    Description,
+    Manifest,
+    check,
+)
+
+STORE_VARIABLE = "HDRFACE_STORE"
+Put = Callable[[Path, Path], object]  # copy or link: (source, target)
+
+
+@dataclass(frozen=True)
+class WeightsFolder:
+    """Verified pretrained weights; `root` is where the published layout (`vae/`, …) lies."""
+
+    name: str
+    identity: str
+    root: Path
+    licence: str
+    manifest: Manifest
+
+    def path(self, relative: str) -> Path:
+        """Return a file or folder of the layout. Raises: FileNotFoundError if it is not in it."""
+        path = self.root / relative
+        known = any(
+            name == relative or name.startswith(f"{relative}/") for name in self.manifest.files
+        )
+        if not known or not path.exists():
+            parts = sorted({name.split("/")[0] for name in self.manifest.files})
+            raise FileNotFoundError(
+                f"the weights {self.name!r} hold no {relative!r}, only {', '.join(parts)}: "
+                f"run 'dvc repro weights@{self.name}' with parameters that include it"
+            )
+        return path
+
+
+def stores() -> list[Path]:
+    """List the stores of this machine, the preferred one first."""
+    named = os.environ.get(STORE_VARIABLE)
+    default = Path.home() / ".cache" / "hdrface"
+    return [Path(named).expanduser(), default] if named else [default]
+
+
+def open_weights(folder: Path) -> WeightsFolder:
+    """Open a folder of weights, such as `data/weights/sd21`, and verify every file of it.
+
+    Raises: FileNotFoundError or ValueError naming the first wrong file and the command that helps.
+    """
+    if not (folder / MANIFEST).is_file():
+        raise FileNotFoundError(
+            f"{folder / MANIFEST} is missing: run 'dvc repro weights@{folder.name}'"
+        )
+    manifest = Manifest.read(folder)
+    root = _root(folder, manifest)
+    remake = f"run 'dvc repro --force weights@{manifest.name}'"
+    check(root, manifest.files, remedy=remake)
+    if (identity := Description.read(folder, MANIFEST).computed_identity()) != manifest.identity:
+        raise ValueError(
+            f"{folder / MANIFEST} calls itself {manifest.identity}, "
+            f"but its files are {identity}: {remake}"
+        )
+    return WeightsFolder(manifest.name, manifest.identity, root, manifest.licence, manifest)
+
+
+def open_model(folder: Path) -> Description:
+    """Read a trained folder's description after verifying every file of it.
+
+    Raises: FileNotFoundError or ValueError naming the first wrong file.
+    """
+    description = Description.read(folder, RESTORER)
+    remedy = "copy the folder again from where it was trained, or train it again with 'dvc repro'"
+    check(folder, description.files, remedy=remedy)
+    if (identity := description.computed_identity()) != description.identity:
+        raise ValueError(
+            f"{folder} calls itself {description.identity}, but its content is {identity}: {remedy}"
+        )
+    return description
+
+
+def find(identity: str, hints: Iterable[Path] = ()) -> Path:
+    """Return the folder with this identity: one of the hints, else in a store.
+
+    Only descriptions are read here; `open_weights` and `open_model` verify the files.
+
+    Raises: FileNotFoundError listing every place that was tried and what lay there.
+    """
+    tried = []
+    for folder in [*hints, *(store / identity for store in stores())]:
+        try:
+            found = Description.read(folder).identity
+        except (FileNotFoundError, ValueError) as error:
+            tried.append(str(error))
+            continue
+        if found == identity:
+            return folder
+        tried.append(f"{folder} is {found}")
+    listed = "".join(f"\n  {line}" for line in tried)
+    raise FileNotFoundError(
+        f"nothing with identity {identity} was found; tried{listed}\n"
+        f"copy it to {stores()[0] / identity}, or set {STORE_VARIABLE} to the store that holds it"
+    )
+
+
+def find_need(folder: Path, need: Mapping[str, Any], hints: Sequence[Path] = ()) -> Path:
+    """Find what a trained folder names in `needs`: {name, identity, hint}.
+
+    Looked for at the caller's hints, at the folder's own hint (relative to it or to the working
+    directory), beside the folder under its identity, and in the stores.
+    """
+    identity = str(need["identity"])
+    own = [folder / need["hint"], Path(need["hint"])] if need.get("hint") else []
+    return find(identity, [*hints, *own, folder.parent / identity])
+
+
+def bring(folder: Path, store: Path, hints: Sequence[Path] = ()) -> Path:
+    """Copy a trained folder or weights, with all that it names, into a store; return its place.
+
+    The store can then be copied to another machine as it is. Everything is verified on the way.
+    """
+    description = Description.read(folder)
+    root = folder
+    if description.file.name == MANIFEST:
+        root = open_weights(folder).root
+    else:
+        open_model(folder)
+        for need in description.needs.values():
+            bring(find_need(folder, need, hints), store, hints)
+    files = {relative: root / relative for relative in description.files}
+    return enter(store, description, files, shutil.copyfile)
+
+
+def link(folder: Path, layout: Path) -> Path:
+    """Enter published weights into this machine's store: links to the files in `layout`.
+
+    What lies beside the manifest itself (the text condition) is copied: `folder` may move.
+    """
+    description = Description.read(folder, MANIFEST)
+    beside = {name: folder / name for name in description.files if (folder / name).is_file()}
+    files = {name: beside.get(name, layout / name) for name in description.files}
+
+    def put(source: Path, target: Path) -> None:
+        if source.is_relative_to(folder):
+            shutil.copyfile(source, target)
+        else:
+            target.symlink_to(source.resolve())
+
+    return enter(stores()[0], description, files, put)
+
+
+def enter(store: Path, description: Description, files: Mapping[str, Path], put: Put) -> Path:
+    """Make `store/identity` of a description and its files; an intact one that is there stays."""
+    target = store / description.identity
+    if _is_intact(target, description):
+        return target
+    partial = store / f"{description.identity}.{uuid4().hex}.partial"
+    for relative, source in files.items():
+        (partial / relative).parent.mkdir(parents=True, exist_ok=True)
+        put(source, partial / relative)
+    shutil.copyfile(description.file, partial / description.file.name)
+    if target.exists():  # damaged: its links lead nowhere, say, after a cache was emptied
+        shutil.rmtree(target)
+    try:
+        partial.rename(target)
+    except OSError:  # another process entered the same content meanwhile
+        shutil.rmtree(partial)
+        if not _is_intact(target, description):
+            raise
+    return target
+
+
+def _is_intact(folder: Path, description: Description) -> bool:
+    if not (folder / description.file.name).is_file():
+        return False
+    try:
+        check(folder, description.files, remedy="")
+    except (FileNotFoundError, ValueError):
+        return False
+    return True
+
+
+def _root(folder: Path, manifest: Manifest) -> Path:
+    """Return the first place that holds every file of the manifest."""
+    places = [folder, *(store / manifest.identity for store in stores())]
+    for place in places:
+        if all((place / relative).is_file() for relative in manifest.files):
+            return place
+    missing = next(name for name in sorted(manifest.files) if not (folder / name).is_file())
+    remedy = {
+        "stand-in": f"run 'dvc repro --force weights@{manifest.name}'",
+        "published": f"run 'python -m pipelines.weights {manifest.name}', which fetches it",
+    }
+    raise FileNotFoundError(
+        f"{missing} of the weights {manifest.name!r} lies in none of "
+        f"{', '.join(map(str, places))}: {remedy[manifest.kind]}"
+    )

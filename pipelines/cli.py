@@ -1,0 +1,154 @@
+"""`hdrface`: what people type. Results go to stdout, everything else to stderr.
+
+A command imports what it needs when it runs: `--help` must not wait for torch.
+"""
+
+import sys
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+
+def _group(description: str) -> typer.Typer:
+    return typer.Typer(
+        help=description,
+        no_args_is_help=True,
+        add_completion=False,
+        rich_markup_mode=None,  # Rich costs a tenth of a second, also for --help
+        pretty_exceptions_enable=False,
+    )
+
+
+app = _group("Blind face restoration in one diffusion step, from a folder of faces to a model.")
+config_app = _group("Compose params.yaml from a profile, or check it.")
+tables_app = _group("Work with the tables that stages write.")
+app.add_typer(config_app, name="config")
+app.add_typer(tables_app, name="tables")
+
+Profile = Annotated[str, typer.Argument(metavar="PROFILE", help="A file in conf/profile.")]
+
+
+@app.command()
+def evaluate(
+    model: Annotated[
+        str,
+        typer.Option(metavar="DIR_OR_RUN", help="A trained folder, or the id of an MLflow run."),
+    ],
+    hq: Annotated[Path, typer.Option(metavar="DIR", help="Aligned faces of high quality.")],
+    seed: Annotated[int, typer.Option(help="Of the degradations.")] = 42,
+    json: Annotated[
+        Path | None, typer.Option(metavar="FILE", help="Write the numbers of every face here.")
+    ] = None,
+    identity_network: Annotated[
+        Path | None, typer.Option(metavar="FILE", help="An ONNX file, for the identity angle.")
+    ] = None,
+) -> None:
+    """Degrade a folder of faces, restore them with a trained model, and score it."""
+    from components.runtime import logs
+    from pipelines import evaluate_folder
+
+    logs.configure()
+    evaluate_folder.run(model, hq, seed=seed, json_file=json, identity_network=identity_network)
+
+
+@app.command()
+def degrade(
+    source: Annotated[str, typer.Argument(metavar="IN", help="A folder, or s3://bucket/prefix.")],
+    target: Annotated[Path, typer.Argument(metavar="OUT", help="A new folder.")],
+    seed: Annotated[int, typer.Option(help="Of the degradations.")] = 42,
+    variants: Annotated[int, typer.Option(help="Degraded twins of a picture.")] = 1,
+    params: Annotated[
+        Path, typer.Option(metavar="FILE", help="Whose degrade.recipe is used.")
+    ] = Path("params.yaml"),
+) -> None:
+    """Degrade the pictures of a folder, as params.yaml says, into another folder."""
+    from components.degradation.recipe import DegradationParams
+    from components.runtime import logs
+    from pipelines import degrade_folder
+
+    logs.configure()
+    recipe = DegradationParams.load("degrade.recipe", params)
+    done = degrade_folder.run(source, target, recipe=recipe, seed=seed, variants=variants)
+    print(f"{target}: {done.num_pictures} pictures, {len(done.rejected)} rejected")
+
+
+@app.command()
+def inspect(
+    folder: Annotated[
+        Path, typer.Argument(metavar="DIR", help="A trained folder, or one of pretrained weights.")
+    ],
+    as_json: Annotated[bool, typer.Option("--json", help="Print JSON instead of tables.")] = False,
+) -> None:
+    """Say what a trained folder contains: backbone, condition, sizes, lineage, licences."""
+    from pipelines import inspect as command
+
+    command.run(folder, as_json)
+
+
+@app.command()
+def results(
+    gate: Annotated[
+        bool,
+        typer.Option("--gate", help="Fail unless every model restores better than it was given."),
+    ] = False,
+) -> None:
+    """Print the table of results and where the report lies."""
+    from pipelines.results import failures, load, print_table
+
+    summary = load()
+    print_table(summary)
+    if gate and (failed := failures(summary)):
+        print("\n".join(failed), file=sys.stderr)
+        raise typer.Exit(1)
+
+
+@config_app.command("use")
+def config_use(
+    profile: Profile,
+    overrides: Annotated[
+        list[str] | None, typer.Argument(metavar="KEY=VALUE", help="As in Hydra's grammar.")
+    ] = None,
+) -> None:
+    """Write params.yaml from a profile, with single values changed."""
+    from pipelines.config import use
+
+    use(profile, overrides or ())
+
+
+@config_app.command("check")
+def config_check(
+    profile: Annotated[
+        str | None, typer.Option(help="A profile of conf/ instead of params.yaml.")
+    ] = None,
+) -> None:
+    """Check every section; name every bad key with its value."""
+    from pipelines.config import check
+
+    check(profile)
+    print("every key is good", file=sys.stderr)
+
+
+@tables_app.command()
+def verify(
+    folder: Annotated[Path, typer.Argument(metavar="DIR", help="A table.")],
+) -> None:
+    """Compare the hash of every shard of a table with its manifest."""
+    from components.runtime.tables import Table
+
+    table = Table.open(folder)
+    table.verify()
+    print(f"{folder}: {table.num_rows} rows in {len(table.shards)} shards are as written")
+
+
+def main() -> None:
+    """Run a command. A user's mistake is told in words on stderr, with exit code 2."""
+    try:
+        app()
+    except (ValueError, OSError) as error:
+        print(f"hdrface: {error}", file=sys.stderr)
+        raise SystemExit(2) from None
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,107 @@
+"""The command `hdrface degrade IN OUT`: LQ twins of the pictures of a folder, as PNG files.
+
+For a look at a recipe, or for a test set that other programs read. A picture is degraded at its own
+size, as it is: nothing is detected or aligned. A twin has the picture's path with `.png` for its
+suffix (of variant 1, 2, ...: `.1.png`, `.2.png`; beside the suffix where two pictures would share a
+name: `a.jpg.png`), and `degradations.csv` beside them says what was drawn.
+Where the recipe changes the HQ target too (unsharp mask, grey), the target is in the folder `hq`.
+"""
+
+import csv
+import logging
+import tempfile
+from collections import Counter
+from collections.abc import Sequence
+from pathlib import Path, PurePosixPath
+from typing import NamedTuple
+
+from components import images
+from components.degradation import recipe as degradation
+from components.degradation.recipe import DegradationParams
+from components.faces.source import Picture, UnreadableError, open_source
+
+log = logging.getLogger(__name__)
+
+RECORD = "degradations.csv"
+
+
+class Rejected(NamedTuple):
+    file: str
+    reason: str
+
+
+class Degraded(NamedTuple):
+    """What became of a folder."""
+
+    num_pictures: int  # that were used
+    rejected: list[Rejected]
+
+
+def run(
+    source: str | Path, out: Path, *, recipe: DegradationParams, seed: int, variants: int = 1
+) -> Degraded:
+    """Degrade every picture of a folder or S3 prefix into the new folder `out`.
+
+    The pictures' names are their keys: a picture keeps its degradation whatever lies beside it.
+    `out` appears when it is complete.
+
+    Raises: ValueError if `variants` is below 1 or no picture can be used; SourceError if there is
+    none; FileExistsError if there is something at `out`.
+    """
+    if variants < 1:
+        raise ValueError(f"variants = {variants}: a picture gets at least one twin")
+    if out.exists() and (not out.is_dir() or any(out.iterdir())):
+        raise FileExistsError(f"{out} is there already: name a new folder")
+    folder = open_source(str(source))
+    pictures = folder.pictures()
+    out.parent.mkdir(parents=True, exist_ok=True)
+    with tempfile.TemporaryDirectory(dir=out.parent, prefix=f".{out.name}-") as beside:
+        unfinished = Path(beside) / "out"
+        unfinished.mkdir()
+        rejected: list[Rejected] = []
+        rows: list[dict[str, str | float]] = []
+        for picture, stem in zip(pictures, _stems(pictures), strict=True):
+            try:
+                hq = images.decode(folder.read(picture))
+            except (UnreadableError, images.ImageError) as error:
+                log.warning("%s is left out: %s", picture.name, error)
+                rejected.append(Rejected(picture.name, str(error)))
+                continue
+            for variant in range(variants):
+                file = f"{stem}.{variant}.png" if variant else f"{stem}.png"
+                drawn = degradation.draw(
+                    recipe, hq.shape[:2], seed=seed, face_id=picture.name, variant=variant
+                )
+                pair = degradation.make_pair(hq, drawn, recipe)
+                _write(unfinished / file, pair.lq)
+                if pair.hq is not hq:
+                    _write(unfinished / "hq" / file, pair.hq)
+                record = drawn.record()
+                rows.append({"file": file, "of": picture.name, "variant": variant, **record})
+        if not rows:
+            first = rejected[0]
+            raise ValueError(
+                f"no usable picture in {source}: {len(rejected)} were rejected,"
+                f" {first.file}: {first.reason}"
+            )
+        with (unfinished / RECORD).open("w", encoding="utf-8", newline="") as opened:
+            writer = csv.DictWriter(opened, fieldnames=list(rows[0]))
+            writer.writeheader()
+            writer.writerows(rows)
+        unfinished.replace(out)  # over an empty folder, too
+    log.info("%d pictures degraded, %d rejected: %s", len(rows) // variants, len(rejected), out)
+    return Degraded(len(rows) // variants, rejected)
+
+
+def _stems(pictures: Sequence[Picture]) -> list[str]:
+    paths = [PurePosixPath(picture.name) for picture in pictures]
+    count = Counter(path.with_suffix("") for path in paths)
+    return [
+        str(path if count[path.with_suffix("")] > 1 else path.with_suffix("")) for path in paths
+    ]
+
+
+def _write(file: Path, image: images.Image) -> None:
+    file.parent.mkdir(parents=True, exist_ok=True)
+    with file.open("xb") as opened:  # a name that two pictures share after all stops the command
+        opened.write(images.encode_png(image))

@@ -1,0 +1,195 @@
+"""Stage `evaluate`: restore the test split with one trained model and score it (METHOD 7).
+
+reads   pairs               face_id, variant, split, hq_png, lq_png: bytes (RGB)
+        models/B-C          a trained folder
+writes  metrics/B-C.json    model, protocol, metrics with intervals, scores of every face
+        galleries/B-C/      PNGs of some faces and gallery.json
+and logs both into the training's MLflow run.
+
+A test split is at most a few thousand faces, so it is restored in this process: starting workers
+would cost more than they save. Should that change: `score_shard` needs little but a shard's number.
+"""
+
+import json
+import logging
+import sys
+import tempfile
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from typing import Annotated, Any
+
+import torch
+from pydantic import Field, NonNegativeInt, PositiveInt
+
+from components import images
+from components.metrics.catalogue import open_metrics
+from components.params import Compute, Params
+from components.reporting import comparison
+from components.reporting.comparison import Compared, Comparison, FaceScores, Pair
+from components.reporting.gallery import Gallery, make_picture, spread
+from components.restorer import Restorer
+from components.runtime import logs, tracking
+from components.runtime.tables import Table
+from components.weights.manifest import RESTORER, Description
+
+log = logging.getLogger(__name__)
+
+ALWAYS = "identity_angle"  # asked for in any case: that it cannot be had belongs to the result
+_COLUMNS = ["face_id", "variant", "split", "hq_png", "lq_png"]
+
+
+class EvaluateParams(Params):
+    pairs: Path
+    models: Path  # the folder of trained folders
+    scores: Path  # the folder of metrics files
+    galleries: Path
+    conditions: Annotated[list[str], Field(min_length=1)]
+    metrics: Annotated[list[str], Field(min_length=1)]
+    identity_network: Path | None  # an ONNX file or an InsightFace pack
+    bootstrap_samples: PositiveInt
+    seed: int  # of the bootstrap
+    gallery: NonNegativeInt  # faces
+    batch_size: PositiveInt
+
+
+def run(params: EvaluateParams, compute: Compute, backbone: str, condition: str) -> None:
+    """Score `models/B-C` on the test split of the pairs.
+
+    Raises: ValueError if no pair is in the test split, or the pairs have another size than the
+    model.
+    """
+    name = f"{backbone}-{condition}"
+    device = torch.device("cuda" if compute.gpus else "cpu")
+    pairs = Table.open(params.pairs)
+    restorer = Restorer.load(params.models / name).to(device)
+    metrics, unavailable = open_metrics(
+        dict.fromkeys([*params.metrics, ALWAYS]),
+        identity_network=params.identity_network,
+        device=device,
+    )
+    for metric, reason in unavailable.items():
+        log.warning("%s is not measured: %s", metric, reason)
+
+    compare = Comparison(restorer, metrics, device=device)
+    scores, shown = score_test_split(pairs, compare, params, size=restorer.spec.size)
+    result = comparison.result(
+        comparison.model_facts(restorer.identity, backbone, condition),
+        {
+            "faces": f"the test split of {params.pairs}",
+            "size": restorer.spec.size,
+            "pairs": pairs.identity,
+            **_degradation(params.pairs),
+        },
+        scores,
+        unavailable,
+        samples=params.bootstrap_samples,
+        seed=params.seed,
+    )
+    gallery = Gallery.of(name, shown)
+    gallery.write(params.galleries / name)
+    _write(params.scores / f"{name}.json", result)
+    _track(params.models / name, result, gallery)
+    _log_summary(name, result)
+
+
+def score_test_split(
+    pairs: Table, compare: Comparison, params: EvaluateParams, *, size: int
+) -> tuple[list[FaceScores], list[Compared]]:
+    """Give every test row's scores, and all there is about those that the gallery shows."""
+    total = pairs.read(columns=["split"])["split"].to_pylist().count("test")
+    if not total:
+        raise ValueError(
+            f"{params.pairs} has no row in the split 'test': raise faces.test_percent, or name "
+            "test pictures in a split.csv"
+        )
+    wanted = spread(total, params.gallery)
+    scores: list[FaceScores] = []
+    shown: list[Compared] = []
+    progress = logs.Progress("evaluate", "faces", total)
+    for shard in range(len(pairs.shards)):
+        for one in score_shard(pairs, shard, compare, params.batch_size, size=size):
+            if len(scores) in wanted:
+                shown.append(one)
+            scores.append(FaceScores(one.pair.face_id, one.pair.variant, one.scores))
+            progress.advance()
+    return scores, shown
+
+
+def score_shard(
+    pairs: Table, shard: int, compare: Comparison, batch_size: int, *, size: int
+) -> Iterator[Compared]:
+    """Restore and score the test rows of one shard, in order."""
+    rows = pairs.read_shard(shard, columns=_COLUMNS).to_pylist()
+    tests = [row for row in rows if row["split"] == "test"]
+    for start in range(0, len(tests), batch_size):
+        batch = [
+            Pair(
+                row["face_id"],
+                row["variant"],
+                images.decode_png(row["hq_png"]),
+                images.decode_png(row["lq_png"]),
+            )
+            for row in tests[start : start + batch_size]
+        ]
+        if (found := batch[0].lq.shape[0]) != size:
+            raise ValueError(
+                f"{pairs.path} has faces of {found} pixels, the model restores {size}: "
+                "run 'dvc repro'"
+            )
+        yield from compare(batch)
+
+
+def _degradation(pairs: Path) -> dict[str, Any]:
+    """Say how the pairs were degraded, as their manifest does."""
+    made_with = json.loads((pairs / "manifest.json").read_bytes())["params"]
+    return {"degradation": made_with["recipe"], "degradation_seed": made_with["seed"]}
+
+
+def _write(file: Path, result: dict[str, Any]) -> None:
+    file.parent.mkdir(parents=True, exist_ok=True)
+    partial = file.with_name(f"{file.name}.partial")
+    text = json.dumps(result, indent=1, ensure_ascii=False, allow_nan=False)
+    partial.write_text(text + "\n", encoding="utf-8")
+    partial.replace(file)
+
+
+def _track(model: Path, result: dict[str, Any], gallery: Gallery) -> None:
+    """Log means, bounds and the pictures into the run in which the model was trained."""
+    training = Description.read(model, RESTORER).content["lineage"].get("training")
+    run_id = tracking.run_of(training) if training else None
+    if run_id is None:
+        log.warning("no MLflow run of %s is known here: its scores are not tracked", model)
+        return
+    values = {
+        f"{metric}.{role}.{key}": value
+        for metric, roles in comparison.intervals_of(result).items()
+        for role, interval in roles.items()
+        for key, value in interval.items()
+        if value is not None and key != "n"
+    }
+    with tempfile.TemporaryDirectory() as folder:
+        drawn: list[Path] = []
+        if gallery.faces:
+            drawn = [Path(folder) / "gallery.png"]
+            drawn[0].write_bytes(images.encode_png(make_picture(gallery)))
+        tracking.log_evaluation(run_id, values, drawn)
+
+
+def _log_summary(name: str, result: dict[str, Any]) -> None:
+    for metric, roles in comparison.intervals_of(result).items():
+        gain = roles[comparison.GAIN]
+        log.info(
+            "%s: %s %.3f -> %.3f over %d faces, gain %+.3f",
+            *(name, metric, roles["degraded"]["mean"], roles["restored"]["mean"]),
+            *(gain["n"], gain["mean"]),
+        )
+
+
+def main(arguments: Sequence[str]) -> None:
+    backbone, condition = arguments
+    run(EvaluateParams.load("evaluate"), Compute.load_compute("evaluate"), backbone, condition)
+
+
+if __name__ == "__main__":
+    logs.configure()
+    main(sys.argv[1:])

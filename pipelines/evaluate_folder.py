@@ -1,0 +1,222 @@
+"""The command `hdrface evaluate`: degrade a folder of faces, restore them, score the model.
+
+It needs nothing but the trained folder, what that names by hash, and the faces: the degradation is
+the one that the model was trained with, as its lineage says. For the same faces, seed and recipe
+the scores are those of the stage `evaluate`.
+"""
+
+import json
+import logging
+import sys
+import tempfile
+from collections.abc import Iterator, Mapping, Sequence
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import torch
+from pydantic import ValidationError
+
+from components.degradation import recipe as degradation
+from components.degradation.recipe import DegradationParams
+from components.faces import landmarks
+from components.faces.cutter import Face, FaceCutter
+from components.faces.source import UnreadableError, open_source
+from components.metrics.catalogue import CATALOGUE, open_metrics
+from components.reporting import comparison
+from components.reporting.comparison import GAIN, ROLES, Comparison, FaceScores, Pair
+from components.restorer import Restorer
+from components.weights.manifest import RESTORER, Description
+
+log = logging.getLogger(__name__)
+
+METRICS = ("psnr", "ssim", "identity_angle")
+BOOTSTRAP_SAMPLES = 10_000
+BATCH_SIZE = 8
+
+
+class Rejected(NamedTuple):
+    """A picture, or a face in it, that could not be used, and why."""
+
+    id: str
+    reason: str
+
+
+def run(
+    model: str,
+    hq: Path,
+    *,
+    seed: int,
+    json_file: Path | None = None,
+    recipe: DegradationParams | None = None,
+    metrics: Sequence[str] = METRICS,
+    identity_network: Path | None = None,
+    batch_size: int = BATCH_SIZE,
+) -> dict[str, Any]:
+    """Score a trained model on a folder of faces; print a table and write the numbers as JSON.
+
+    Square pictures are taken as FFHQ-aligned faces; those that a `landmarks.csv` in the folder
+    names are aligned first. `recipe` replaces the degradation that the model was trained with.
+
+    Raises: ValueError if `model` is neither a trained folder nor an MLflow run with one, or no
+    picture can be used.
+    """
+    with tempfile.TemporaryDirectory() as downloads:
+        folder = _trained_folder(model, Path(downloads))
+        result = _evaluate(
+            folder,
+            hq,
+            seed=seed,
+            recipe=recipe or recipe_of(folder),
+            metrics=metrics,
+            identity_network=identity_network,
+            batch_size=batch_size,
+        )
+    if json_file is not None:
+        text = json.dumps(result, indent=1, ensure_ascii=False, allow_nan=False)
+        json_file.write_text(text + "\n", encoding="utf-8")
+    _print(result)
+    return result
+
+
+def recipe_of(folder: Path) -> DegradationParams:
+    """Read from a trained folder's lineage how the faces that taught it were degraded."""
+    params = Description.read(folder, RESTORER).content["lineage"].get("params", {})
+    recipe = params.get("degrade", {}).get("recipe")
+    if recipe is None:
+        raise ValueError(
+            f"{folder} does not say how its faces were degraded (lineage.params.degrade.recipe): "
+            "name a recipe"
+        )
+    try:
+        return DegradationParams.model_validate(recipe)
+    except ValidationError as error:
+        raise ValueError(f"{folder} was trained with a recipe unknown here: {error}") from error
+
+
+def _trained_folder(model: str, downloads: Path) -> Path:
+    """Give the folder itself, or the one that an MLflow run keeps as its artifact `model`."""
+    if Path(model).is_dir():
+        return Path(model)
+    import mlflow
+    from mlflow.exceptions import MlflowException
+
+    run_id = model.removeprefix("runs:/").strip("/")
+    try:
+        found = mlflow.artifacts.download_artifacts(
+            artifact_uri=f"runs:/{run_id}/model", dst_path=str(downloads)
+        )
+    except (MlflowException, OSError) as error:
+        raise ValueError(
+            f"{model!r} is neither a folder nor an MLflow run with a model "
+            f"(tracking: {mlflow.get_tracking_uri()}): {error}"
+        ) from error
+    return Path(found)
+
+
+def _evaluate(
+    folder: Path,
+    hq: Path,
+    *,
+    seed: int,
+    recipe: DegradationParams,
+    metrics: Sequence[str],
+    identity_network: Path | None,
+    batch_size: int,
+) -> dict[str, Any]:
+    device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    restorer = Restorer.load(folder).to(device)
+    opened, unavailable = open_metrics(metrics, identity_network=identity_network, device=device)
+    compare = Comparison(restorer, opened, device=device)
+    rejected: list[Rejected] = []
+    scores: list[FaceScores] = []
+    batch: list[Pair] = []
+
+    def score() -> None:
+        for one in compare(batch) if batch else ():
+            scores.append(FaceScores(one.pair.face_id, one.pair.variant, one.scores))
+        batch.clear()
+
+    for face in _faces(hq, restorer.spec.size, rejected):
+        drawn = degradation.draw(
+            recipe, face.hq.shape[:2], seed=seed, face_id=face.face_id, variant=0
+        )
+        target, lq = degradation.make_pair(face.hq, drawn, recipe)
+        batch.append(Pair(face.face_id, 0, target, lq))
+        if len(batch) == batch_size:
+            score()
+    score()
+    if not scores:
+        raise ValueError(
+            f"no usable face in {hq}: {len(rejected)} pictures were rejected, "
+            f"{rejected[0].id}: {rejected[0].reason}"
+        )
+    result = comparison.result(
+        comparison.model_facts(restorer.identity, restorer.spec.backbone, restorer.spec.condition),
+        {
+            "faces": str(hq),
+            "size": restorer.spec.size,
+            "degradation": recipe.model_dump(mode="json"),
+            "degradation_seed": seed,
+        },
+        scores,
+        unavailable,
+        samples=BOOTSTRAP_SAMPLES,
+        seed=seed,
+    )
+    return {**result, "rejected": [one._asdict() for one in rejected]}
+
+
+def _faces(folder: Path, size: int, rejected: list[Rejected]) -> Iterator[Face]:
+    """Cut the faces of every picture; what cannot be used goes to `rejected`."""
+    source = open_source(str(folder))
+    given = landmarks.parse(source.text(landmarks.FILE) or ",".join(landmarks.COLUMNS))
+    # An aligned square is twice as wide as its face; an enlarged picture would be no truth.
+    cutters = {
+        is_given: FaceCutter(size=size, min_face=size // 2, aligned=not is_given, detector=None)
+        for is_given in (True, False)
+    }
+    for picture in source.pictures():
+        points = given.get(picture.name, ())
+        try:
+            data = source.read(picture)
+        except UnreadableError as error:
+            rejected.append(Rejected(picture.name, str(error)))
+            continue
+        cut = cutters[bool(points)].cut(picture.name, data, points)
+        rejected += [Rejected(picture.name, reason) for reason in cut.reasons]
+        yield from cut.faces
+
+
+def _print(result: Mapping[str, Any]) -> None:
+    """Print the scores on stdout, with what was not measured and not used."""
+    from rich import box
+    from rich.console import Console
+    from rich.table import Table
+
+    model, protocol = result["model"], result["protocol"]
+    num_faces = len(result["faces"])
+    table = Table(
+        box=box.SIMPLE_HEAD,
+        title=f"{model['name']} on {num_faces} faces of {protocol['faces']}, "
+        f"{protocol['size']} x {protocol['size']}, seed {protocol['degradation_seed']}",
+        title_justify="left",
+    )
+    table.add_column("metric")
+    for role in (*ROLES, GAIN, "95 % of the gain"):
+        table.add_column(role, justify="right")
+    for name, metric in result["metrics"].items():
+        entry, gain = CATALOGUE[name], metric[GAIN]
+        low, high = gain["low"], gain["high"]
+        table.add_row(
+            f"{entry.title} ({entry.direction} is better)",
+            *(f"{metric[role]['mean']:.3f}" if role in metric else "–" for role in ROLES),
+            f"{gain['mean']:+.3f}",
+            "–" if low is None else f"{low:+.3f} … {high:+.3f}",
+        )
+    # A log has no width of its own; 80 columns would cut the table.
+    console = Console(width=None if sys.stdout.isatty() else 120, soft_wrap=True)
+    console.print(table)
+    for name, reason in result["unavailable"].items():
+        console.print(f"not measured: {name}: {reason}", highlight=False, markup=False)
+    for one in result["rejected"]:
+        console.print(f"rejected: {one['id']}: {one['reason']}", highlight=False, markup=False)

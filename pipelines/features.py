@@ -1,0 +1,166 @@
+"""Stage `features@BACKBONE`: compute once what the frozen networks say about every training pair.
+
+reads   pairs          face_id, variant, split, hq_png, lq_png
+        restorations   the same faces and variants: sr_png
+        weights        the backbone's autoencoder, DINOv3
+writes  features       face_id, variant, mirrored, hq_png, and float16 tensors: lq_tokens and
+                       sr_tokens (N, C), lq_latent and hq_latent (c, h, w); train faces only
+
+With `mirror`, every row is followed by its mirror image (the paper's random horizontal flips).
+"""
+
+import argparse
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.compute as pc
+from pydantic import PositiveInt
+
+from components import images
+from components.backbones.catalogue import BackboneName
+from components.params import Compute, Params
+from components.runtime import cluster, logs, tables
+from components.weights.manifest import Description
+
+
+class FeaturesParams(Params):
+    backbone: BackboneName
+    pairs: Path
+    restorations: Path
+    weights: Path  # of the backbone
+    encoder: Path  # weights of DINOv3
+    features: Path
+    encoder_size: PositiveInt  # pixels of a side that DINOv3 sees, a multiple of its patch
+    mirror: bool
+    # Not under `compute`: the last bits of a network's output depend on what shares a batch.
+    batch_size: PositiveInt
+
+
+class FeatureMaker:
+    """Compute the features of one shard of pairs and of the restorations that belong to it."""
+
+    def __init__(self, *, pairs: Path, restorations: Path, params: FeaturesParams) -> None:
+        import torch
+
+        from components.backbones.catalogue import load_backbone
+        from components.encoders.dinov3 import DINOv3
+        from components.weights.store import open_weights
+
+        self._pairs = tables.Table.open(pairs)
+        self._restorations = tables.Table.open(restorations)
+        self._params = params
+        self._device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
+        self._backbone = load_backbone(params.backbone, open_weights(params.weights).root)
+        encoder = DINOv3(open_weights(params.encoder).root, input_size=params.encoder_size)
+        self._encoder = encoder.to(self._device)
+        self._backbone.to(self._device)
+
+    def __call__(self, shard: int) -> tables.Made:
+        pairs = self._pairs.read_shard(
+            shard, columns=["face_id", "variant", "split", "hq_png", "lq_png"]
+        ).filter(pc.field("split") == "train")
+        restorations = self._restorations.read_shard(shard)
+        for key in ("face_id", "variant"):
+            if not pairs[key].equals(restorations[key]):
+                raise ValueError(
+                    f"shard {shard}: restorations and pairs differ in {key}: "
+                    "run 'dvc repro restore'"
+                )
+        faces = pairs.append_column("sr_png", restorations["sr_png"])
+        batches = faces.to_batches(max_chunksize=self._params.batch_size)
+        made = [self._features(batch.to_pylist()) for batch in batches]
+        return tables.Made(pa.concat_tables(made) if made else self._no_rows())
+
+    def _features(self, faces: list[dict[str, Any]]) -> pa.Table:
+        pictures = {
+            role: [images.decode_png(face[f"{role}_png"]) for face in faces]
+            for role in ("hq", "lq", "sr")
+        }
+        mirrored = [False] * len(faces)
+        if self._params.mirror:
+            faces = [face for face in faces for _ in range(2)]
+            mirrored = [side for _ in mirrored for side in (False, True)]
+            pictures = {
+                role: [side for picture in each for side in (picture, images.mirror(picture))]
+                for role, each in pictures.items()
+            }
+        return self._table(faces, mirrored, pictures)
+
+    def _table(
+        self, faces: list[dict[str, Any]], mirrored: list[bool], pictures: dict[str, list[Any]]
+    ) -> pa.Table:
+        import torch
+
+        hq, lq, sr = (
+            images.to_tensor(pictures[role]).to(self._device) for role in ("hq", "lq", "sr")
+        )
+        sr_tokens, lq_tokens = self._encoder(torch.cat([sr, lq])).chunk(2)
+        columns = {
+            "face_id": pa.array([face["face_id"] for face in faces], pa.string()),
+            "variant": pa.array([face["variant"] for face in faces], pa.int32()),
+            "mirrored": pa.array(mirrored, pa.bool_()),
+            "hq_png": pa.array([images.encode_png(face) for face in pictures["hq"]], pa.binary()),
+            "lq_tokens": _column(lq_tokens),
+            "sr_tokens": _column(sr_tokens),
+            "lq_latent": _column(self._backbone.encode(lq)),
+            "hq_latent": _column(self._backbone.encode(hq)),
+        }
+        return pa.table(columns)
+
+    def _no_rows(self) -> pa.Table:
+        """Give the columns of a shard without train faces, with the tensors' shapes."""
+        size = self._backbone_size()
+        black = np.zeros((size, size, 3), np.uint8)
+        nobody = [{"face_id": "", "variant": 0}]
+        return self._table(nobody, [False], {role: [black] for role in ("hq", "lq", "sr")}).slice(1)
+
+    def _backbone_size(self) -> int:
+        first = self._pairs.read(columns=["hq_png"]).slice(0, 1)["hq_png"][0].as_py()
+        return int(images.decode_png(first).shape[0])
+
+
+def _column(tensor: Any) -> pa.Array:
+    return tables.tensor_column(tensor.half().cpu().numpy())
+
+
+def run(params: FeaturesParams, stage: str, compute: Compute) -> tables.Table:
+    """Make the table `features`, one shard for each shard of pairs."""
+    pairs_path, restorations_path = params.pairs.absolute(), params.restorations.absolute()
+    pairs, restorations = tables.Table.open(pairs_path), tables.Table.open(restorations_path)
+    weights, encoder = params.weights.absolute(), params.encoder.absolute()
+    absolute = params.model_copy(update={"weights": weights, "encoder": encoder})
+    with cluster.session(compute):
+        return tables.build(
+            params.features,
+            stage=stage,
+            params=params,
+            inputs={
+                "pairs": pairs.identity,
+                "restorations": restorations.identity,
+                "weights": Description.read(weights).identity,
+                "encoder": Description.read(encoder).identity,
+            },
+            module="pipelines.features",
+            work=range(len(pairs.shards)),
+            maker=FeatureMaker,
+            maker_args={
+                "pairs": pairs_path,
+                "restorations": restorations_path,
+                "params": absolute,
+            },
+            compute=compute,
+        )
+
+
+if __name__ == "__main__":
+    logs.configure()
+    parser = argparse.ArgumentParser(prog="python -m pipelines.features")
+    parser.add_argument("backbone", help="sd21 or qwen")
+    backbone: str = parser.parse_args().backbone
+    run(
+        FeaturesParams.load(f"features.{backbone}"),
+        f"features@{backbone}",
+        Compute.load_compute("features"),
+    )

@@ -1,0 +1,157 @@
+"""Stage `report`: one page about all models, and the summary that DVC compares.
+
+reads   metrics/B-C.json, galleries/B-C/     of every model that was evaluated
+        models/B-C/history.json              its losses
+        the manifests of tables and weights, params.yaml, dvc.lock
+writes  metrics/summary.json                 model -> metric -> degraded, intermediate, restored,
+                                             gain -> mean, low, high, n
+        reports/index.html
+"""
+
+import json
+import logging
+from collections import defaultdict
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import yaml
+
+from components.params import PARAMS_FILE, Params, read
+from components.reporting import comparison
+from components.reporting.charts import Node
+from components.reporting.gallery import Gallery
+from components.reporting.page import Output, Report, TableFacts, WeightsFacts, render
+from components.runtime import lineage, logs
+from components.runtime.tables import Table
+from components.weights.manifest import Manifest
+
+log = logging.getLogger(__name__)
+
+LOCK = Path("dvc.lock")
+
+
+class ReportParams(Params):
+    title: str
+    scores: Path  # the folder of metrics files
+    galleries: Path
+    models: Path
+    tables: list[Path]
+    weights: Path  # the folder of weights folders
+    page: Path
+    summary: Path
+
+
+def run(params: ReportParams, *, params_file: Path = PARAMS_FILE, lock: Path = LOCK) -> None:
+    """Write the page and the summary.
+
+    Raises: ValueError if no model was evaluated, or not all on the same faces.
+    """
+    results = _results(params)
+    if not results:
+        raise ValueError(f"{params.scores} holds no scores: run 'dvc repro evaluate'")
+    summary = {name: comparison.intervals_of(result) for name, result in results.items()}
+    commit = lineage.git_commit()
+    nodes, outputs = read_lock(lock)
+    report = Report(
+        title=params.title,
+        results=results,
+        galleries={name: Gallery.read(params.galleries / name) for name in results},
+        histories={name: _history(params.models / name) for name in results},
+        tables=[_table(folder) for folder in params.tables],
+        weights=_weights(params.weights),
+        params={section: _yaml(values) for section, values in read(params_file).items()},
+        commit=commit["commit"],
+        is_dirty=commit["dirty"],
+        stages=nodes,
+        outputs=outputs,
+    )
+    _write(params.page, render(report))
+    _write(params.summary, json.dumps(summary, indent=2, allow_nan=False) + "\n")
+    log.info("report: %d models, %s", len(results), params.page)
+
+
+def _results(params: ReportParams) -> dict[str, dict[str, Any]]:
+    files = sorted(params.scores.glob("*.json"))
+    contents = [json.loads(file.read_bytes()) for file in files if file != params.summary]
+    return {content["model"]["name"]: content for content in contents}
+
+
+def _history(model: Path) -> list[dict[str, float]]:
+    history: list[dict[str, float]] = json.loads((model / "history.json").read_bytes())
+    return history
+
+
+def _table(folder: Path) -> TableFacts:
+    table = Table.open(folder)
+    rejected = [(rejection.id, rejection.reason) for rejection in table.rejected]
+    return TableFacts(folder.name, table.stage, table.identity, table.num_rows, rejected)
+
+
+def _weights(folder: Path) -> list[WeightsFacts]:
+    manifests = [Manifest.read(one) for one in sorted(folder.iterdir()) if one.is_dir()]
+    return [
+        WeightsFacts(
+            manifest.name,
+            manifest.kind,
+            manifest.source,
+            manifest.licence,
+            manifest.facts.get("reconstruction_psnr"),
+        )
+        for manifest in manifests
+    ]
+
+
+def read_lock(file: Path) -> tuple[list[Node], list[Output]]:
+    """Read which stages ran, what they read from each other, and the hashes of their outputs.
+
+    `report` itself is left out: while it runs, the lock still describes its last run. Without a
+    lock there is nothing to tell: the stages were run by hand.
+    """
+    if not file.is_file():
+        return [], []
+    content = yaml.safe_load(file.read_text(encoding="utf-8"))
+    stages: Mapping[str, Any] = {
+        name: stage for name, stage in content["stages"].items() if name != "report"
+    }
+    outputs = [
+        Output(name, out["path"], out.get("md5", ""))
+        for name, stage in stages.items()
+        for out in stage.get("outs", ())
+    ]
+    reads: dict[str, set[str]] = {name.partition("@")[0]: set() for name in stages}
+    items: dict[str, list[str]] = defaultdict(list)
+    for name, stage in stages.items():
+        title, _, item = name.partition("@")
+        items[title] += [item] if item else []
+        for dependency in stage.get("deps", ()):
+            reads[title] |= {
+                out.stage.partition("@")[0]
+                for out in outputs
+                if _within(dependency["path"], out.path)
+            }
+    nodes = [
+        Node(title, tuple(items[title]), frozenset(sources - {title}))
+        for title, sources in reads.items()
+    ]
+    return nodes, outputs
+
+
+def _within(path: str, folder: str) -> bool:
+    return Path(path).is_relative_to(folder) or Path(folder).is_relative_to(path)
+
+
+def _yaml(values: Any) -> str:
+    return yaml.safe_dump(values, sort_keys=False, allow_unicode=True)
+
+
+def _write(file: Path, text: str) -> None:
+    file.parent.mkdir(parents=True, exist_ok=True)
+    partial = file.with_name(f"{file.name}.partial")
+    partial.write_text(text, encoding="utf-8")
+    partial.replace(file)
+
+
+if __name__ == "__main__":
+    logs.configure()
+    run(ReportParams.load("report"))

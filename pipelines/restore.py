@@ -1,0 +1,98 @@
+"""Stage `restore@BACKBONE`: cache the first restorations that a backbone will be conditioned on.
+
+reads   pairs          face_id, variant, split, lq_png
+        the model      the other backbone's plain restorer (METHOD, section 5)
+writes  restorations   face_id, variant, sr_png: bytes; train faces only, since a test face is
+                       restored live, by the whole restorer
+"""
+
+import argparse
+from pathlib import Path
+from typing import Any
+
+import pyarrow as pa
+import pyarrow.compute as pc
+from pydantic import PositiveInt
+
+from components import images
+from components.params import Compute, Params
+from components.runtime import cluster, logs, tables
+from components.weights.manifest import Description
+
+SCHEMA = pa.schema([("face_id", pa.string()), ("variant", pa.int32()), ("sr_png", pa.binary())])
+
+
+class RestoreParams(Params):
+    pairs: Path
+    model: Path
+    restorations: Path
+    # Not under `compute`: the last bits of a network's output depend on what shares a batch.
+    batch_size: PositiveInt
+
+
+class RestorationMaker:
+    """Restore the train faces of one shard of the table `pairs`."""
+
+    def __init__(self, *, pairs: Path, model: Path, batch_size: int) -> None:
+        import torch
+
+        from components.restorer import Restorer
+
+        self._pairs = tables.Table.open(pairs)
+        self._device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
+        self._restorer = Restorer.load(model).to(self._device)
+        self._batch_size = batch_size
+
+    def __call__(self, shard: int) -> tables.Made:
+        pairs = self._pairs.read_shard(shard, columns=["face_id", "variant", "split", "lq_png"])
+        pairs = pairs.filter(pc.field("split") == "train")
+        rows = []
+        for batch in pairs.to_batches(max_chunksize=self._batch_size):
+            rows += self._restore(batch.to_pylist())
+        return tables.Made(pa.Table.from_pylist(rows, schema=SCHEMA))
+
+    def _restore(self, faces: list[dict[str, Any]]) -> list[dict[str, Any]]:
+        lq_B3HW = images.to_tensor([images.decode_png(face["lq_png"]) for face in faces])
+        restored = self._restorer.restore(
+            lq_B3HW.to(self._device),
+            [face["face_id"] for face in faces],
+            [face["variant"] for face in faces],
+        ).restored_B3HW
+        return [
+            {
+                "face_id": face["face_id"],
+                "variant": face["variant"],
+                "sr_png": images.encode_png(picture),
+            }
+            for face, picture in zip(faces, images.from_tensor(restored), strict=True)
+        ]
+
+
+def run(params: RestoreParams, stage: str, compute: Compute) -> tables.Table:
+    """Make the table `restorations`, one shard for each shard of pairs."""
+    pairs_path, model = params.pairs.absolute(), params.model.absolute()  # workers start elsewhere
+    pairs = tables.Table.open(pairs_path)
+    with cluster.session(compute):
+        return tables.build(
+            params.restorations,
+            stage=stage,
+            params=params,
+            inputs={"pairs": pairs.identity, "model": Description.read(model).identity},
+            module="pipelines.restore",
+            work=range(len(pairs.shards)),
+            maker=RestorationMaker,
+            maker_args={"pairs": pairs_path, "model": model, "batch_size": params.batch_size},
+            compute=compute,
+        )
+
+
+if __name__ == "__main__":
+    logs.configure()
+    parser = argparse.ArgumentParser(prog="python -m pipelines.restore")
+    parser.add_argument("backbone", help="the backbone that will be conditioned: sd21 or qwen")
+    backbone: str = parser.parse_args().backbone
+    run(
+        RestoreParams.load(f"restore.{backbone}"),
+        f"restore@{backbone}",
+        Compute.load_compute("restore"),
+    )

@@ -1,0 +1,182 @@
+"""Stage `restorer@BACKBONE`: train the plain one-step restorer of a backbone (METHOD 5).
+
+It sees the degraded face and one fixed text condition. It is the intermediate restorer of the other
+backbone, and the row `text` of the comparison (METHOD 2, ablation).
+
+reads   pairs    split, hq_png, lq_png (rows of the train split)
+        weights  data/weights/BACKBONE
+writes  models/BACKBONE-text/   see `components.restorer`, and history.json
+"""
+
+import argparse
+import os
+from pathlib import Path
+from typing import Any, cast
+
+import pyarrow as pa
+import pyarrow.compute as pc
+from pydantic import PositiveInt
+
+from components import images
+from components.backbones.catalogue import BackboneName
+from components.backbones.protocol import LoraParams, Trainable
+from components.params import Compute, Params
+from components.restorer import Need, RestorerSpec
+from components.runtime import logs, training_run
+from components.runtime.distributed import Seat
+from components.runtime.tables import Table
+from components.training import loop
+from components.training.batches import PAIR_COLUMNS, PairBatches
+from components.training.optimization import OptimizationParams
+from components.training.restorer_training import RestorerTraining
+from components.training.sampler import RowStream
+from components.training.step import LossParams
+from components.weights.store import open_weights
+
+
+class RestorerParams(Params):
+    """One backbone's plain restorer."""
+
+    pairs: Path
+    weights: Path
+    models: Path  # the folder of trained folders
+    trainable: Trainable
+    lora: LoraParams | None = None
+    losses: LossParams
+    optimization: OptimizationParams
+    workers: PositiveInt  # a parameter, not `compute`: it changes the result
+    mirror: bool  # flips half of the rows
+    shuffle_shards: PositiveInt = 8  # shards whose rows are mixed; they are in memory
+    seed: int  # of the restorer's noise
+
+
+def run(backbone: BackboneName, params: RestorerParams, compute: Compute) -> None:
+    """Train and write `models/BACKBONE-text`. Raises: what `training_run.run` says."""
+    training, restorer = plan(backbone, params)
+    training_run.run(
+        training,
+        _out(backbone, params),
+        worker=work,
+        config={
+            "restorer": restorer,
+            "pairs": params.pairs.absolute(),
+            "mirror": params.mirror,
+            "shuffle_shards": params.shuffle_shards,
+        },
+        compute=compute,
+        tags=lambda: {
+            "backbone": backbone,
+            "condition": "text",
+            **training_run.lineage_tags(training.stage),
+        },
+    )
+
+
+def plan(
+    backbone: BackboneName, params: RestorerParams
+) -> tuple[training_run.Training, RestorerTraining]:
+    """Say what the training is made from and what it builds; nothing is written.
+
+    Raises: FileNotFoundError or ValueError naming an input that is missing or damaged.
+    """
+    pairs = Table.open(params.pairs)
+    weights = open_weights(params.weights)
+    hint = os.path.relpath(params.weights, _out(backbone, params))
+    training = training_run.Training(
+        stage=f"restorer@{backbone}",
+        module="pipelines.restorer",
+        params=params.model_dump(mode="json", exclude={"pairs", "weights", "models", "workers"}),
+        inputs={"pairs": pairs.identity, "backbone": weights.identity},
+        workers=params.workers,
+        num_steps=params.optimization.steps,
+    )
+    restorer = RestorerTraining(
+        spec=RestorerSpec(
+            backbone=backbone,
+            condition="text",
+            trainable=params.trainable,
+            lora=params.lora,
+            size=_size(pairs),
+            seed=params.seed,
+        ),
+        losses=params.losses,
+        optimization=params.optimization,
+        weights=params.weights.absolute(),
+        needs={"backbone": Need(name=weights.name, identity=weights.identity, hint=hint)},
+        licences=(weights.licence,),
+        lineage=training.lineage(),
+    )
+    return training, restorer
+
+
+def work(config: dict[str, Any], seat: Seat) -> None:
+    """Train on one worker."""
+    restorer: RestorerTraining = config["restorer"]
+    pairs = Table.open(config["pairs"])
+    step = restorer.start(seat.device)
+    stream = RowStream(
+        [
+            pc.sum(_is_train(pairs.read_shard(index, ["split"]))).as_py() or 0
+            for index in range(len(pairs.shards))
+        ],
+        lambda index: _train_rows(pairs.read_shard(index, [*PAIR_COLUMNS, "split"])),
+        seed=restorer.optimization.seed,
+        rank=seat.rank,
+        world_size=seat.world_size,
+        shuffle_shards=config["shuffle_shards"],
+    )
+    batches = PairBatches(
+        stream,
+        step.encode,
+        seat.device,
+        seed=restorer.optimization.seed,
+        mirror=config["mirror"],
+    )
+    loop.train(
+        step,
+        batches,
+        restorer.optimization,
+        report=seat.report,
+        rank=seat.rank,
+        world_size=seat.world_size,
+        device=seat.device,
+        resume_from=seat.resume_from,
+        export=lambda folder: restorer.export(step, folder / training_run.TRAINED),
+    )
+
+
+def _out(backbone: BackboneName, params: RestorerParams) -> Path:
+    return params.models / f"{backbone}-text"
+
+
+def _train_rows(rows: pa.Table) -> pa.Table:
+    return rows.filter(_is_train(rows)).select(list(PAIR_COLUMNS))
+
+
+def _is_train(rows: pa.Table) -> pa.ChunkedArray:
+    return pc.equal(rows["split"], "train")
+
+
+def _size(pairs: Table) -> int:
+    """Give the size of the faces in pixels."""
+    for index, shard in enumerate(pairs.shards):
+        if shard.rows:
+            first = pairs.read_shard(index, ["hq_png"])["hq_png"][0].as_py()
+            return int(images.decode_png(first).shape[0])
+    raise ValueError(f"{pairs.path} has no rows: run 'dvc repro degrade'")
+
+
+def main() -> None:
+    logs.configure()
+    parser = argparse.ArgumentParser(prog="python -m pipelines.restorer")
+    parser.add_argument("backbone", help="sd21 or qwen: a section below 'restorer' in params.yaml")
+    backbone: str = parser.parse_args().backbone
+    params = RestorerParams.load(f"restorer.{backbone}")
+    run(cast("BackboneName", backbone), params, Compute.load_compute("restorer"))
+
+
+if __name__ == "__main__":
+    # By its name: Ray's workers look `work` up in its module, and have another `__main__`.
+    from pipelines import restorer
+
+    restorer.main()

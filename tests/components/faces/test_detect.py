@@ -1,0 +1,120 @@
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from components import images
+from components.faces import align, portraits
+from components.faces.detect import Detector, DetectorError, open_detector
+
+SCRFD, FIXED_SCRFD = "det_500m.onnx", "scrfd_500m_bnkps.onnx"
+YUNET = "face_detection_yunet_2023mar.onnx"
+DETECTORS = (SCRFD, FIXED_SCRFD, YUNET)
+
+# How many faces each photograph shows, counted by people.
+SHOWN = {
+    "codeformer_00.jpg": 4,
+    "codeformer_01.jpg": 4,
+    "codeformer_02.png": 4,
+    "codeformer_03.jpg": 1,
+    "codeformer_04.jpg": 1,
+    "codeformer_06.png": 2,
+    "debate_two_faces.jpg": 2,
+    "solvay_1927.png": 29,
+    "vqfr_10045.png": 3,
+    "vqfr_example.jpg": 3,
+    "widerface_group_24.jpg": 23,
+    "widerface_group_51.jpg": 8,
+}
+# YuNet sees a fourth face in the faded print.
+MISCOUNTED = {(YUNET, "vqfr_10045.png"): 4}
+
+
+@pytest.fixture(scope="module", params=DETECTORS)
+def detector_file(request: pytest.FixtureRequest, shared_dir: Path) -> Path:
+    return shared_dir / "weights" / str(request.param)
+
+
+@pytest.fixture(scope="module")
+def detector(detector_file: Path) -> Detector:
+    return open_detector(detector_file, min_score=0.5)
+
+
+@pytest.mark.shared
+def test_it_finds_the_faces_of_photographs_from_the_left(
+    detector: Detector, detector_file: Path, shared_dir: Path
+) -> None:
+    found = {}
+    for name in SHOWN:
+        picture = images.decode((shared_dir / "faces" / "whole" / name).read_bytes())
+        faces = detector.detect(picture)
+        found[name] = len(faces)
+        middles = [(face.box[0] + face.box[2]) / 2 for face in faces]
+        assert middles == sorted(middles)
+        for face in faces:
+            assert 0.5 <= face.score <= 1
+            assert align.fit(face.landmarks).misfit < 0.2  # so left is left and right is right
+            left, top, right, bottom = face.box
+            assert left < face.landmarks[:, 0].mean() < right
+            assert top < face.landmarks[:, 1].mean() < bottom
+    expected = {
+        name: MISCOUNTED.get((detector_file.name, name), count) for name, count in SHOWN.items()
+    }
+    assert found == expected
+
+
+@pytest.mark.shared
+def test_aligned_faces_fill_the_picture_and_are_found_at_the_template(
+    detector: Detector, shared_dir: Path
+) -> None:
+    files = sorted((shared_dir / "faces" / "hq").iterdir())[::8]
+    errors = []
+    for file in files:
+        faces = detector.detect(images.decode(file.read_bytes()))
+        best = max(faces, key=lambda face: face.score)
+        errors.append(np.linalg.norm(best.landmarks - align.TEMPLATE, axis=1).mean())
+    assert np.mean(errors) < 12  # of 512 pixels; the photographs themselves are 11 off
+    assert np.max(errors) < 24
+
+
+@pytest.mark.shared
+def test_a_photograph_is_aligned_to_the_template(detector: Detector, shared_dir: Path) -> None:
+    file = shared_dir / "faces" / "whole" / "debate_two_faces.jpg"
+    picture = images.decode(file.read_bytes())
+    for face in detector.detect(picture):
+        aligned = align.cut(picture, align.fit(face.landmarks), 512)
+        [again] = detector.detect(aligned)
+        assert np.linalg.norm(again.landmarks - align.TEMPLATE, axis=1).mean() < 20
+
+
+@pytest.mark.shared
+def test_drawn_portraits_pass_for_faces(detector: Detector) -> None:
+    errors = []
+    for number in range(4):
+        portrait = portraits.draw(1, number)
+        [face] = detector.detect(portrait.image)
+        scale = 512 / align.fit(portrait.landmarks).crop_side
+        distance = np.linalg.norm(face.landmarks - portrait.landmarks, axis=1).mean()
+        errors.append(distance * scale)
+    assert np.mean(errors) < 15  # pixels of the 512 template, as far off as on photographs
+
+
+@pytest.mark.shared
+def test_an_empty_picture_has_no_face(detector: Detector) -> None:
+    noise = np.random.default_rng(0).integers(0, 256, (90, 160, 3), dtype=np.uint8)
+    assert detector.detect(noise) == []
+
+
+@pytest.mark.shared
+def test_another_network_is_refused_and_described(shared_dir: Path) -> None:
+    with pytest.raises(DetectorError, match=r"neither SCRFD with landmarks .* nor YuNet; it has 1"):
+        open_detector(shared_dir / "weights" / "mobilefacenet.onnx", min_score=0.5)
+
+
+def test_what_is_no_network_is_refused(tmp_path: Path) -> None:
+    text = tmp_path / "detector.onnx"
+    text.write_text("no network")
+    with pytest.raises(DetectorError, match="is no ONNX network"):
+        open_detector(text, min_score=0.5)
+    with pytest.raises(DetectorError, match="cannot be read: No such file"):
+        open_detector(tmp_path / "missing.onnx", min_score=0.5)

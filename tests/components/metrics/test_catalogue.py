@@ -1,0 +1,106 @@
+"""A metric that cannot be had is named, with the reason; none is fetched."""
+
+import os
+import socket
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+
+from components import images
+from components.metrics.catalogue import CATALOGUE, NOT_SUPPORTED, open_metrics
+
+
+@pytest.fixture
+def hub(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """Give an empty folder of weights, and no network."""
+    monkeypatch.setenv("TORCH_HOME", str(tmp_path))
+
+    def refuse(*_: object) -> None:
+        raise AssertionError("a metric reached for the network")
+
+    monkeypatch.setattr(socket.socket, "connect", refuse)
+    return tmp_path / "hub"
+
+
+def test_every_learned_metric_without_weights_says_what_is_missing_and_where(hub: Path) -> None:
+    learned = [name for name, entry in CATALOGUE.items() if entry.files]
+    metrics, unavailable = open_metrics(learned, identity_network=None)
+    assert not metrics
+    assert set(unavailable) == set(learned) >= {"lpips", "dists", "topiq_fr", "musiq", "clipiqa"}
+    assert f"missing under {hub}" in unavailable["lpips"]
+    assert "pyiqa/LPIPS_v0.1_alex-df73285e.pth" in unavailable["lpips"]
+    assert "nothing is downloaded" in unavailable["lpips"]
+
+
+def test_a_file_that_would_run_code_is_refused_before_pyiqa_reads_it(hub: Path) -> None:
+    class Evil:
+        def __reduce__(self) -> tuple[object, tuple[str]]:
+            return os.mkdir, (str(hub / "ran"),)
+
+    (hub / "pyiqa").mkdir(parents=True)
+    torch.save(Evil(), hub / CATALOGUE["musiq"].files[0])
+    metrics, unavailable = open_metrics(["musiq"], identity_network=None)
+    assert not metrics
+    assert "no file of plain weights" in unavailable["musiq"]
+    assert not (hub / "ran").exists()
+
+
+def test_clip_weights_with_another_hash_are_refused_instead_of_fetched_again(hub: Path) -> None:
+    (hub / "clip").mkdir(parents=True)
+    (hub / "clip" / "RN50.pt").write_bytes(b"half a download")
+    _, unavailable = open_metrics(["clipiqa"], identity_network=None)
+    assert "RN50.pt is not the published file" in unavailable["clipiqa"]
+
+
+def test_a_learned_metric_whose_weights_are_at_hand_is_computed(hub: Path) -> None:
+    import pyiqa
+
+    torch.manual_seed(0)
+    network = pyiqa.create_metric("musiq", pretrained=False, device="cpu").net
+    (hub / "pyiqa").mkdir(parents=True)
+    torch.save(network.state_dict(), hub / CATALOGUE["musiq"].files[0])
+    # pyiqa fixes its folder when it is imported, here before the environment said another.
+    patch = pytest.MonkeyPatch()
+    patch.setattr("pyiqa.utils.download_util.DEFAULT_CACHE_DIR", str(hub / "pyiqa"))
+    metrics, unavailable = open_metrics(["musiq"], identity_network=None)
+    patch.undo()
+    assert not unavailable
+    faces = images.to_tensor(
+        list(np.random.default_rng(0).integers(0, 256, (2, 64, 64, 3), dtype=np.uint8))
+    )
+    with torch.no_grad():
+        expected = network(faces).reshape(-1)
+    # No reference: what is given as the truth changes nothing.
+    assert metrics["musiq"](faces, 1 - faces) == pytest.approx(expected.numpy(), abs=1e-4)
+
+
+def test_metrics_of_the_paper_that_are_not_built_say_so_and_a_misspelt_name_is_an_error() -> None:
+    _, unavailable = open_metrics([*NOT_SUPPORTED, "identity_angle"], identity_network=None)
+    assert unavailable["fid"].startswith("not supported")
+    assert "no identity network is configured" in unavailable["identity_angle"]
+    with pytest.raises(ValueError, match="no metric is called 'pnsr'; there are psnr, ssim"):
+        open_metrics(["pnsr"], identity_network=None)
+
+
+@pytest.mark.shared
+def test_the_identity_angle_grows_with_the_damage(shared_dir: Path) -> None:
+    network = shared_dir / "weights" / "mobilefacenet.onnx"
+    metrics, unavailable = open_metrics(["identity_angle"], identity_network=network)
+    assert not unavailable
+    files = sorted((shared_dir / "faces" / "hq").glob("celebahq_*.jpg"))[:4]
+    faces = [images.resize(images.decode(file.read_bytes()), 128) for file in files]
+    hq = images.to_tensor(faces)
+    angle = metrics["identity_angle"]
+    mild, strong = (
+        images.to_tensor([images.resize(images.resize(face, size), 128) for face in faces])
+        for size in (48, 16)
+    )
+    same, mildly, strongly, others = (
+        angle(one, hq) for one in (hq, mild, strong, hq.roll(1, dims=0))
+    )
+    assert same == pytest.approx(np.zeros(4), abs=0.1)
+    assert (same < mildly).all()
+    assert mildly.mean() < strongly.mean() < others.mean()
+    assert (others > 60).all()

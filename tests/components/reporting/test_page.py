@@ -1,0 +1,241 @@
+"""The page: complete, self-contained, and fit for a phone; looked at in a real browser."""
+
+import math
+import shutil
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from skimage.data import astronaut
+
+from components import images
+from components.reporting import comparison
+from components.reporting.charts import Node
+from components.reporting.comparison import Compared, FaceScores, Pair
+from components.reporting.gallery import Gallery
+from components.reporting.page import Output, Report, TableFacts, WeightsFacts, render
+
+CHROMIUM = shutil.which("chromium") or shutil.which("chromium-browser")
+# No background service of the browser may touch the network either.
+ARGUMENTS = [
+    "--no-sandbox",
+    "--disable-gpu",
+    "--disable-quic",
+    "--no-first-run",
+    "--disable-background-networking",
+    "--disable-component-update",
+    "--disable-sync",
+]
+GAINS = {"sd21-sdfm": 1.5, "sd21-text": 0.9, "qwen-sdfm": -0.4}
+
+
+def _result(model: str, gain: float) -> dict[str, Any]:
+    backbone, condition = model.split("-")
+    random = np.random.default_rng(1)
+    faces = []
+    for i in range(30):
+        before = random.normal(22, 2)
+        roles = {"degraded": before, "restored": before + gain + random.normal(0, 0.3)}
+        if condition == "sdfm":
+            roles = {"degraded": before, "intermediate": before + 0.2, **roles}
+        angle = {role: 60 - value for role, value in roles.items()}
+        faces.append(FaceScores(f"face {i}", 0, {"psnr": roles, "identity_angle": angle}))
+    facts = {"name": model, "identity": "ab" * 32, "backbone": backbone, "condition": condition}
+    protocol = {"faces": "30 <i>faces</i>", "size": 64, "degradation": {"sigma": [0.1, 3]}}
+    why = {"lpips": "weights are missing under /hub"}
+    return comparison.result(facts, protocol, faces, why, samples=300, seed=1)
+
+
+def _gallery(model: str, size: int) -> Gallery:
+    hq = images.resize(astronaut()[0:256, 96:352].copy(), size)
+    lq = images.resize(images.resize(hq, size // 4), size)
+    has_gate = model.endswith("sdfm")
+    gate = np.linspace(0.2, 0.4, 16, dtype=np.float32).reshape(4, 4) if has_gate else None
+    pair = Pair('a "quoted" <b>.jpg', 0, hq, lq)
+    one = Compared(pair, lq if has_gate else None, hq, gate, {"psnr": {"degraded": 20.0}})
+    return Gallery.of(model, [one, one])
+
+
+def _report(size: int = 64) -> Report:
+    history = [
+        {"step": float(step), "mse": math.exp(-step / 50), "loss": 1.1 * math.exp(-step / 50)}
+        | {"images_per_s": 20.0 + step % 3, "learning_rate": 1e-3}
+        for step in range(1, 150)
+    ]
+    return Report(
+        title="HDRFace & friends",
+        results={model: _result(model, gain) for model, gain in GAINS.items()},
+        galleries={model: _gallery(model, size) for model in GAINS},
+        histories=dict.fromkeys(GAINS, history),
+        tables=[TableFacts("faces", "faces", "c0ffee" * 8, 157, [("b<a>d.jpg", "not a JPEG")])],
+        weights=[WeightsFacts("sd21", "stand-in", "trained here", "Apache-2.0", 28.13)],
+        params={"degrade": "seed: 42\n" + "long: " + "x" * 300},
+        commit="0123456789abcdef",
+        is_dirty=True,
+        stages=[Node("faces", (), frozenset()), Node("degrade", (), frozenset({"faces"}))],
+        outputs=[Output("faces", "data/faces", "f00" * 10)],
+    )
+
+
+@pytest.fixture(scope="module")
+def html() -> str:
+    return render(_report())
+
+
+def test_models_are_sorted_and_the_best_is_bold_whichever_way_is_better(html: str) -> None:
+    # Better is a higher PSNR and a lower angle, so both tables have one order here.
+    for metric in ("psnr", "identity_angle"):
+        rows = html.split(f'data-metric="{metric}"')
+        order = [row.rsplit('data-model="', 1)[1].split('"')[0] for row in rows[:-1]]
+        assert order == list(GAINS)
+        best = ['class="best"' in row.split("</tr>")[0] for row in rows[1:]]
+        assert best == [True, False, False]
+
+
+def test_a_gain_below_zero_is_called_worse(html: str) -> None:
+    highlights = html.split('class="card headline"')[1:4]
+    assert ["better" in part.split("</div>")[0] for part in highlights] == [True, True, False]
+    assert "tag worse" in highlights[2]
+
+
+def test_names_from_outside_are_text_never_markup(html: str) -> None:
+    assert "b&lt;a&gt;d.jpg" in html
+    assert "30 &lt;i&gt;faces&lt;/i&gt;" in html
+    assert "<b>.jpg" not in html
+    assert "HDRFace &amp; friends" in html
+
+
+def test_what_is_missing_or_was_rejected_is_said(html: str) -> None:
+    assert "weights are missing under /hub" in html
+    assert "not a JPEG" in html
+    assert "changes that were not committed" in html
+    assert "28.13 dB" in html
+
+
+def test_scores_of_different_faces_do_not_share_a_table() -> None:
+    report = _report()
+    other = {**report.results["qwen-sdfm"]}
+    other["protocol"] = {**other["protocol"], "size": 128}
+    mixed = Report("x", {**report.results, "qwen-sdfm": other}, {}, {})
+    with pytest.raises(ValueError, match=r"scored with size = 64, qwen-sdfm with 128: run 'dvc"):
+        render(mixed)
+    with pytest.raises(ValueError, match="no metrics file"):
+        render(Report("x", {}, {}, {}))
+
+
+def test_the_page_is_the_same_bytes_again(html: str) -> None:
+    assert render(_report()) == html
+
+
+def test_a_page_without_data_lineage_or_pictures_is_still_a_page() -> None:
+    bare = render(Report("x", {"a-text": _result("a-text", 1)}, {}, {}))
+    assert "There is no dvc.lock" in bare
+    assert "not in a git repository" in bare
+    assert 'id="pictures"' not in bare
+
+
+def test_large_faces_do_not_make_a_large_page() -> None:
+    assert len(render(_report(size=512))) < 1_500_000
+
+
+@pytest.fixture(scope="module")
+def browser() -> Iterator[Any]:
+    if CHROMIUM is None:
+        pytest.skip("needs Chromium (Debian: apt-get install chromium)")
+    from playwright.sync_api import sync_playwright
+
+    with sync_playwright() as playwright:
+        browser = playwright.chromium.launch(executable_path=CHROMIUM, args=ARGUMENTS)
+        yield browser
+        browser.close()
+
+
+@pytest.mark.browser
+@pytest.mark.parametrize(("width", "scheme"), [(1200, "light"), (390, "dark")])
+def test_in_a_browser_the_page_is_whole(
+    browser: Any, html: str, tmp_path: Path, width: int, scheme: str
+) -> None:
+    file = tmp_path / "index.html"
+    file.write_text(html, encoding="utf-8")
+    page = browser.new_page(viewport={"width": width, "height": 800}, color_scheme=scheme)
+    problems: list[str] = []
+    requests: list[str] = []
+    page.on("console", lambda message: problems.append(message.text))
+    page.on("pageerror", lambda error: problems.append(str(error)))
+    page.on("request", lambda request: requests.append(request.url))
+    page.goto(file.as_uri())
+    page.wait_for_load_state("networkidle")
+
+    assert [url for url in requests if not url.startswith("data:")] == [file.as_uri()]
+    broken = "[...document.images].filter(i => i.src && !(i.complete && i.naturalWidth)).length"
+    assert page.evaluate(broken) == 0
+    assert page.evaluate("[...document.images].every(i => i.alt || i.closest('dialog'))")
+    assert page.evaluate("document.documentElement.scrollWidth") <= width
+
+    restored = page.locator("tr[data-model='sd21-sdfm'][data-metric='psnr'] td").nth(2)
+    expected = _result("sd21-sdfm", 1.5)["metrics"]["psnr"]["restored"]
+    assert restored.locator(".mean").inner_text() == f"{expected['mean']:.2f}"
+    assert restored.locator(".between").inner_text().split() == [
+        f"{expected['low']:.2f}",
+        "…",
+        f"{expected['high']:.2f}",
+    ]
+
+    # A tab shows its model and hides the others.
+    assert page.locator(".panel:visible").count() == 1
+    page.locator("label", has_text="sd21-text").click()
+    assert page.locator("#panel2").is_visible()
+    assert not page.locator("#panel1").is_visible()
+
+    # A picture is enlarged, and the arrow keys flip between its versions.
+    page.locator("#panel2 .row button").first.click()
+    large = page.locator("dialog img")
+    assert large.get_attribute("alt") == 'a "quoted" <b>.jpg, LQ'
+    page.keyboard.press("ArrowRight")
+    assert large.get_attribute("alt") == 'a "quoted" <b>.jpg, restored'
+    box = large.bounding_box()
+    assert box is not None
+    assert 64 < box["width"] <= width
+    page.keyboard.press("Escape")
+    assert not large.is_visible()
+
+    # A chart is read by pointing at it: at its left end stands the first step.
+    chart = page.locator(".chart").first
+    chart.locator("svg").hover(position={"x": 20, "y": 60})
+    assert chart.locator("output").first.inner_text().endswith("at 1")
+    assert problems == []
+    page.close()
+
+
+@pytest.mark.browser
+@pytest.mark.parametrize("scheme", ["light", "dark"])
+def test_text_has_the_contrast_that_reading_needs(
+    browser: Any, html: str, tmp_path: Path, scheme: str
+) -> None:
+    file = tmp_path / "index.html"
+    file.write_text(html, encoding="utf-8")
+    page = browser.new_page(color_scheme=scheme)
+    page.goto(file.as_uri())
+    names = ["text", "soft", "link", "better", "worse", "open", "card", "page"]
+    names += ["better-bg", "worse-bg", "open-bg"]
+    script = "names => names.map(n => getComputedStyle(document.documentElement)"
+    script += ".getPropertyValue('--' + n).trim())"
+    hexes = dict(zip(names, page.evaluate(script, names), strict=True))
+    page.close()
+    pairs = [("text", "card"), ("text", "page"), ("soft", "card"), ("soft", "page")]
+    pairs += [("link", "card"), ("better", "card"), ("worse", "card")]
+    pairs += [(name, f"{name}-bg") for name in ("better", "worse", "open")]
+    for front, back in pairs:
+        assert _contrast(hexes[front], hexes[back]) >= 4.5, (front, back)  # WCAG AA
+
+
+def _contrast(one: str, other: str) -> float:
+    def luminance(colour: str) -> float:
+        parts = np.array([int(colour[i : i + 2], 16) for i in (1, 3, 5)]) / 255
+        linear = np.where(parts <= 0.03928, parts / 12.92, ((parts + 0.055) / 1.055) ** 2.4)
+        return float(linear @ (0.2126, 0.7152, 0.0722))
+
+    low, high = sorted((luminance(one), luminance(other)))
+    return (high + 0.05) / (low + 0.05)

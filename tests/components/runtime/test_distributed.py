@@ -1,0 +1,88 @@
+import os
+import signal
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from components.params import Compute
+from components.runtime import cluster, distributed
+from components.runtime.distributed import News, Seat, TrainingError
+
+pytestmark = [pytest.mark.ray, pytest.mark.slow]
+
+
+@pytest.fixture(scope="module", autouse=True)
+def ray() -> Iterator[None]:
+    with cluster.session(Compute(cpus=0.5)):
+        yield
+
+
+def fit(worker: distributed.Worker, folder: Path, **config: Any) -> tuple[Path, list[News]]:
+    news: list[News] = []
+    checkpoint = distributed.fit(
+        worker,
+        config,
+        name="small",
+        storage=folder,
+        workers=1,
+        cpus=0.5,
+        listen=news.append,
+    )
+    return checkpoint, news
+
+
+def count(config: dict[str, Any], seat: Seat) -> None:
+    """Count to four, with a checkpoint after each number, and die at three the first time."""
+    start = int((seat.resume_from / "number").read_text()) if seat.resume_from else 0
+    Path(config["marks"], f"from-{start}-in-{Path.cwd().name}").touch()
+    for number in range(start + 1, 5):
+        if number == 3 and start == 0:
+            os.kill(os.getpid(), signal.SIGKILL)
+        folder = Path(config["marks"], f"{number}-{os.getpid()}")
+        folder.mkdir()
+        (folder / "number").write_text(str(number))
+        seat.report([{"step": number}], folder)
+
+
+def test_a_lost_worker_is_replaced_and_goes_on_from_the_last_checkpoint(tmp_path: Path) -> None:
+    checkpoint, news = fit(count, tmp_path / "storage", marks=str(tmp_path))
+    assert (checkpoint / "number").read_text() == "4"
+    starts = {file.name.split("-")[1] for file in tmp_path.glob("from-*")}
+    assert starts in ({"0", "1"}, {"0", "2"})  # the second may not have been registered in time
+    assert all(file.name.endswith(Path.cwd().name) for file in tmp_path.glob("from-*"))
+    covered = [item.covered_step for item in news if item.covered_step is not None]
+    assert covered == sorted(covered)
+    assert covered[-1] == 4
+    assert [point["step"] for item in news for point in item.points][-1] == 4
+
+
+def fail(config: dict[str, Any], seat: Seat) -> None:
+    Path(config["marks"], str(os.getpid())).touch()
+    raise ArithmeticError(f"step 7 of worker {seat.rank}: pixel is nan")
+
+
+def test_a_mistake_ends_the_training_at_once_with_its_message(tmp_path: Path) -> None:
+    marks = tmp_path / "marks"
+    marks.mkdir()
+    with pytest.raises(
+        TrainingError, match="worker 0: ArithmeticError: step 7 of worker 0: pixel is nan"
+    ):
+        fit(fail, tmp_path / "storage", marks=str(marks))
+    assert len(list(marks.iterdir())) == 1
+
+
+def test_more_workers_than_the_machine_has_are_refused_at_once(tmp_path: Path) -> None:
+    with pytest.raises(ValueError, match="1000 workers need 1000 CPUs, and Ray has"):
+        distributed.fit(count, {}, name="x", storage=tmp_path, workers=1000, listen=lambda _: None)
+
+
+def test_a_list_of_checkpoints_that_was_cut_short_is_forgotten(tmp_path: Path) -> None:
+    file = tmp_path / "checkpoint_manager_snapshot.json"
+    file.write_text('{"checkpoint_results": [')
+    distributed._drop_broken_snapshot(tmp_path)
+    assert not file.exists()
+    file.write_text("{}")
+    distributed._drop_broken_snapshot(tmp_path)
+    assert file.exists()

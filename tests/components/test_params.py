@@ -1,0 +1,105 @@
+from pathlib import Path
+
+import pytest
+from pydantic import PositiveInt, ValidationError
+
+from components.params import Compute, Params, ParamsError, read
+
+
+class Recipe(Params):
+    jpeg_quality: tuple[int, int]
+    kernel: PositiveInt
+
+
+class Degrade(Params):
+    seed: int
+    level: float
+    recipe: Recipe
+
+
+GOOD = """
+degrade:
+  seed: 42
+  level: 5e-3
+  recipe: {jpeg_quality: [60, 100], kernel: 41}
+train:
+  sd21: {jpeg_quality: [1, 2], kernel: 3}
+compute:
+  faces: {workers: null}
+  restore: {workers: 2, gpus: 0.5, cpus: 4}
+"""
+
+
+@pytest.fixture
+def file(tmp_path: Path) -> Path:
+    path = tmp_path / "params.yaml"
+    path.write_text(GOOD)
+    return path
+
+
+def test_a_section_is_read_with_its_types(file: Path) -> None:
+    section = Degrade.load("degrade", file)
+    assert section.recipe.jpeg_quality == (60, 100)
+    assert section.level == 0.005
+    assert Recipe.load("train.sd21", file).kernel == 3
+
+
+def test_compute_defaults_to_every_cpu(file: Path) -> None:
+    assert Compute.load_compute("faces", file) == Compute(workers=None, gpus=0, cpus=1)
+    assert Compute.load_compute("restore", file) == Compute(workers=2, gpus=0.5, cpus=4)
+
+
+def test_every_bad_key_is_named_at_once_with_its_value(file: Path) -> None:
+    file.write_text("degrade: {level: .nan, recipe: {jpeg_quality: [60, best], jpg: 1, kernel: 0}}")
+    with pytest.raises(ParamsError) as caught:
+        Degrade.load("degrade", file)
+    title, *problems = str(caught.value).splitlines()
+    assert title == f"{file}: fix 5 key(s)"
+    assert [problem.strip().split(":")[0] for problem in problems] == [
+        "degrade.seed",
+        "degrade.level = nan",
+        "degrade.recipe.jpeg_quality.1 = 'best'",
+        "degrade.recipe.kernel = 0",
+        "degrade.recipe.jpg = 1",
+    ]
+
+
+@pytest.mark.parametrize(
+    ("section", "message"),
+    [
+        ("degrad", "degrad: section is missing; the file has degrade, train, compute"),
+        ("train.qwen", "train.qwen: section is missing; 'train' has sd21"),
+        ("degrade.seed.x", "degrade.seed.x: section is missing; 'degrade.seed' has no sections"),
+    ],
+)
+def test_a_missing_section_is_named_with_those_that_are_there(
+    file: Path, section: str, message: str
+) -> None:
+    with pytest.raises(ParamsError) as caught:
+        Degrade.load(section, file)
+    assert caught.value.problems == (message,)
+
+
+@pytest.mark.parametrize("content", ["", "- a\n- b", "a: [", "a: b: c"])
+def test_a_file_without_sections_is_refused(file: Path, content: str) -> None:
+    file.write_text(content)
+    with pytest.raises(ParamsError, match=r"params\.yaml: (not YAML|expected sections)"):
+        read(file)
+
+
+def test_a_missing_file_says_how_to_make_one(tmp_path: Path) -> None:
+    with pytest.raises(ParamsError, match="hdrface config use"):
+        Degrade.load("degrade", tmp_path / "params.yaml")
+
+
+def test_a_long_value_is_cut_in_the_message(file: Path) -> None:
+    file.write_text(f"degrade: {{jpeg_quality: [1, 2], kernel: {'9' * 500}x}}")
+    with pytest.raises(ParamsError) as caught:
+        Recipe.load("degrade", file)
+    assert max(map(len, caught.value.problems)) < 250
+
+
+def test_a_section_cannot_be_changed(file: Path) -> None:
+    section = Degrade.load("degrade", file)
+    with pytest.raises(ValidationError, match="frozen"):
+        section.seed = 1  # type: ignore[misc]

@@ -1,0 +1,125 @@
+from collections.abc import Sequence
+
+import numpy as np
+import pyarrow as pa
+import pytest
+import torch
+from torch import Tensor
+from torch.nn import functional as F
+
+from components import images
+from components.training.batches import FeatureBatches, PairBatches
+from components.training.sampler import RowStream
+from components.training.step import Batch
+
+NUM_ROWS = (3, 4)
+CPU = torch.device("cpu")
+
+
+def picture(row: int, column: int) -> np.ndarray:
+    return np.random.default_rng((row, column)).integers(0, 256, (8, 8, 3), dtype=np.uint8)
+
+
+def tensors(values: np.ndarray) -> pa.ExtensionArray:
+    kind = pa.fixed_shape_tensor(pa.float16(), values.shape[1:])
+    width = int(np.prod(values.shape[1:]))
+    storage = pa.FixedSizeListArray.from_arrays(pa.array(values.reshape(-1)), width)
+    return pa.ExtensionArray.from_storage(kind, storage)
+
+
+def values(shard: int, shape: tuple[int, ...]) -> np.ndarray:
+    draw = np.random.default_rng(shard)
+    return draw.standard_normal((NUM_ROWS[shard], *shape)).astype(np.float16)
+
+
+def features(shard: int) -> pa.Table:
+    return pa.table(
+        {
+            "hq_png": [images.encode_png(picture(shard, i)) for i in range(NUM_ROWS[shard])],
+            "lq_tokens": tensors(values(shard, (5, 6))),
+            "sr_tokens": tensors(values(shard, (5, 6)) * 2),
+            "lq_latent": tensors(values(shard, (4, 2, 2))),
+            "hq_latent": tensors(values(shard, (4, 2, 2)) * 2),
+        }
+    )
+
+
+def pairs(shard: int) -> pa.Table:
+    rows = range(NUM_ROWS[shard])
+    return pa.table(
+        {
+            "hq_png": [images.encode_png(picture(shard, i)) for i in rows],
+            "lq_png": [images.encode_png(picture(shard, 10 + i)) for i in rows],
+        }
+    )
+
+
+def stream(read: object, shuffle_shards: int = 2) -> RowStream:
+    return RowStream(NUM_ROWS, read, seed=5, shuffle_shards=shuffle_shards)  # type: ignore[arg-type]
+
+
+def encode(image_B3HW: Tensor) -> Tensor:
+    return F.max_pool2d(image_B3HW, 2)
+
+
+def pair_batches(*, mirror: bool, shuffle_shards: int = 2) -> PairBatches:
+    return PairBatches(stream(pairs, shuffle_shards), encode, CPU, seed=5, mirror=mirror)
+
+
+def test_a_batch_of_features_is_what_its_rows_hold() -> None:
+    batch = FeatureBatches(stream(features), CPU).take(5)
+    for place, row in enumerate(stream(features).take(5)):
+        picture_13HW = images.to_tensor([picture(row.shard, row.index)])
+        assert torch.equal(batch.hq_B3HW[place : place + 1], picture_13HW)
+        token_NC = torch.from_numpy(values(row.shard, (5, 6))[row.index]).float()
+        assert batch.lq_tokens_BNC is not None
+        assert batch.sr_tokens_BNC is not None
+        assert torch.equal(batch.lq_tokens_BNC[place], token_NC)
+        assert torch.equal(batch.sr_tokens_BNC[place], 2 * token_NC)
+        latent_CHW = torch.from_numpy(values(row.shard, (4, 2, 2))[row.index]).float()
+        assert torch.equal(batch.lq_latent_BCHW[place], latent_CHW)
+        assert torch.equal(batch.hq_latent_BCHW[place], 2 * latent_CHW)
+    assert all(tensor is not None and tensor.dtype == torch.float32 for tensor in batch)
+
+
+@pytest.mark.parametrize("shuffle_shards", [1, 2])
+def test_pairs_are_mirrored_together_before_they_are_encoded(shuffle_shards: int) -> None:
+    plain = pair_batches(mirror=False, shuffle_shards=shuffle_shards).take(60)
+    mirrored = pair_batches(mirror=True, shuffle_shards=shuffle_shards).take(60)
+    flips = [not torch.equal(a, b) for a, b in zip(plain.hq_B3HW, mirrored.hq_B3HW, strict=True)]
+    assert 15 < sum(flips) < 45
+    for place, flip in enumerate(flips):
+        for whole, changed in _images(plain, mirrored):
+            expected = whole[place].flip(-1) if flip else whole[place]
+            assert torch.equal(changed[place], expected)
+    assert torch.equal(mirrored.hq_latent_BCHW, encode(mirrored.hq_B3HW))
+    assert mirrored.lq_tokens_BNC is None
+
+
+def _images(plain: Batch, mirrored: Batch) -> Sequence[tuple[Tensor, Tensor]]:
+    return [
+        (plain.hq_B3HW, mirrored.hq_B3HW),
+        (plain.lq_latent_BCHW, mirrored.lq_latent_BCHW),
+        (plain.hq_latent_BCHW, mirrored.hq_latent_BCHW),
+    ]
+
+
+def test_a_resumed_stream_mirrors_the_same_rows() -> None:
+    whole, resumed = pair_batches(mirror=True), pair_batches(mirror=True)
+    whole.take(9)
+    resumed.seek(9)
+    for one, other in zip(whole.take(12), resumed.take(12), strict=True):
+        assert one is None or torch.equal(one, other)
+
+
+def test_a_small_table_is_encoded_once() -> None:
+    sizes: list[int] = []
+
+    def counted(image_B3HW: Tensor) -> Tensor:
+        sizes.append(len(image_B3HW))
+        return encode(image_B3HW)
+
+    batches = PairBatches(stream(pairs), counted, CPU, seed=5, mirror=False)
+    for _ in range(10):
+        batches.take(7)
+    assert sizes == [1] * (2 * sum(NUM_ROWS))  # HQ and LQ of each row

@@ -1,0 +1,213 @@
+import math
+from pathlib import Path
+from shutil import copytree
+from typing import NamedTuple
+
+import pytest
+import torch
+import torch.multiprocessing as mp
+from torch import Tensor, nn
+
+from components.training import loop
+from components.training.loop import NonFiniteLossError
+from components.training.optimization import OptimizationParams
+
+
+class Pair(NamedTuple):
+    x_BD: Tensor
+    y_BD: Tensor
+
+
+class Rows:
+    """Rows that follow from their number."""
+
+    def __init__(self, rank: int = 0, poison: int | None = None) -> None:
+        self.position, self.rank, self.poison = 0, rank, poison
+
+    def seek(self, position: int) -> None:
+        self.position = position
+
+    def take(self, count: int) -> Pair:
+        numbers = torch.arange(self.position, self.position + count).float()
+        self.position += count
+        x_BD = torch.stack([torch.sin(numbers * k + self.rank) for k in range(1, 5)], dim=1)
+        y_BD = 2 * x_BD + 1
+        if self.poison is not None and self.position > self.poison:
+            y_BD = y_BD * math.inf
+        return Pair(x_BD, y_BD)
+
+
+class Step(nn.Module):
+    def __init__(self) -> None:
+        super().__init__()
+        torch.manual_seed(0)
+        self.frozen = nn.Linear(4, 4).requires_grad_(requires_grad=False)
+        self.layer = nn.Linear(4, 4)
+        self.dropout = nn.Dropout(0.1)
+
+    def forward(self, batch: Pair, generator: torch.Generator) -> dict[str, Tensor]:
+        noise_BD = torch.randn(batch.x_BD.shape, generator=generator)
+        out_BD = self.layer(self.dropout(batch.x_BD) + 0.01 * noise_BD)
+        pixel = (out_BD - batch.y_BD).square().mean()
+        return {"loss": 2 * pixel, "pixel": pixel}
+
+
+def optimization(**changes: object) -> OptimizationParams:
+    values = {
+        "steps": 20,
+        "batch_size": 4,
+        "learning_rate": 0.05,
+        "checkpoint_every": 6,
+        "log_every": 3,
+        **changes,
+    }
+    return OptimizationParams.model_validate(values)
+
+
+def run(
+    params: OptimizationParams, folder: Path | None = None, **how: object
+) -> tuple[Step, list[dict[str, float]], list[int]]:
+    """Train, keep each checkpoint as `folder/STEP`, and give model, points and checkpoint steps."""
+    points: list[dict[str, float]] = []
+    kept: list[int] = []
+
+    def report(new: list[dict[str, float]], checkpoint: Path | None) -> None:
+        points.extend(new)
+        if checkpoint is not None:
+            kept.append(int(points[-1]["step"]))
+            if folder is not None:
+                copytree(checkpoint, folder / str(kept[-1]))
+
+    step = Step()
+    loop.train(step, Rows(), params, report=report, **how)  # type: ignore[arg-type]
+    return step, points, kept
+
+
+def weights(step: nn.Module) -> Tensor:
+    return torch.cat([parameter.flatten() for parameter in step.parameters()])
+
+
+def without_rate(points: list[dict[str, float]]) -> list[dict[str, float]]:
+    return [{k: v for k, v in point.items() if k != "images_per_s"} for point in points]
+
+
+def test_it_learns_and_leaves_frozen_parameters_alone() -> None:
+    before = Step()
+    step, points, kept = run(optimization())
+    assert points[-1]["loss"] < 0.5 * points[0]["loss"]
+    assert torch.equal(step.frozen.weight, before.frozen.weight)
+    assert [point["step"] for point in points] == [3, 6, 9, 12, 15, 18, 20]
+    assert kept == [6, 12, 18, 20]
+    assert points[0].keys() == {"step", "loss", "pixel", "images_per_s", "learning_rate"}
+    assert all(point["loss"] == pytest.approx(2 * point["pixel"]) for point in points)
+
+
+@pytest.mark.parametrize("stopped", [6, 18, 20])
+def test_a_resumed_training_ends_with_the_same_bits_and_history(
+    tmp_path: Path, stopped: int
+) -> None:
+    params = optimization(schedule="cosine", warmup_steps=3, accumulate=2, gradient_clip=0.5)
+    whole, points, _ = run(params, tmp_path)
+    torch.manual_seed(99)
+    resumed, again, kept = run(params, resume_from=tmp_path / str(stopped))
+    assert torch.equal(weights(whole), weights(resumed))
+    assert without_rate(again) == without_rate(points)
+    assert kept == [step for step in (6, 12, 18, 20) if step > stopped]
+
+
+def test_accumulating_gives_the_gradient_of_the_larger_batch() -> None:
+    whole, accumulated = Step(), Step()
+    for step in (whole, accumulated):
+        step.dropout.p = 0.0
+        step.forward = _without_noise(step)  # type: ignore[method-assign]
+    one = optimization(steps=5, batch_size=8)
+    two = optimization(steps=5, batch_size=4, accumulate=2)
+    loop.train(whole, Rows(), one, report=lambda *_: None)
+    loop.train(accumulated, Rows(), two, report=lambda *_: None)
+    assert torch.allclose(weights(whole), weights(accumulated), atol=1e-6)
+
+
+def _without_noise(step: Step) -> object:
+    def forward(batch: Pair, generator: torch.Generator) -> dict[str, Tensor]:
+        del generator
+        return {"loss": (step.layer(batch.x_BD) - batch.y_BD).square().mean()}
+
+    return forward
+
+
+def test_a_loss_that_is_not_finite_stops_with_step_and_term_before_any_checkpoint() -> None:
+    kept: list[Path] = []
+    rows = Rows(poison=4 * 7)  # the eighth batch is the first one spoiled
+
+    def report(_: list[dict[str, float]], checkpoint: Path | None) -> None:
+        kept.extend([checkpoint] if checkpoint else [])
+
+    with pytest.raises(NonFiniteLossError, match="step 8: pixel is inf"):
+        loop.train(Step(), rows, optimization(), report=report)
+    assert len(kept) == 1  # of step 6
+
+
+def test_the_last_checkpoint_has_what_is_exported(tmp_path: Path) -> None:
+    run(optimization(), tmp_path, export=lambda folder: (folder / "extra").touch())
+    assert (tmp_path / "20" / "extra").exists()
+    assert not (tmp_path / "18" / "extra").exists()
+
+
+def test_the_learning_rate_warms_up_and_goes_down_along_a_cosine() -> None:
+    params = optimization(steps=24, learning_rate=1.0, warmup_steps=4, schedule="cosine")
+    rates = [params.learning_rate_at(step) for step in range(24)]
+    assert rates[:4] == [0.25, 0.5, 0.75, 1.0]
+    assert rates[4] == 1.0
+    assert rates[14] == pytest.approx(0.5)
+    assert 0 < rates[-1] < 0.01
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"checkpoint_every": 7}, "checkpoint_every = 7 must be a multiple of log_every = 3"),
+        ({"warmup_steps": 20}, "warmup_steps = 20 must be below steps = 20"),
+        ({"betas": (0.9, 1.0)}, "must be below 1"),
+    ],
+)
+def test_impossible_parameters_are_refused(changes: dict[str, object], message: str) -> None:
+    with pytest.raises(ValueError, match=message):
+        optimization(**changes)
+
+
+def _one_of_three(rank: int, folder: str, start: str | None) -> None:
+    torch.set_num_threads(1)
+    store = torch.distributed.FileStore(f"{folder}/store-{start}", 3)
+    torch.distributed.init_process_group("gloo", store=store, rank=rank, world_size=3)
+    step = Step()
+    with torch.no_grad():
+        step.layer.weight += rank  # what rank 0 says counts
+    torch.manual_seed(rank)
+
+    def report(points: list[dict[str, float]], checkpoint: Path | None) -> None:
+        if checkpoint is not None and start is None:
+            copytree(checkpoint, f"{folder}/{points[-1]['step']}", dirs_exist_ok=True)
+
+    loop.train(
+        step,
+        Rows(rank),
+        optimization(steps=12, accumulate=2),
+        report=report,
+        rank=rank,
+        world_size=3,
+        resume_from=Path(folder, start) if start else None,
+    )
+    torch.save(weights(step), f"{folder}/weights-{start}-{rank}")
+    torch.distributed.destroy_process_group()
+
+
+@pytest.mark.slow
+def test_three_ranks_keep_the_same_weights_and_resume_bit_for_bit(tmp_path: Path) -> None:
+    for start in (None, "6"):
+        mp.start_processes(_one_of_three, (str(tmp_path), start), nprocs=3, start_method="fork")
+    ends = [
+        torch.load(tmp_path / f"weights-{start}-{rank}")
+        for start in (None, "6")
+        for rank in range(3)
+    ]
+    assert all(torch.equal(ends[0], other) for other in ends[1:])

@@ -1,0 +1,98 @@
+"""The text condition: what the backbone's own text encoder says of the fixed prompt."""
+
+import json
+from pathlib import Path
+
+import pytest
+import torch
+from safetensors import safe_open
+
+from components.weights.prompt import REFERENCE_PROMPT, encode_prompt, write_prompt
+
+
+def test_stable_diffusion_sees_77_tokens_of_its_clip_encoder(
+    stable_diffusion: Path, tmp_path: Path
+) -> None:
+    """Against CLIP called by hand: start, words, end, then exclamation marks up to 77."""
+    from transformers import CLIPTextModel, CLIPTokenizer
+
+    write_prompt(stable_diffusion, REFERENCE_PROMPT, tmp_path / "prompt.safetensors")
+    with safe_open(tmp_path / "prompt.safetensors", "pt") as file:
+        prompt_LD = file.get_tensor("prompt")
+        assert file.metadata() == {"text": REFERENCE_PROMPT}
+    assert prompt_LD.shape == (77, 16)
+    assert prompt_LD.dtype == torch.float32
+
+    tokenizer = CLIPTokenizer.from_pretrained(stable_diffusion / "tokenizer")
+    ids = tokenizer(REFERENCE_PROMPT, add_special_tokens=False).input_ids
+    start, end = tokenizer.bos_token_id, tokenizer.eos_token_id
+    padded = [start, *ids, end]
+    padded += [0] * (77 - len(padded))
+    encoder = CLIPTextModel.from_pretrained(stable_diffusion / "text_encoder")
+    with torch.no_grad():
+        expected = encoder(torch.tensor([padded])).last_hidden_state[0]
+    torch.testing.assert_close(prompt_LD, expected)
+
+
+def test_another_prompt_is_another_condition(stable_diffusion: Path) -> None:
+    first, second = (encode_prompt(stable_diffusion, text) for text in ("a face", "a photo"))
+    assert not torch.equal(first, second)
+    assert torch.equal(first, encode_prompt(stable_diffusion, "a face"))
+
+
+@pytest.fixture(scope="module")
+def qwen(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A random Qwen2.5-VL of two narrow layers, with a byte-level vocabulary without merges."""
+    from tokenizers.pre_tokenizers import ByteLevel
+    from transformers import Qwen2_5_VLConfig, Qwen2_5_VLForConditionalGeneration
+
+    folder = tmp_path_factory.mktemp("published") / "qwen"
+    (folder / "tokenizer").mkdir(parents=True)
+    special = ["<|endoftext|>", "<|im_start|>", "<|im_end|>"]
+    vocabulary = {token: i for i, token in enumerate([*sorted(ByteLevel.alphabet()), *special])}
+    (folder / "tokenizer" / "vocab.json").write_text(json.dumps(vocabulary))
+    (folder / "tokenizer" / "merges.txt").write_text("#version: 0.2\n")
+    settings = {
+        "tokenizer_class": "Qwen2Tokenizer",
+        "pad_token": "<|endoftext|>",
+        "additional_special_tokens": special,
+    }
+    (folder / "tokenizer" / "tokenizer_config.json").write_text(json.dumps(settings))
+    text = {
+        "vocab_size": len(vocabulary),
+        "hidden_size": 24,
+        "intermediate_size": 32,
+        "num_hidden_layers": 2,
+        "num_attention_heads": 2,
+        "num_key_value_heads": 1,
+        "rope_scaling": {"type": "mrope", "rope_type": "default", "mrope_section": [2, 2, 2]},
+    }
+    vision = {
+        "depth": 1,
+        "hidden_size": 16,
+        "intermediate_size": 16,
+        "num_heads": 2,
+        "out_hidden_size": 24,
+    }
+    torch.manual_seed(0)
+    model = Qwen2_5_VLForConditionalGeneration(
+        Qwen2_5_VLConfig(text_config=text, vision_config=vision)
+    ).bfloat16()
+    model.save_pretrained(folder / "text_encoder", safe_serialization=True)
+    return folder
+
+
+def test_qwen_drops_the_tokens_of_its_template(qwen: Path) -> None:
+    """One token a byte here, so the length is known: the template minus 34, and the words."""
+    words = encode_prompt(qwen, "a face")
+    longer = encode_prompt(qwen, "a face, sharp")
+    assert words.dtype == torch.float32
+    assert words.shape[1] == 24
+    assert len(longer) - len(words) == len(", sharp")
+
+
+def test_an_unknown_text_encoder_is_refused_by_name(tmp_path: Path) -> None:
+    (tmp_path / "text_encoder").mkdir()
+    (tmp_path / "text_encoder" / "config.json").write_text('{"model_type": "t5"}')
+    with pytest.raises(ValueError, match="is a 't5'; a prompt can be encoded by clip_text_model"):
+        encode_prompt(tmp_path, "a face")

@@ -1,0 +1,38 @@
+"""What every test may rely on: a quiet, local environment, and the pictures beside the checkout."""
+
+import os
+from pathlib import Path
+
+import pytest
+
+pytest_plugins = ["tests.ray_session"]  # one Ray cluster for the whole run
+
+REPOSITORY = Path(__file__).parents[1]
+
+# A test must not reach a developer's cluster, tracking server, bucket or model store.
+for _setting in ("RAY_ADDRESS", "MLFLOW_TRACKING_URI", "HDRFACE_ROOT", "HDRFACE_STORE"):
+    os.environ.pop(_setting, None)
+os.environ.update(
+    {
+        "DVC_NO_ANALYTICS": "1",
+        "HF_HUB_OFFLINE": "1",
+        "MLFLOW_DISABLE_TELEMETRY": "1",
+        "RAY_USAGE_STATS_ENABLED": "0",
+        "TRANSFORMERS_VERBOSITY": "error",
+    }
+)
+
+
+@pytest.fixture(scope="session")
+def repository() -> Path:
+    """Return the folder of the checkout."""
+    return REPOSITORY
+
+
+@pytest.fixture(scope="session")
+def shared_dir() -> Path:
+    """Return the folder of photographs and small networks beside the checkout, or skip."""
+    folder = REPOSITORY.parent / "shared"
+    if not folder.is_dir():
+        pytest.skip(f"needs photographs and networks in {folder}")
+    return folder

@@ -1,0 +1,196 @@
+"""A training small enough for tests, with all that must survive a kill: run by `test_train.py`.
+
+python small_training.py OUT     trains on two workers; environment `KILL` names victims and steps
+"""
+
+import json
+import os
+import signal
+import sys
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import numpy as np
+import pyarrow as pa
+import torch
+import torch.distributed as dist
+from safetensors.torch import save_file
+from torch import Tensor, nn
+
+from components.params import Compute
+from components.runtime import logs, training_run
+from components.runtime.distributed import Seat
+from components.training import loop
+from components.training.optimization import OptimizationParams
+from components.training.sampler import RowStream, stacked
+
+OPTIMIZATION = OptimizationParams(
+    steps=40,
+    batch_size=3,
+    learning_rate=0.01,
+    warmup_steps=5,
+    schedule="cosine",
+    gradient_clip=1.0,
+    accumulate=2,
+    checkpoint_every=8,
+    log_every=4,
+    seed=7,
+)
+NUM_ROWS = (5, 0, 4, 6, 5, 3)  # of each shard
+
+
+class Pictures(NamedTuple):
+    hq_BD: Tensor
+    lq_BD: Tensor
+
+
+class Step(nn.Module):
+    """Uses everything that has a state: the noise generator, the process's random state, rows."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.first, self.last = nn.Linear(6, 16), nn.Linear(16, 6)
+        self.dropout = nn.Dropout(0.2)
+        self.frozen = nn.Linear(6, 6)
+        self.unused = nn.Linear(6, 6)
+        self.frozen.requires_grad_(requires_grad=False)
+
+    def forward(self, batch: Pictures, generator: torch.Generator) -> dict[str, Tensor]:
+        noise_BD = torch.randn(batch.lq_BD.shape, generator=generator)
+        hidden_BD = self.dropout(torch.tanh(self.first(self.frozen(batch.lq_BD) + 0.1 * noise_BD)))
+        pixel = (self.last(hidden_BD) - batch.hq_BD).square().mean()
+        size = hidden_BD.abs().mean()
+        return {"loss": pixel + 0.01 * size, "pixel": pixel, "size": size}
+
+
+class Rows:
+    def __init__(self, stream: RowStream) -> None:
+        self._stream = stream
+
+    @property
+    def position(self) -> int:
+        return self._stream.position
+
+    def seek(self, position: int) -> None:
+        self._stream.seek(position)
+
+    def take(self, count: int) -> Pictures:
+        rows = self._stream.take(count)
+        return Pictures(*(torch.from_numpy(stacked(rows, name)).float() for name in ("hq", "lq")))
+
+
+class DeadlyRows(Rows):
+    """Sends SIGKILL to a process when this rank has read so many rows, once."""
+
+    def __init__(self, stream: RowStream, victim: int, position: int, done: Path) -> None:
+        super().__init__(stream)
+        self._victim, self._position, self._done = victim, position, done
+
+    def take(self, count: int) -> Pictures:
+        if self.position >= self._position and not self._done.exists():
+            self._done.touch()
+            os.kill(self._victim, signal.SIGKILL)
+        return super().take(count)
+
+
+def shard(index: int) -> pa.Table:
+    draw = np.random.default_rng(index)
+    columns = {}
+    for name in ("hq", "lq"):
+        values = draw.standard_normal((NUM_ROWS[index], 6)).astype(np.float16)
+        kind = pa.fixed_shape_tensor(pa.float16(), (6,))
+        storage = pa.FixedSizeListArray.from_arrays(pa.array(values.reshape(-1)), 6)
+        columns[name] = pa.ExtensionArray.from_storage(kind, storage)
+    return pa.table(columns)
+
+
+def stream(rank: int, world_size: int) -> RowStream:
+    return RowStream(NUM_ROWS, shard, seed=3, rank=rank, world_size=world_size, shuffle_shards=2)
+
+
+def make_step() -> Step:
+    torch.manual_seed(1)
+    return Step()
+
+
+def work(config: dict[str, Any], seat: Seat) -> None:
+    step = make_step()
+    torch.manual_seed(100 + seat.rank)  # dropout differs from rank to rank
+    batches = Rows(stream(seat.rank, seat.world_size))
+    for victim, row in config["kills"]:
+        done = Path(config["marks"], f"{victim}-{row}")
+        if not done.exists() and (
+            (victim == "driver" and seat.rank == 0) or victim == str(seat.rank)
+        ):
+            process = config["driver"] if victim == "driver" else os.getpid()
+            batches = DeadlyRows(stream(seat.rank, seat.world_size), process, row, done)
+            break
+
+    def export(folder: Path) -> None:
+        trained = folder / training_run.TRAINED
+        trained.mkdir()
+        save_file(step.state_dict(), trained / "step.safetensors")
+
+    loop.train(
+        step,
+        batches,
+        OPTIMIZATION,
+        report=seat.report,
+        rank=seat.rank,
+        world_size=seat.world_size,
+        resume_from=seat.resume_from,
+        export=export,
+    )
+
+
+def work_without_ray(rank: int, folder: str) -> None:
+    """Train as `work` does, uninterrupted, without Ray; for two forked processes."""
+    torch.set_num_threads(1)
+    dist.init_process_group(
+        "gloo", store=dist.FileStore(f"{folder}/store", 2), rank=rank, world_size=2
+    )
+    step = make_step()
+    torch.manual_seed(100 + rank)
+    points: list[dict[str, float]] = []
+    loop.train(
+        step,
+        Rows(stream(rank, 2)),
+        OPTIMIZATION,
+        report=lambda new, _: points.extend(new),
+        rank=rank,
+        world_size=2,
+    )
+    if rank == 0:
+        save_file(step.state_dict(), Path(folder, "step.safetensors"))
+        Path(folder, "history.json").write_text(json.dumps(points))
+    dist.destroy_process_group()
+
+
+def main(out: Path) -> None:
+    logs.configure()
+    training = training_run.Training(
+        stage="train@small",
+        module="components.training.loop",
+        params={"optimization": OPTIMIZATION.model_dump()},
+        inputs={"features": "none"},
+        workers=2,
+        num_steps=OPTIMIZATION.steps,
+    )
+    training_run.run(
+        training,
+        out,
+        worker=work,
+        config={
+            "kills": json.loads(os.environ.get("KILL", "[]")),
+            "marks": str(out.parent),
+            "driver": os.getpid(),
+        },
+        compute=Compute(cpus=1),
+        tags=dict,
+    )
+
+
+if __name__ == "__main__":
+    import small_training  # by its name: Ray's workers import it, and cannot import `__main__`
+
+    small_training.main(Path(sys.argv[1]))

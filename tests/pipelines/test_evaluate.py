@@ -1,0 +1,368 @@
+"""Scoring a trained model: the stage and the command, over small networks of the real classes."""
+
+import json
+import logging
+import shutil
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import numpy as np
+import pyarrow as pa
+import pytest
+import torch
+from safetensors.torch import save_file
+from skimage.data import astronaut
+
+from components import images
+from components.degradation import recipe
+from components.degradation.recipe import DegradationParams
+from components.encoders.dinov3 import DINOv3
+from components.params import Compute
+from components.reporting.gallery import Gallery
+from components.restorer import Need, Restorer, RestorerSpec
+from components.runtime import shards, tracking
+from components.runtime.tables import MANIFEST, SCHEMA_VERSION, Made
+from components.runtime.unfinished import Unfinished
+from components.weights.manifest import write_manifest
+from components.weights.store import open_weights
+from pipelines import evaluate, evaluate_folder
+from pipelines.evaluate import EvaluateParams
+
+SIZE = 32
+TRAINING = "7ra1n1ng" * 8  # of the model under SDFM; the plain one's is tracked nowhere
+RECIPE = DegradationParams(
+    kernel_size=7, sigma=(0.2, 1.5), downsample=(1, 2), noise=(0, 10), jpeg_quality=(60, 95)
+)
+LINEAGE = {"params": {"degrade": {"recipe": RECIPE.model_dump(mode="json"), "seed": 42}}}
+
+
+class Project(NamedTuple):
+    """A folder with pairs, two trained models, what they need, and the faces behind the pairs."""
+
+    root: Path
+    params: EvaluateParams
+    faces: Path
+
+
+def _sd21(folder: Path) -> None:
+    """Write Stable Diffusion's networks, narrow, with random weights."""
+    from diffusers.models.autoencoders.autoencoder_kl import AutoencoderKL
+    from diffusers.models.unets.unet_2d_condition import UNet2DConditionModel
+    from diffusers.schedulers.scheduling_ddpm import DDPMScheduler
+
+    torch.manual_seed(0)
+    AutoencoderKL(
+        block_out_channels=(8, 8),
+        down_block_types=("DownEncoderBlock2D",) * 2,
+        up_block_types=("UpDecoderBlock2D",) * 2,
+        layers_per_block=1,
+        norm_num_groups=4,
+        sample_size=SIZE,
+    ).save_pretrained(folder / "vae")
+    UNet2DConditionModel(
+        block_out_channels=(8, 16),
+        down_block_types=("CrossAttnDownBlock2D", "DownBlock2D"),
+        up_block_types=("UpBlock2D", "CrossAttnUpBlock2D"),
+        layers_per_block=1,
+        norm_num_groups=4,
+        attention_head_dim=4,
+        cross_attention_dim=24,
+    ).save_pretrained(folder / "unet")
+    DDPMScheduler(
+        beta_start=0.00085, beta_end=0.012, beta_schedule="scaled_linear"
+    ).save_pretrained(folder / "scheduler")
+    save_file({"prompt": torch.randn(3, 24)}, folder / "prompt.safetensors")
+
+
+def _dinov3(folder: Path) -> None:
+    from transformers.models.dinov3_vit.configuration_dinov3_vit import DINOv3ViTConfig
+    from transformers.models.dinov3_vit.modeling_dinov3_vit import DINOv3ViTModel
+
+    torch.manual_seed(1)
+    config = DINOv3ViTConfig(
+        hidden_size=16,
+        intermediate_size=32,
+        num_hidden_layers=1,
+        num_attention_heads=2,
+        image_size=SIZE,
+        patch_size=16,
+        num_register_tokens=4,
+    )
+    DINOv3ViTModel(config).save_pretrained(folder)
+
+
+def _need(folder: Path, name: str, make: Callable[[Path], None]) -> Need:
+    make(folder)
+    identity = write_manifest(
+        folder, name=name, kind="stand-in", source="here", revision=None, licence="Apache-2.0"
+    )
+    return Need(name=name, identity=identity, hint=str(folder))
+
+
+def _models(root: Path) -> None:
+    """Save a plain restorer and one under SDFM whose intermediate is the plain one."""
+    backbone = _need(root / "weights" / "sd21", "sd21", _sd21)
+    encoder = _need(root / "weights" / "dinov3", "dinov3", _dinov3)
+    weights = open_weights(root / "weights" / "sd21")
+    common = {"backbone": "sd21", "trainable": "full", "size": SIZE, "seed": 42}
+    torch.manual_seed(2)
+    text = Restorer.untrained(
+        RestorerSpec.model_validate({**common, "condition": "text"}), weights, token_width=None
+    )
+    needs = {"backbone": backbone}
+    place = root / "models" / "sd21-text"
+    identity = text.save(place, needs=needs, licences=["Apache-2.0"], lineage=LINEAGE)
+    width = DINOv3(root / "weights" / "dinov3", input_size=SIZE).width
+    spec = {**common, "condition": "sdfm", "encoder_size": SIZE}
+    sdfm = Restorer.untrained(RestorerSpec.model_validate(spec), weights, token_width=width)
+    needs |= {
+        "encoder": encoder,
+        "intermediate": Need(name="sd21-text", identity=identity, hint=str(place)),
+    }
+    lineage = {**LINEAGE, "training": TRAINING}
+    sdfm.save(root / "models" / "sd21-sdfm", needs=needs, licences=["Apache-2.0"], lineage=lineage)
+
+
+def _pairs(root: Path, num_faces: int = 6) -> None:
+    """Write faces as a folder of PNGs, and a table of pairs as the stage `degrade` does."""
+    (root / "hq").mkdir()
+    rows = []
+    for i in range(num_faces):
+        hq = images.resize(astronaut()[8 * i : 8 * i + 200, 130:330].copy(), SIZE)
+        face_id = f"fäce {i}.png"
+        split = "train" if i == 1 else "test"
+        if split == "test":
+            (root / "hq" / face_id).write_bytes(images.encode_png(hq))
+        drawn = recipe.draw(RECIPE, hq.shape[:2], seed=42, face_id=face_id, variant=0)
+        lq = recipe.apply(hq, drawn)
+        png = {"hq_png": images.encode_png(hq), "lq_png": images.encode_png(lq)}
+        rows.append({"face_id": face_id, "variant": 0, "split": split, **png})
+    partial = Unfinished.resume(root / "pairs", "1dea", 2)
+    notes = [partial.keep(i, Made(pa.Table.from_pylist(rows[4 * i : 4 * i + 4]))) for i in (0, 1)]
+    manifest = {
+        "schema_version": SCHEMA_VERSION,
+        "stage": "degrade",
+        "identity": "1dea" * 16,
+        "params": {"recipe": RECIPE.model_dump(mode="json"), "seed": 42},
+        "num_rows": num_faces,
+        "columns": notes[0].columns,
+        "shards": [json.loads(note.dumps())["shard"] for note in notes],
+        "rejected": [],
+    }
+    partial.finish(root / "pairs", MANIFEST, shards.json_bytes(manifest))
+
+
+@pytest.fixture(scope="module")
+def project(tmp_path_factory: pytest.TempPathFactory) -> Project:
+    root = tmp_path_factory.mktemp("project")
+    _models(root)
+    _pairs(root)
+    params = EvaluateParams(
+        pairs=root / "pairs",
+        models=root / "models",
+        scores=root / "metrics",
+        galleries=root / "galleries",
+        conditions=["text", "sdfm"],
+        metrics=["psnr", "ssim", "lpips"],
+        identity_network=None,
+        bootstrap_samples=200,
+        seed=42,
+        gallery=2,
+        batch_size=3,
+    )
+    return Project(root, params, root / "hq")
+
+
+@pytest.fixture(autouse=True)
+def _no_learned_metrics(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("TORCH_HOME", str(tmp_path / "torch"))
+
+
+@pytest.fixture(scope="module")
+def database(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
+    """Track in one database for all tests here: making one takes seconds."""
+    folder = tmp_path_factory.mktemp("mlflow")
+    with pytest.MonkeyPatch.context() as patch:
+        patch.chdir(folder)
+        patch.setenv("MLFLOW_TRACKING_URI", f"sqlite:///{folder}/mlflow.db")
+        yield
+
+
+def _evaluate(project: Project, condition: str, **changes: Any) -> dict[str, Any]:
+    params = project.params.model_copy(update=changes)
+    evaluate.run(params, Compute(), "sd21", condition)
+    content: dict[str, Any] = json.loads((params.scores / f"sd21-{condition}.json").read_bytes())
+    return content
+
+
+@pytest.mark.usefixtures("database")
+def test_the_test_split_alone_is_scored_and_every_number_can_be_computed_again(
+    project: Project,
+) -> None:
+    result = _evaluate(project, "sdfm")
+    faces = {face["face_id"]: face["scores"] for face in result["faces"]}
+    assert list(faces) == [f"fäce {i}.png" for i in (0, 2, 3, 4, 5)]
+    assert result["unavailable"].keys() == {"lpips", "identity_angle"}
+
+    restorer = Restorer.load(project.root / "models" / "sd21-sdfm")
+    hq = images.decode((project.faces / "fäce 4.png").read_bytes())
+    drawn = recipe.draw(RECIPE, hq.shape[:2], seed=42, face_id="fäce 4.png", variant=0)
+    restoration = restorer.restore(images.to_tensor([recipe.apply(hq, drawn)]), ["fäce 4.png"], [0])
+    [restored] = images.from_tensor(restoration.restored_B3HW)
+    error = np.mean((restored.astype(float) - hq) ** 2)
+    assert faces["fäce 4.png"]["psnr"]["restored"] == pytest.approx(
+        10 * np.log10(255**2 / error), abs=0.01
+    )
+
+    psnr = result["metrics"]["psnr"]
+    for role in ("degraded", "intermediate", "restored"):
+        scores = [face["psnr"][role] for face in faces.values()]
+        assert psnr[role]["mean"] == pytest.approx(np.mean(scores))
+        assert min(scores) <= psnr[role]["low"] <= psnr[role]["high"] <= max(scores)
+    assert psnr["gain"]["mean"] == pytest.approx(
+        psnr["restored"]["mean"] - psnr["degraded"]["mean"]
+    )
+    assert result["protocol"]["pairs"] == "1dea" * 16
+    assert result["protocol"]["degradation"] == RECIPE.model_dump(mode="json")
+
+
+@pytest.mark.usefixtures("database")
+def test_the_gallery_shows_faces_with_their_gate_and_text_models_have_no_intermediate(
+    project: Project,
+) -> None:
+    _evaluate(project, "sdfm")
+    gallery = Gallery.read(project.params.galleries / "sd21-sdfm")
+    assert [face.face_id for face in gallery.faces] == ["fäce 2.png", "fäce 4.png"]
+    roles = ["lq", "intermediate", "restored", "hq", "gate"]
+    assert all(list(face.pictures) == roles for face in gallery.faces)
+    assert gallery.limits is not None
+    assert 0 < gallery.limits[0] < gallery.limits[1] < 1
+
+    result = _evaluate(project, "text")
+    assert list(result["faces"][0]["scores"]["psnr"]) == ["degraded", "restored"]
+    assert Gallery.read(project.params.galleries / "sd21-text").limits is None
+
+
+@pytest.mark.usefixtures("database")
+def test_another_batch_size_writes_the_same_numbers(project: Project) -> None:
+    one, other = (_evaluate(project, "text", batch_size=size)["faces"] for size in (1, 8))
+    for face, same in zip(one, other, strict=True):
+        for metric, roles in face["scores"].items():
+            assert same["scores"][metric] == pytest.approx(roles, abs=0.02)
+
+
+@pytest.mark.usefixtures("database")
+def test_scores_and_picture_go_into_the_run_of_the_training(project: Project) -> None:
+    run = tracking.TrainingRun.begin(TRAINING, name="train@sd21-sdfm", params={}, tags={})
+    run.finish()
+    result = _evaluate(project, "sdfm")
+    found = run._client.get_run(run.id)
+    gain = result["metrics"]["psnr"]["gain"]
+    assert found.data.metrics["psnr.gain.mean"] == pytest.approx(gain["mean"])
+    assert found.data.metrics["psnr.gain.low"] == pytest.approx(gain["low"])
+    assert "ssim.intermediate.high" in found.data.metrics
+    [artifact] = run._client.list_artifacts(run.id, "gallery")
+    assert artifact.path == "gallery/gallery.png"
+
+
+@pytest.mark.usefixtures("database")
+def test_a_model_whose_training_is_not_tracked_here_is_still_scored(
+    project: Project, caplog: pytest.LogCaptureFixture
+) -> None:
+    with caplog.at_level(logging.WARNING):
+        _evaluate(project, "text")
+    assert "no MLflow run of" in caplog.text
+    assert "lpips is not measured: weights are missing" in caplog.text
+
+
+@pytest.mark.usefixtures("database")
+def test_the_command_gives_the_stages_scores_also_on_a_machine_without_the_repository(
+    project: Project, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    staged = _evaluate(project, "sdfm")["faces"]
+    # Another machine: nothing lies where the hints say, a store holds it by identity.
+    home = tmp_path / "elsewhere"
+    shutil.copytree(project.root / "models" / "sd21-sdfm", home / "model")
+    shutil.copytree(project.faces, home / "hq")
+    (home / "hq" / "notes.png").write_text("no picture")
+    (home / "hq" / "wide.png").write_bytes(images.encode_png(astronaut()[:100]))
+    needs = json.loads((home / "model" / "restorer.json").read_bytes())["needs"]
+    for need in needs.values():
+        shutil.copytree(need["hint"], home / "store" / need["identity"])
+    away = project.root.with_name("away")
+    project.root.rename(away)
+    monkeypatch.setenv("HDRFACE_STORE", str(home / "store"))
+    try:
+        result = evaluate_folder.run(
+            str(home / "model"), home / "hq", seed=42, json_file=home / "out.json", batch_size=2
+        )
+    finally:
+        away.rename(project.root)
+    assert json.loads((home / "out.json").read_bytes()) == result
+    assert [face["face_id"] for face in result["faces"]] == [face["face_id"] for face in staged]
+    for face, same in zip(result["faces"], staged, strict=True):
+        for metric in ("psnr", "ssim"):
+            assert face["scores"][metric] == pytest.approx(same["scores"][metric], abs=0.02)
+    reasons = {one["id"]: one["reason"] for one in result["rejected"]}
+    assert "not a JPEG" in reasons["notes.png"]
+    assert "not square" in reasons["wide.png"]
+
+
+@pytest.mark.usefixtures("database")
+def test_a_run_of_mlflow_names_a_model_too(
+    project: Project, capsys: pytest.CaptureFixture[str]
+) -> None:
+    run = tracking.TrainingRun.begin("0ther", name="x", params={}, tags={})
+    run.log_model(project.root / "models" / "sd21-text")
+    run.finish()
+    result = evaluate_folder.run(run.id, project.faces, seed=1)
+    assert result["model"]["name"] == "sd21-text"
+    printed = capsys.readouterr().out
+    assert "sd21-text on 5 faces" in printed
+    assert f"{result['metrics']['psnr']['gain']['mean']:+.3f}" in printed
+    assert "not measured: identity_angle: no identity network" in printed
+    with pytest.raises(ValueError, match="'n0ne' is neither a folder nor an MLflow run"):
+        evaluate_folder.run("n0ne", project.faces, seed=1)
+
+
+def test_the_seed_and_the_recipe_decide_the_degradation(project: Project) -> None:
+    model = str(project.root / "models" / "sd21-text")
+    gentle = RECIPE.model_copy(update={"noise": (0, 0), "downsample": (1, 1)})
+    runs = [
+        evaluate_folder.run(model, project.faces, seed=seed, recipe=chosen)
+        for seed, chosen in ((1, None), (1, None), (2, None), (1, gentle))
+    ]
+    degraded = [run["metrics"]["psnr"]["degraded"]["mean"] for run in runs]
+    assert degraded[0] == degraded[1]
+    assert degraded[0] != degraded[2]
+    assert degraded[3] > degraded[0] + 1
+    assert runs[3]["protocol"]["degradation"]["noise"] == [0.0, 0.0]
+
+
+def test_what_cannot_be_evaluated_is_said(project: Project, tmp_path: Path) -> None:
+    (tmp_path / "bad").mkdir()
+    (tmp_path / "bad" / "a.png").write_text("no picture")
+    model = project.root / "models" / "sd21-text"
+    with pytest.raises(ValueError, match=r"no usable face in .*1 pictures were rejected, a\.png:"):
+        evaluate_folder.run(str(model), tmp_path / "bad", seed=1)
+    with pytest.raises(ValueError, match="has faces of 48 pixels, the model restores 32"):
+        _evaluate(project, "text", pairs=_pairs_of_another_size(tmp_path))
+
+
+def _pairs_of_another_size(root: Path) -> Path:
+    png = images.encode_png(np.zeros((48, 48, 3), np.uint8))
+    row = {"face_id": "a", "variant": 0, "split": "test", "hq_png": png, "lq_png": png}
+    partial = Unfinished.resume(root / "pairs", "1dea", 1)
+    note = partial.keep(0, Made(pa.Table.from_pylist([row])))
+    manifest = {
+        "schema_version": SCHEMA_VERSION,
+        "stage": "degrade",
+        "identity": "1dea",
+        "num_rows": 1,
+        "columns": note.columns,
+        "shards": [json.loads(note.dumps())["shard"]],
+        "rejected": [],
+    }
+    partial.finish(root / "pairs", MANIFEST, shards.json_bytes(manifest))
+    return root / "pairs"
