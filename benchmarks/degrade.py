@@ -274,14 +274,14 @@ def measured_stage(folder: Path, num_faces: int, workers: Sequence[int]) -> list
     return measured
 
 
-def workers(folder: Path, num_faces: int) -> dict[str, Any]:
+def compare_workers(folder: Path, num_faces: int) -> dict[str, Any]:
     """Compare two workers with one; one runs twice: a machine that slows down meanwhile is seen."""
     runs = measured_stage(folder, num_faces, workers=[1, 2, 1])
     one = math.sqrt(runs[0]["faces_per_s"] * runs[2]["faces_per_s"])
     return {"runs": runs, "ratio": round(runs[1]["faces_per_s"] / one, 3)}
 
 
-def memory(folder: Path, sizes: Sequence[int]) -> dict[str, Any]:
+def compare_memory(folder: Path, sizes: Sequence[int]) -> dict[str, Any]:
     """Compare the peak of a large table with that of a small one, on two workers."""
     small, large = (measured_stage(folder, size, workers=[2])[0] for size in sizes)
     key = "peak_driver_and_workers_mib"
@@ -314,9 +314,9 @@ def main() -> None:
         if "one_core" in arguments.parts:
             results["one_core"] = one_core(arguments.pairs)
         if "workers" in arguments.parts:
-            results["workers"] = workers(Path(folder), arguments.faces)
+            results["workers"] = compare_workers(Path(folder), arguments.faces)
         if "memory" in arguments.parts:
-            results["memory"] = memory(Path(folder), arguments.memory)
+            results["memory"] = compare_memory(Path(folder), arguments.memory)
     print(machine.save("degrade", before, results))
 
 
