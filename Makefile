@@ -57,7 +57,8 @@ format: $(STAMP) ## let ruff format and sort imports
 	@ruff check --fix .
 
 bench: $(STAMP) ## run the benchmarks, write benchmarks/results/*.json
-	@python -m benchmarks
+	@for name in $(filter-out __init__ machine,$(basename $(notdir $(wildcard benchmarks/*.py)))); do \
+	  echo "benchmarks.$$name" >&2; python -m benchmarks.$$name; done
 
 mlflow: $(STAMP) ## open the runs of the local database in a browser
 	@mlflow ui --backend-store-uri sqlite:///mlflow.db

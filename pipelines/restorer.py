@@ -15,7 +15,7 @@ from typing import Any, cast
 
 import pyarrow as pa
 import pyarrow.compute as pc
-from pydantic import PositiveInt
+from pydantic import Field, PositiveInt
 
 from components import images
 from components.backbones.catalogue import BackboneName
@@ -43,6 +43,8 @@ class RestorerParams(Params):
     trainable: Trainable
     lora: LoraParams | None = None
     losses: LossParams
+    # Qwen-Image: how often a training step sees the degraded latent without noise (p of eq. 19: 0.5).
+    clean_condition: float = Field(ge=0, le=1)
     optimization: OptimizationParams
     workers: PositiveInt  # a parameter, not `compute`: it changes the result
     mirror: bool  # flips half of the rows
@@ -100,6 +102,7 @@ def plan(
             seed=params.seed,
         ),
         losses=params.losses,
+        clean_condition=params.clean_condition,
         optimization=params.optimization,
         weights=params.weights.absolute(),
         needs={"backbone": Need(name=weights.name, identity=weights.identity, hint=hint)},

@@ -12,7 +12,7 @@ import os
 from pathlib import Path
 from typing import Any, cast
 
-from pydantic import PositiveInt
+from pydantic import Field, PositiveInt
 
 from components import images
 from components.backbones.catalogue import BackboneName
@@ -44,6 +44,8 @@ class TrainParams(Params):
     trainable: Trainable
     lora: LoraParams | None = None
     losses: LossParams
+    # Qwen-Image: how often a training step sees the degraded latent without noise (p of eq. 19: 0.5).
+    clean_condition: float = Field(ge=0, le=1)
     optimization: OptimizationParams
     workers: PositiveInt  # a parameter, not `compute`: it changes the result
     shuffle_shards: PositiveInt = 8  # shards whose rows are mixed; they are in memory
@@ -110,6 +112,7 @@ def plan(
             seed=params.seed,
         ),
         losses=params.losses,
+        clean_condition=params.clean_condition,
         optimization=params.optimization,
         weights=params.weights.absolute(),
         token_width=_token_width(features),

@@ -5,7 +5,7 @@ from pathlib import Path
 
 import pytest
 
-pytest_plugins = ["tests.ray_session"]  # one Ray cluster for the whole run
+pytest_plugins = ["tests.ray_session", "tests.small_networks"]  # one of each for the whole run
 
 REPOSITORY = Path(__file__).parents[1]
 

@@ -6,6 +6,8 @@ from typing import Any, Literal
 
 from peft import LoraConfig
 from peft.utils import get_peft_model_state_dict
+from safetensors.torch import load_file
+from torch import Tensor
 
 from components.backbones.protocol import LoraParams
 
@@ -33,10 +35,8 @@ def save(network: Any, folder: Path, prefix: Prefix) -> None:
         QwenImageLoraLoaderMixin,
         StableDiffusionLoraLoaderMixin,
     )
-    from diffusers.utils import state_dict_utils
 
-    convert: Any = state_dict_utils.convert_state_dict_to_diffusers
-    layers = convert(get_peft_model_state_dict(network, adapter_name=ADAPTER))
+    layers = get_peft_model_state_dict(network, adapter_name=ADAPTER)
     metadata = network.peft_config[ADAPTER].to_dict()
     writer: dict[str, Any] = {
         "unet": StableDiffusionLoraLoaderMixin,
@@ -55,4 +55,21 @@ def load(network: Any, folder: Path, prefix: Prefix) -> None:
     file = folder / FILE
     if not file.is_file():
         raise FileNotFoundError(f"{file} is missing: the folder names LoRA layers but holds none")
-    network.load_lora_adapter(folder, prefix=prefix, weight_name=FILE, adapter_name=ADAPTER)
+    tensors = load_file(file)
+    if any(".lora.down." in key for key in tensors):
+        # An older diffusers spelling, often of the attention layers alone; diffusers looks at the
+        # first key only, and drops what is spelled otherwise. Such a file means alpha = rank.
+        network.load_lora_adapter(_renamed(tensors), prefix=prefix, adapter_name=ADAPTER)
+    else:
+        network.load_lora_adapter(folder, prefix=prefix, weight_name=FILE, adapter_name=ADAPTER)
+
+
+def _renamed(tensors: dict[str, Tensor]) -> dict[str, Tensor]:
+    spellings = {".lora.down.": ".lora_A.", ".lora.up.": ".lora_B."}
+    renamed = {}
+    for key, value in tensors.items():
+        name = key
+        for old, new in spellings.items():
+            name = name.replace(old, new)
+        renamed[name] = value
+    return renamed

@@ -64,9 +64,9 @@ class Backbone(Protocol):
         """Return the image of a scaled latent, not clamped; gradients flow to the latent."""
 
     def training_noise(
-        self, lq_latent_BCHW: Tensor, generator: torch.Generator
+        self, lq_latent_BCHW: Tensor, generator: torch.Generator, *, clean_condition: float
     ) -> StepNoise | None:
-        """Draw what a training step adds at random."""
+        """Draw what a step adds at random; the condition stays clean with this probability."""
 
     def inference_noise(self, noise_BCHW: Tensor, fidelity: float) -> StepNoise | None:
         """Arrange given noise for a fidelity in [0, 1]; 1 stays closest to the degraded face."""

@@ -17,7 +17,6 @@ from components.backbones.protocol import LoraParams, StepNoise, Trainable
 
 SCHEDULE_STEPS = 1000
 STEP_INDEX = 750
-CLEAN_CONDITION_PROBABILITY = 0.5  # p of eq. 19
 
 LORA_TARGETS = (
     *("img_in", "img_mod.1", "attn.to_q", "attn.to_k", "attn.to_v", "attn.to_out.0"),
@@ -113,7 +112,9 @@ class QwenImageBackbone(nn.Module):
         image_B3HW: Tensor = self.vae.decoder(self.vae.post_quant_conv(latent)).squeeze(2)
         return (image_B3HW + 1) / 2
 
-    def training_noise(self, lq_latent_BCHW: Tensor, generator: torch.Generator) -> StepNoise:
+    def training_noise(
+        self, lq_latent_BCHW: Tensor, generator: torch.Generator, *, clean_condition: float
+    ) -> StepNoise:
         batch, device = lq_latent_BCHW.shape[0], lq_latent_BCHW.device
         noise = torch.randn(lq_latent_BCHW.shape, generator=generator, device=generator.device)
         index = torch.randint(
@@ -121,7 +122,7 @@ class QwenImageBackbone(nn.Module):
         )
         clean = torch.rand(batch, generator=generator, device=generator.device)
         sigma_B = self.sigmas.to(index.device)[index].float()
-        sigma_B = torch.where(clean < CLEAN_CONDITION_PROBABILITY, 0.0, sigma_B)
+        sigma_B = torch.where(clean < clean_condition, 0.0, sigma_B)  # p of eq. 19
         return StepNoise(noise.to(device), sigma_B.to(device))
 
     def inference_noise(self, noise_BCHW: Tensor, fidelity: float) -> StepNoise:

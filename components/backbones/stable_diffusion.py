@@ -73,8 +73,10 @@ class StableDiffusionBackbone(nn.Module):
         image_B3HW: Tensor = self.vae.decode(latent_BCHW / self.vae.config.scaling_factor).sample
         return (image_B3HW + 1) / 2
 
-    def training_noise(self, lq_latent_BCHW: Tensor, generator: torch.Generator) -> None:
-        del lq_latent_BCHW, generator
+    def training_noise(
+        self, lq_latent_BCHW: Tensor, generator: torch.Generator, *, clean_condition: float
+    ) -> None:
+        del lq_latent_BCHW, generator, clean_condition
 
     def inference_noise(self, noise_BCHW: Tensor, fidelity: float) -> None:
         del noise_BCHW, fidelity

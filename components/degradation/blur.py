@@ -1,6 +1,6 @@
 """Gaussian blur by any kernel: the published kernels, and the quickest way to apply each.
 
-A plain `cv2.filter2D` with a 41 x 41 kernel is three quarters of the whole degradation. The same
+A plain `cv2.filter2D` with a 41 x 41 kernel is most of the whole degradation. The same
 pixels (to 0.001 of 255 levels) come faster by looking at the kernel first; `blur` says how,
 and docs/decisions/ (blur) what else was tried.
 """

@@ -4,13 +4,15 @@
 group. What the function reports reaches the driver through a mailbox, so that the driver alone
 talks to MLflow and the terminal, and no number is lost with a worker.
 
-Start-up is most of a short training. With `TorchTrainer`, the driver and the controller import torch
-one after the other before the first worker does; here only workers do.
+Start-up is most of a short training. With `TorchTrainer`, the driver and the controller import
+torch, one after the other, before the first worker does; here only workers do.
 """
 
+import importlib
 import logging
 import os
 import queue
+import signal
 import threading
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager, nullcontext
@@ -101,14 +103,14 @@ def fit(
 
     Raises: TrainingError with the worker's own error.
     """
-    for setting, value in _SETTINGS.items():
+    for setting, value in _SETTINGS.items():  # read when a training starts, not at import
         os.environ.setdefault(setting, value)
     import ray
     import ray.cloudpickle
     from ray import train
     from ray.train.v2.api.exceptions import TrainingFailedError
 
-    from components.runtime.lean_trainer import LeanTrainer
+    from components.runtime.lean_trainer import LeanTrainer, SharedDevices
 
     available = ray.cluster_resources()  # type: ignore[no-untyped-call]
     _check_resources(available, workers, cpus, gpus)
@@ -122,6 +124,7 @@ def fit(
             "mailbox": mailbox,
             "cpus": cpus,
         },
+        backend_config=SharedDevices(),
         scaling_config=train.ScalingConfig(
             num_workers=workers,
             use_gpu=gpus > 0,
@@ -136,7 +139,7 @@ def fit(
         ),
     )
     try:
-        with _listening(mailbox, listen):
+        with _listening(mailbox, listen), _interruptible():
             result = trainer.fit()
     except TrainingFailedError as error:
         raise TrainingError(_reason(error)) from error
@@ -145,6 +148,11 @@ def fit(
     if result.checkpoint is None:
         raise TrainingError(f"training {name} ended without a checkpoint")
     return Path(result.checkpoint.path)
+
+
+def preload() -> None:
+    """Import what `fit` needs, which takes seconds: in a thread, while Ray starts, say."""
+    importlib.import_module("components.runtime.lean_trainer")
 
 
 def _check_resources(available: dict[str, float], workers: int, cpus: float, gpus: float) -> None:
@@ -250,6 +258,21 @@ def _listening(mailbox: Any, listen: Callable[[News], None]) -> Iterator[None]:
         listener.join()
     if errors:
         raise errors[0]
+
+
+@contextmanager
+def _interruptible() -> Iterator[None]:
+    """Let Ctrl-C end the process as an interruption: Ray would take it for a success, exit 0."""
+    if threading.current_thread() is not threading.main_thread():
+        yield  # signals do not arrive here, and Ray does not touch them
+        return
+    before = signal.getsignal(signal.SIGINT)
+    try:
+        yield
+    except SystemExit as stopped:
+        raise KeyboardInterrupt from stopped
+    finally:
+        signal.signal(signal.SIGINT, before)
 
 
 def _work(task: dict[str, Any]) -> None:

@@ -6,6 +6,7 @@ Ray's own, not its promise: `tests/components/runtime/test_distributed.py` says 
 
 from typing import Any
 
+from ray.train.backend import Backend, BackendConfig
 from ray.train.v2._internal.callbacks import DatasetsCallback
 from ray.train.v2._internal.callbacks.placement_group_callback import (
     PlacementGroupCleanerCallback,
@@ -35,13 +36,25 @@ class FixedSize(FixedScalingPolicy):
         pass
 
 
+class _Sharing(Backend):
+    share_cuda_visible_devices = True
+
+
+class SharedDevices(BackendConfig):
+    """As `TorchConfig`: a worker sees all GPUs of its node's workers, which NCCL needs."""
+
+    @property
+    def backend_cls(self) -> type[Backend]:
+        return _Sharing
+
+
 class LeanTrainer(DataParallelTrainer):
-    """`DataParallelTrainer`, and not `TorchTrainer`, which imports torch in driver and controller."""
+    """`DataParallelTrainer`: `TorchTrainer` would import torch in driver and controller."""
 
     def _create_default_callbacks(self) -> list[Any]:
         callbacks = super()._create_default_callbacks()
         return [callback for callback in callbacks if not isinstance(callback, _LEFT_OUT)]
 
     def _initialize_and_run_controller(self, **parts: Any) -> Any:
-        parts["scaling_policy"] = FixedSize(self.scaling_config)
+        parts["scaling_policy"] = FixedSize(self.scaling_config)  # type: ignore[arg-type]
         return super()._initialize_and_run_controller(**parts)

@@ -109,7 +109,8 @@ def make_shards(
                 failed = ShardError(f"{stage}, shard {row['index']}: {row['error']}")
                 failed.add_note(f"On the worker:\n{row['trace']}")
                 raise failed
-            progress.advance()
+            if not logs.on_terminal():  # Ray Data's bars are there
+                progress.advance()
 
 
 def _pickled(value: Any) -> bytes:

@@ -77,21 +77,25 @@ def run(
         worker: see `distributed.fit`; gets `config` and its `identity`.
         config: must pickle.
         compute: CPUs and GPUs of a worker.
-        tags: gives the tags of the MLflow run; called while Ray starts, for it may take seconds.
+        tags: gives more tags of the MLflow run; called while Ray starts, for it may take seconds.
 
     Raises: Locked if another process trains this; TrainingError.
     """
     identity = training.identity
     with unfinished.lock(out), ThreadPoolExecutor(1) as aside:
         partial = _resume(out, identity)
-        # Importing MLflow takes seconds, and so does starting Ray.
-        beginning = aside.submit(_begin, training, identity, tags)
+        # MLflow, Ray's trainer and DVC take seconds to import, and starting Ray is mostly waiting.
+        # One thread: modules that import each other must not be imported from two sides at once.
+        beginning = aside.submit(_begin, training, identity)
+        aside.submit(distributed.preload)
         with cluster.session(compute):
             tracked = beginning.result()
+            tagging = aside.submit(lambda: tracked.tag(tags()))
             try:
                 checkpoint = _fit(
                     training, partial, tracked, worker, {**config, "identity": identity}, compute
                 )
+                tagging.result()
                 history = json.loads((checkpoint / HISTORY).read_text())
                 tracked.log_points(history)  # of a training that was complete already, all of them
                 trained = partial / TRAINED
@@ -138,12 +142,12 @@ def _replace(out: Path, trained: Path) -> None:
     unfinished.discard(out)
 
 
-def _begin(training: Training, identity: str, tags: Callable[[], Mapping[str, str]]) -> TrainingRun:
+def _begin(training: Training, identity: str) -> TrainingRun:
     return TrainingRun.begin(
         identity,
         name=training.stage,
         params={**training.params, "workers": training.workers},
-        tags={f"input.{name}": value for name, value in training.inputs.items()} | dict(tags()),
+        tags={f"input.{name}": value for name, value in training.inputs.items()},
     )
 
 

@@ -20,6 +20,7 @@ class RestorerTraining(Params):
     spec: RestorerSpec
     losses: LossParams
     optimization: OptimizationParams
+    clean_condition: float
     weights: Path  # of the backbone
     token_width: int | None = None
     needs: Mapping[str, Need]  # of the trained folder
@@ -32,7 +33,7 @@ class RestorerTraining(Params):
         restorer = Restorer.untrained(
             self.spec, open_weights(self.weights), token_width=self.token_width
         )
-        return TrainingStep(restorer, self.losses).to(device)
+        return TrainingStep(restorer, self.losses, clean_condition=self.clean_condition).to(device)
 
     def export(self, step: TrainingStep, folder: Path) -> None:
         """Write the trained folder."""

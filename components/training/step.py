@@ -67,11 +67,13 @@ class TrainingStep(nn.Module):
     Returns the weighted sum as `loss` and every term unweighted under its own name, scalars.
     """
 
-    def __init__(self, restorer: Restorer, params: LossParams) -> None:
+    def __init__(
+        self, restorer: Restorer, params: LossParams, *, clean_condition: float = 0.5
+    ) -> None:
         """Load what the losses need. Raises: FileNotFoundError naming a network not at hand."""
         super().__init__()
         self.restorer = restorer
-        self.params = params
+        self.clean_condition = clean_condition
         self.weights = {"latent": params.latent}
         self.image_losses = nn.ModuleDict()
         if params.pixel is not None:
@@ -95,7 +97,9 @@ class TrainingStep(nn.Module):
 
     def forward(self, batch: Batch, generator: torch.Generator) -> dict[str, Tensor]:
         backbone = self.restorer.backbone
-        noise = backbone.training_noise(batch.lq_latent_BCHW, generator)
+        noise = backbone.training_noise(
+            batch.lq_latent_BCHW, generator, clean_condition=self.clean_condition
+        )
         tokens = None
         if batch.sr_tokens_BNC is not None and batch.lq_tokens_BNC is not None:
             tokens = (batch.sr_tokens_BNC, batch.lq_tokens_BNC)

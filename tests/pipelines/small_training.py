@@ -1,6 +1,8 @@
 """A training small enough for tests, with all that must survive a kill: run by `test_train.py`.
 
-python small_training.py OUT     trains on two workers; environment `KILL` names victims and steps
+    python -m tests.pipelines.small_training OUT
+
+trains on two workers; the environment's `KILL` names victims, and the rows before their ends.
 """
 
 import json
@@ -191,6 +193,7 @@ def main(out: Path) -> None:
 
 
 if __name__ == "__main__":
-    import small_training  # by its name: Ray's workers import it, and cannot import `__main__`
+    # By its name: Ray's workers look `work` up in its module, and have another `__main__`.
+    from tests.pipelines import small_training
 
     small_training.main(Path(sys.argv[1]))

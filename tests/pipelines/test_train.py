@@ -6,24 +6,24 @@ import sys
 from pathlib import Path
 
 import pytest
-import small_training
 import torch.multiprocessing as mp
 from mlflow import MlflowClient
 from safetensors.torch import load_file
+
+from tests.pipelines import small_training
 
 STEPS = [4, 8, 12, 16, 20, 24, 28, 32, 36, 40]
 
 
 def train(folder: Path, repository: Path, kills: list[tuple[str, int]]) -> int:
     """Run the training as a process of its own and give its exit status."""
-    script = Path(small_training.__file__)
     return subprocess.run(
-        [sys.executable, script, folder / "models" / "small"],
+        [sys.executable, "-m", small_training.__name__, folder / "models" / "small"],
         cwd=folder,
         env={
             **os.environ,
             "KILL": json.dumps(kills),
-            "PYTHONPATH": os.pathsep.join([str(repository), str(script.parent)]),
+            "PYTHONPATH": str(repository),
         },
         check=False,
         timeout=240,

@@ -65,11 +65,6 @@ class ThreadCounter:
         return Made(pa.table(threads | {"folder": [str(Path.cwd())]}), [])
 
 
-class TypeMaker:
-    def __call__(self, column_type: pa.DataType) -> Made:
-        return Made(pa.table({"x": pa.array([1], column_type)}), [])
-
-
 def build(
     out: Path, maker: SlowMaker, *, workers: int | None = None, params: SlowParams | None = None
 ) -> Table:

@@ -1,0 +1,36 @@
+"""The encoder's tokens: which, in which order, from which pixels."""
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+
+from components.encoders.dinov3 import DINOv3
+
+
+def test_all_tokens_are_kept_class_and_registers_first(networks: Path) -> None:
+    encoder = DINOv3(networks / "dinov3", input_size=64)
+    tokens = encoder(torch.rand(2, 3, 32, 32))
+    assert tokens.shape == (2, 1 + 4 + 16, 32)
+    patches = encoder.patch_map(torch.arange(21.0).expand(2, -1))
+    assert patches.shape == (2, 4, 4)
+    assert patches[0, 0].tolist() == [5, 6, 7, 8]
+
+
+def test_pixels_are_resized_antialiased_and_normalised_like_imagenet(networks: Path) -> None:
+    encoder = DINOv3(networks / "dinov3", input_size=32)
+    seen: list[torch.Tensor] = []
+    encoder.network.register_forward_pre_hook(
+        lambda _module, _args, kwargs: seen.append(kwargs["pixel_values"]), with_kwargs=True
+    )
+    checkerboard = torch.from_numpy(np.indices((64, 64)).sum(0) % 2).float().expand(1, 3, -1, -1)
+    encoder(checkerboard)
+    expected = (0.5 - np.array([0.485, 0.456, 0.406])) / np.array([0.229, 0.224, 0.225])
+    inner = seen[0][0, :, 4:-4, 4:-4].mean(dim=(1, 2)).numpy()  # shrunk without aliasing: grey
+    np.testing.assert_allclose(inner, expected, atol=0.02)
+
+
+def test_an_input_size_that_cuts_a_patch_is_refused(networks: Path) -> None:
+    with pytest.raises(ValueError, match="40 is no multiple of its patch 16"):
+        DINOv3(networks / "dinov3", input_size=40)

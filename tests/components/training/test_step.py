@@ -1,0 +1,77 @@
+"""What a step minimises, and what of the restorer it teaches."""
+
+from pathlib import Path
+
+import pytest
+import torch
+
+from components.restorer import Restorer, RestorerSpec
+from components.training.step import Batch, LossParams, TrainingStep
+from components.weights.store import open_weights
+from tests.small_networks import SIZE
+
+
+def step_of(networks: Path, losses: dict[str, object], backbone: str = "sd21") -> TrainingStep:
+    torch.manual_seed(0)
+    spec = RestorerSpec.model_validate(
+        {
+            "backbone": backbone,
+            "condition": "sdfm",
+            "trainable": "full",
+            "size": SIZE,
+            "encoder_size": 32,
+            "seed": 1,
+        }
+    )
+    restorer = Restorer.untrained(spec, open_weights(networks / backbone), token_width=32)
+    return TrainingStep(restorer, LossParams.model_validate(losses))
+
+
+def batch(step: TrainingStep) -> Batch:
+    draw = torch.Generator().manual_seed(1)
+    hq, lq = torch.rand(2, 2, 3, SIZE, SIZE, generator=draw)
+    tokens = torch.randn(2, 2, 9, 32, generator=draw)
+    return Batch(hq, step.encode(lq), step.encode(hq), tokens[0], tokens[1])
+
+
+@pytest.mark.parametrize("backbone", ["sd21", "qwen"])
+def test_the_loss_is_the_weighted_sum_and_reaches_gate_and_generator_alone(
+    networks: Path, backbone: str
+) -> None:
+    losses = {"latent": 0.5, "pixel": {"weight": 2.0, "range": "signed"}}
+    step = step_of(networks, losses, backbone)
+    terms = step(batch(step), torch.Generator().manual_seed(2))
+    expected = 0.5 * terms["latent"] + 2.0 * terms["pixel"]
+    torch.testing.assert_close(terms["loss"], expected)
+    terms["loss"].backward()
+    for name, parameter in step.named_parameters():
+        if "vae" in name:
+            assert parameter.grad is None
+        elif parameter.requires_grad:
+            assert parameter.grad is not None, name
+    fusion = [n for n, p in step.named_parameters() if "fusion" in n and p.grad is not None]
+    assert fusion
+
+
+def test_a_few_steps_on_one_batch_bring_the_restored_latent_closer(networks: Path) -> None:
+    step = step_of(networks, {"latent": 1.0})
+    one, noise = batch(step), torch.Generator()
+    optimizer = torch.optim.AdamW([p for p in step.parameters() if p.requires_grad], lr=3e-3)
+    values = []
+    for _ in range(25):
+        loss = step(one, noise)["loss"]
+        optimizer.zero_grad()
+        loss.backward()
+        optimizer.step()
+        values.append(float(loss.detach()))
+    assert values[-1] < 0.5 * values[0]
+
+
+def test_losses_without_weight_and_networks_that_are_missing_are_refused(
+    networks: Path, tmp_path: Path
+) -> None:
+    with pytest.raises(ValueError, match="every weight is 0"):
+        step_of(networks, {"latent": 0})
+    missing = {"identity": {"weight": 1.0, "network": str(tmp_path / "arcface.pth")}}
+    with pytest.raises(FileNotFoundError, match=r"arcface\.pth"):
+        step_of(networks, missing)

@@ -1,0 +1,112 @@
+"""Small networks of the real classes in the published layout, made once a test run."""
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+
+from components.training import stand_ins
+from components.training.stand_ins import StandInParams
+from components.weights.manifest import write_manifest
+
+SIZE = 32
+
+VAE = {
+    "latent_channels": 4,
+    "block_out_channels": [8, 8],
+    "layers_per_block": 1,
+    "down_block_types": ["DownEncoderBlock2D"] * 2,
+    "up_block_types": ["UpDecoderBlock2D"] * 2,
+    "norm_num_groups": 4,
+}
+UNET = {
+    "sample_size": 16,
+    "in_channels": 4,
+    "out_channels": 4,
+    "block_out_channels": [8, 16],
+    "layers_per_block": 1,
+    "down_block_types": ["DownBlock2D", "CrossAttnDownBlock2D"],
+    "up_block_types": ["CrossAttnUpBlock2D", "UpBlock2D"],
+    "cross_attention_dim": 24,
+    "norm_num_groups": 4,
+    "attention_head_dim": 2,
+    "use_linear_projection": True,
+}
+QWEN_VAE = {
+    "base_dim": 8,
+    "z_dim": 4,
+    "dim_mult": [1, 2],
+    "num_res_blocks": 1,
+    "temperal_downsample": [False],
+}
+MMDIT = {
+    "patch_size": 2,
+    "in_channels": 16,
+    "out_channels": 4,
+    "num_layers": 2,
+    "attention_head_dim": 16,
+    "num_attention_heads": 2,
+    "joint_attention_dim": 40,
+    "axes_dims_rope": [4, 6, 6],
+}
+DINO = {
+    "image_size": 32,
+    "patch_size": 16,
+    "hidden_size": 32,
+    "intermediate_size": 64,
+    "num_hidden_layers": 1,
+    "num_attention_heads": 2,
+    "num_register_tokens": 4,
+}
+TRAINING = {"steps": 2, "batch_size": 2, "crop": 16, "learning_rate": 1e-3}
+PARAMS = {
+    "sd21": {"vae": VAE, "generator": UNET, "autoencoder": TRAINING, "prompt": {"tokens": 3}},
+    "qwen": {"vae": QWEN_VAE, "generator": MMDIT, "autoencoder": TRAINING, "prompt": {"tokens": 3}},
+    "dinov3": {"encoder": DINO},
+}
+
+
+def make_network(name: str, folder: Path) -> Path:
+    """Make a sealed stand-in of `sd21`, `qwen` or `dinov3` whose output layers are not zero."""
+    folder.mkdir(parents=True)
+    draw = np.random.default_rng(3)
+    faces = {
+        split: draw.integers(256, size=(4, SIZE, SIZE, 3), dtype=np.uint8)
+        for split in ("train", "test")
+    }
+    params = StandInParams.model_validate({"seed": 1, **PARAMS[name]})
+    facts = stand_ins.make(name, params, faces, folder)
+    _wake_output_layer(name, folder)
+    write_manifest(
+        folder,
+        name=name,
+        kind="stand-in",
+        source="a test",
+        revision=None,
+        licence="none",
+        facts=facts,
+    )
+    return folder
+
+
+def _wake_output_layer(name: str, folder: Path) -> None:
+    from safetensors.torch import load_file, save_file
+
+    last = {"sd21": ("unet", "conv_out"), "qwen": ("transformer", "proj_out")}
+    if name in last:
+        part, layer = last[name]
+        file = folder / part / "diffusion_pytorch_model.safetensors"
+        tensors = load_file(file)
+        torch.manual_seed(2)
+        tensors[f"{layer}.weight"] = 0.1 * torch.randn_like(tensors[f"{layer}.weight"])
+        save_file(tensors, file, metadata={"format": "pt"})
+
+
+@pytest.fixture(scope="session")
+def networks(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Return a folder with `sd21`, `qwen` and `dinov3` in the published layout."""
+    root = tmp_path_factory.mktemp("weights")
+    for name in PARAMS:
+        make_network(name, root / name)
+    return root
