@@ -193,8 +193,14 @@ def _disagreements(values: Mapping[str, Any]) -> Iterator[str]:
             if (found := _at(values, one)) != (expected := _at(values, other)):
                 yield f"{one} = {found!r}: {other} is {expected!r}, and they must be the same"
     yield from _unmade_models(values)
+    trained, conditions = (
+        _names(values, key) for key in ("train.backbones", "evaluate.conditions")
+    )
+    scored = {f"{backbone}-{condition}" for backbone in trained for condition in conditions}
+    if (shown := _names(values, "report.names")) and set(shown) != scored:
+        yield f"report.names = {shown}: the stage evaluate scores {sorted(scored)}"
     networks = _names(values, "weights.networks")
-    needed = [*_names(values, "train.backbones"), *_names(values, "restorer.backbones"), "dinov3"]
+    needed = [*trained, *_names(values, "restorer.backbones"), "dinov3"]
     if missing := sorted(set(needed) - set(networks)):
         yield f"weights.networks = {networks}: {', '.join(missing)} is needed too"
 

@@ -7,6 +7,7 @@ the scores are those of the stage `evaluate`.
 
 import json
 import logging
+import re
 import sys
 import tempfile
 from collections.abc import Iterator, Mapping, Sequence
@@ -97,10 +98,13 @@ def _trained_folder(model: str, downloads: Path) -> Path:
     """Give the folder itself, or the one that an MLflow run keeps as its artifact `model`."""
     if Path(model).is_dir():
         return Path(model)
+    run_id = model.removeprefix("runs:/").strip("/")
+    if not re.fullmatch("[0-9a-f]{32}", run_id):  # else MLflow would make a database to look it up
+        raise ValueError(f"{model!r} is neither a folder nor an MLflow run (32 hexadecimal digits)")
+
     import mlflow
     from mlflow.exceptions import MlflowException
 
-    run_id = model.removeprefix("runs:/").strip("/")
     try:
         found = mlflow.artifacts.download_artifacts(
             artifact_uri=f"runs:/{run_id}/model", dst_path=str(downloads)

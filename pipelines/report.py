@@ -33,6 +33,7 @@ LOCK = Path("dvc.lock")
 
 class ReportParams(Params):
     title: str
+    names: list[str]  # of the models, BACKBONE-CONDITION, in the order of the tables
     scores: Path  # the folder of metrics files
     galleries: Path
     models: Path
@@ -45,11 +46,9 @@ class ReportParams(Params):
 def run(params: ReportParams, *, params_file: Path = PARAMS_FILE, lock: Path = LOCK) -> None:
     """Write the page and the summary.
 
-    Raises: ValueError if no model was evaluated, or not all on the same faces.
+    Raises: ValueError if a model was not evaluated, or not all on the same faces.
     """
-    results = _results(params)
-    if not results:
-        raise ValueError(f"{params.scores} holds no scores: run 'dvc repro evaluate'")
+    results = {name: _result(params.scores / f"{name}.json") for name in params.names}
     summary = {name: comparison.intervals_of(result) for name, result in results.items()}
     commit = lineage.git_commit()
     nodes, outputs = read_lock(lock)
@@ -71,10 +70,12 @@ def run(params: ReportParams, *, params_file: Path = PARAMS_FILE, lock: Path = L
     log.info("report: %d models, %s", len(results), params.page)
 
 
-def _results(params: ReportParams) -> dict[str, dict[str, Any]]:
-    files = sorted(params.scores.glob("*.json"))
-    contents = [json.loads(file.read_bytes()) for file in files if file != params.summary]
-    return {content["model"]["name"]: content for content in contents}
+def _result(file: Path) -> dict[str, Any]:
+    """Read one model's scores; those of models that an earlier profile left are not asked for."""
+    if not file.is_file():
+        raise ValueError(f"{file} is not there: run 'dvc repro evaluate'")
+    result: dict[str, Any] = json.loads(file.read_bytes())
+    return result
 
 
 def _history(model: Path) -> list[dict[str, float]]:

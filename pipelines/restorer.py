@@ -107,7 +107,7 @@ def plan(
         weights=params.weights.absolute(),
         needs={"backbone": Need(name=weights.name, identity=weights.identity, hint=hint)},
         licences=(weights.licence,),
-        lineage=training.lineage(),
+        lineage=training.lineage(pairs),
     )
     return training, restorer
 

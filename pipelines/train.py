@@ -1,6 +1,7 @@
 """Stage `train@BACKBONE-CONDITION`: train HDRFace, a backbone under fused face tokens (METHOD 2-4).
 
-reads   features      hq_png, lq_tokens, sr_tokens, lq_latent, hq_latent (train split)
+reads   pairs         how the faces were degraded, for the trained folder's lineage
+        features      hq_png, lq_tokens, sr_tokens, lq_latent, hq_latent (train split)
         weights       data/weights/BACKBONE
         encoder       data/weights/dinov3: by name, for the trained folder; the tokens are cached
         intermediate  models/OTHER-text: likewise
@@ -35,6 +36,7 @@ from components.weights.store import open_model, open_weights
 class TrainParams(Params):
     """One backbone's training on cached features, whatever the condition."""
 
+    pairs: Path
     features: Path
     weights: Path
     encoder: Path
@@ -78,7 +80,12 @@ def plan(
 
     Raises: FileNotFoundError or ValueError naming an input that is missing or damaged.
     """
-    features = Table.open(params.features)
+    pairs, features = Table.open(params.pairs), Table.open(params.features)
+    if features.inputs["pairs"] != pairs.identity:
+        raise ValueError(
+            f"{params.features} was made from pairs {features.inputs['pairs'][:12]}, {params.pairs} "
+            f"is {pairs.identity[:12]}: run 'dvc repro {features.stage}'"
+        )
     weights, encoder = open_weights(params.weights), open_weights(params.encoder)
     intermediate = open_model(params.intermediate)
     folders = {
@@ -91,7 +98,15 @@ def plan(
         module="pipelines.train",
         params=params.model_dump(
             mode="json",
-            exclude={"features", "weights", "encoder", "intermediate", "models", "workers"},
+            exclude={
+                "pairs",
+                "features",
+                "weights",
+                "encoder",
+                "intermediate",
+                "models",
+                "workers",
+            },
         ),
         inputs={
             "features": features.identity,
@@ -121,7 +136,7 @@ def plan(
             for role, (name, identity, folder) in folders.items()
         },
         licences=(weights.licence, encoder.licence, *intermediate.content["licences"]),
-        lineage=training.lineage(),
+        lineage=training.lineage(pairs),
     )
     return training, restorer
 

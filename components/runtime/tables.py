@@ -47,6 +47,8 @@ class Table:
     path: Path
     stage: str
     identity: str
+    params: Mapping[str, Any]  # of the stage that made it
+    inputs: Mapping[str, str]  # identities of what it was made from, by name
     num_rows: int
     columns: Columns
     shards: list[Shard]
@@ -71,6 +73,8 @@ class Table:
             path=path,
             stage=manifest["stage"],
             identity=manifest["identity"],
+            params=manifest["params"],
+            inputs=manifest["inputs"],
             num_rows=manifest["num_rows"],
             columns=manifest["columns"],
             shards=[Shard(**shard) for shard in manifest["shards"]],

@@ -21,6 +21,7 @@ from components.params import Compute
 from components.runtime import cluster, distributed, lineage, shards, unfinished
 from components.runtime.distributed import News, Point, Worker
 from components.runtime.progress import TrainingProgress
+from components.runtime.tables import Table
 from components.runtime.tracking import TrainingRun
 
 log = logging.getLogger(__name__)
@@ -50,13 +51,16 @@ class Training:
             sources=lineage.source_hashes(self.module),
         )
 
-    def lineage(self) -> dict[str, Any]:
-        """Tell, as JSON values, where the result comes from; `training` finds its MLflow run."""
+    def lineage(self, pairs: Table) -> dict[str, Any]:
+        """Tell, as JSON values, where the result comes from; `training` finds its MLflow run.
+
+        The parameters of `pairs` are among them: who tests the model alone degrades as it learned.
+        """
         return {
             "git": dict(lineage.git_commit()),
             "training": self.identity,
             "inputs": dict(self.inputs),
-            "params": dict(self.params),
+            "params": {**self.params, "degrade": dict(pairs.params)},
         }
 
 

@@ -95,15 +95,15 @@ def test_the_line_survives_the_end_of_dvc_and_a_second_run_does_nothing(checkout
 
 def kill_dvc_alone(checkout: Checkout) -> None:
     """Start the line and kill dvc, not its stage, while KILLED_IN runs."""
-    process = checkout.start("dvc", "repro")
-    assert process.stdout is not None
     seen = []
-    for line in process.stdout:
-        seen.append(line)
-        if line.startswith(f"> python -m pipelines.{KILLED_IN}"):
-            process.send_signal(signal.SIGKILL)
-            break
-    assert process.wait() == -signal.SIGKILL, "".join(seen)
+    with checkout.start("dvc", "repro") as process:
+        assert process.stdout is not None
+        for line in process.stdout:
+            seen.append(line)
+            if line.startswith(f"> python -m pipelines.{KILLED_IN}"):
+                process.send_signal(signal.SIGKILL)
+                break
+    assert process.returncode == -signal.SIGKILL, "".join(seen)
 
 
 def repro_when_nobody_is_at_it(checkout: Checkout) -> None:

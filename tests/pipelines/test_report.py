@@ -84,6 +84,7 @@ def params(tmp_path: Path) -> ReportParams:
     (tmp_path / "dvc.lock").write_text(yaml.safe_dump({"schema": "2.0", "stages": LOCK}))
     return ReportParams(
         title="Faces",
+        names=sorted(MODELS),
         scores=tmp_path / "metrics",
         galleries=tmp_path / "galleries",
         models=tmp_path / "models",
@@ -163,15 +164,22 @@ def test_models_scored_on_other_pairs_stop_the_report(params: ReportParams) -> N
     for folder in (params.galleries, params.models):
         (folder / "sd21-text").rename(folder / "qwen-text")
     (params.scores / "sd21-text.json").unlink()
-    with pytest.raises(ValueError, match=r"qwen-text was scored with pairs = 0ther, sd21-sdfm"):
-        _run(params)
+    mixed = params.model_copy(update={"names": ["qwen-text", "sd21-sdfm"]})
+    with pytest.raises(ValueError, match=r"sd21-sdfm was scored with pairs = .*, qwen-text"):
+        _run(mixed)
     assert not params.page.exists()
 
 
-def test_without_scores_there_is_nothing_to_report(params: ReportParams, tmp_path: Path) -> None:
-    empty = params.model_copy(update={"scores": tmp_path / "empty"})
-    with pytest.raises(ValueError, match="holds no scores: run 'dvc repro evaluate'"):
-        report.run(empty, params_file=tmp_path / "params.yaml", lock=tmp_path / "dvc.lock")
+def test_a_model_without_scores_stops_the_report(params: ReportParams) -> None:
+    one_more = params.model_copy(update={"names": [*params.names, "qwen-text"]})
+    with pytest.raises(ValueError, match=r"qwen-text\.json is not there: run 'dvc repro evaluate'"):
+        _run(one_more)
+
+
+def test_what_an_earlier_profile_has_left_is_not_shown(params: ReportParams) -> None:
+    (params.scores / "qwen-sdfm.json").write_text("{}")
+    _run(params)
+    assert "qwen-sdfm" not in params.page.read_text(encoding="utf-8")
 
 
 def test_the_lock_tells_who_reads_from_whom_and_the_reports_own_entry_is_left_out(
