@@ -48,6 +48,7 @@ _SAME = (
     ("features.B.restorations", "restore.B.restorations"),
     ("features.B.weights", "weights.B.out"),
     ("features.B.encoder", "weights.dinov3.out"),
+    ("train.B.pairs", "degrade.pairs"),
     ("train.B.features", "features.B.features"),
     ("train.B.weights", "features.B.weights"),
     ("train.B.encoder", "features.B.encoder"),

@@ -16,7 +16,7 @@ from components import images
 from components.degradation import recipe
 from components.degradation.recipe import DegradationParams
 from components.params import Compute, Params
-from components.runtime import cluster, logs, tables
+from components.runtime import logs, tables
 
 SCHEMA = pa.schema(
     [
@@ -89,18 +89,17 @@ def run(params: DegradeParams, compute: Compute) -> tables.Table:
     """
     path = params.faces.absolute()  # workers start elsewhere
     faces = tables.Table.open(path)
-    with cluster.session(compute):
-        return tables.build(
-            params.pairs,
-            stage="degrade",
-            params=params,
-            inputs={"faces": faces.identity},
-            module="pipelines.degrade",
-            work=range(len(faces.shards)),
-            maker=PairMaker,
-            maker_args={"faces": path, "params": params},
-            compute=compute,
-        )
+    return tables.build(
+        params.pairs,
+        stage="degrade",
+        params=params,
+        inputs={"faces": faces.identity},
+        module="pipelines.degrade",
+        work=range(len(faces.shards)),
+        maker=PairMaker,
+        maker_args={"faces": path, "params": params},
+        compute=compute,
+    )
 
 
 if __name__ == "__main__":

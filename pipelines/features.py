@@ -21,7 +21,7 @@ from pydantic import PositiveInt
 from components import images
 from components.backbones.catalogue import BackboneName
 from components.params import Compute, Params
-from components.runtime import cluster, logs, tables
+from components.runtime import logs, tables
 from components.weights.manifest import Description
 
 
@@ -131,27 +131,26 @@ def run(params: FeaturesParams, stage: str, compute: Compute) -> tables.Table:
     pairs, restorations = tables.Table.open(pairs_path), tables.Table.open(restorations_path)
     weights, encoder = params.weights.absolute(), params.encoder.absolute()
     absolute = params.model_copy(update={"weights": weights, "encoder": encoder})
-    with cluster.session(compute):
-        return tables.build(
-            params.features,
-            stage=stage,
-            params=params,
-            inputs={
-                "pairs": pairs.identity,
-                "restorations": restorations.identity,
-                "weights": Description.read(weights).identity,
-                "encoder": Description.read(encoder).identity,
-            },
-            module="pipelines.features",
-            work=range(len(pairs.shards)),
-            maker=FeatureMaker,
-            maker_args={
-                "pairs": pairs_path,
-                "restorations": restorations_path,
-                "params": absolute,
-            },
-            compute=compute,
-        )
+    return tables.build(
+        params.features,
+        stage=stage,
+        params=params,
+        inputs={
+            "pairs": pairs.identity,
+            "restorations": restorations.identity,
+            "weights": Description.read(weights).identity,
+            "encoder": Description.read(encoder).identity,
+        },
+        module="pipelines.features",
+        work=range(len(pairs.shards)),
+        maker=FeatureMaker,
+        maker_args={
+            "pairs": pairs_path,
+            "restorations": restorations_path,
+            "params": absolute,
+        },
+        compute=compute,
+    )
 
 
 if __name__ == "__main__":

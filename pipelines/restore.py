@@ -16,7 +16,7 @@ from pydantic import PositiveInt
 
 from components import images
 from components.params import Compute, Params
-from components.runtime import cluster, logs, tables
+from components.runtime import logs, tables
 from components.weights.manifest import Description
 
 SCHEMA = pa.schema([("face_id", pa.string()), ("variant", pa.int32()), ("sr_png", pa.binary())])
@@ -72,18 +72,17 @@ def run(params: RestoreParams, stage: str, compute: Compute) -> tables.Table:
     """Make the table `restorations`, one shard for each shard of pairs."""
     pairs_path, model = params.pairs.absolute(), params.model.absolute()  # workers start elsewhere
     pairs = tables.Table.open(pairs_path)
-    with cluster.session(compute):
-        return tables.build(
-            params.restorations,
-            stage=stage,
-            params=params,
-            inputs={"pairs": pairs.identity, "model": Description.read(model).identity},
-            module="pipelines.restore",
-            work=range(len(pairs.shards)),
-            maker=RestorationMaker,
-            maker_args={"pairs": pairs_path, "model": model, "batch_size": params.batch_size},
-            compute=compute,
-        )
+    return tables.build(
+        params.restorations,
+        stage=stage,
+        params=params,
+        inputs={"pairs": pairs.identity, "model": Description.read(model).identity},
+        module="pipelines.restore",
+        work=range(len(pairs.shards)),
+        maker=RestorationMaker,
+        maker_args={"pairs": pairs_path, "model": model, "batch_size": params.batch_size},
+        compute=compute,
+    )
 
 
 if __name__ == "__main__":

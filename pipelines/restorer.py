@@ -43,7 +43,7 @@ class RestorerParams(Params):
     trainable: Trainable
     lora: LoraParams | None = None
     losses: LossParams
-    # Qwen-Image: how often a training step sees the degraded latent without noise (p of eq. 19: 0.5).
+    # Qwen-Image: how often a step sees the degraded latent without noise (p of eq. 19: 0.5).
     clean_condition: float = Field(ge=0, le=1)
     optimization: OptimizationParams
     workers: PositiveInt  # a parameter, not `compute`: it changes the result

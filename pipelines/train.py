@@ -46,7 +46,7 @@ class TrainParams(Params):
     trainable: Trainable
     lora: LoraParams | None = None
     losses: LossParams
-    # Qwen-Image: how often a training step sees the degraded latent without noise (p of eq. 19: 0.5).
+    # Qwen-Image: how often a step sees the degraded latent without noise (p of eq. 19: 0.5).
     clean_condition: float = Field(ge=0, le=1)
     optimization: OptimizationParams
     workers: PositiveInt  # a parameter, not `compute`: it changes the result
@@ -83,8 +83,8 @@ def plan(
     pairs, features = Table.open(params.pairs), Table.open(params.features)
     if features.inputs["pairs"] != pairs.identity:
         raise ValueError(
-            f"{params.features} was made from pairs {features.inputs['pairs'][:12]}, {params.pairs} "
-            f"is {pairs.identity[:12]}: run 'dvc repro {features.stage}'"
+            f"{params.features} was made from pairs {features.inputs['pairs'][:12]}, "
+            f"{params.pairs} is {pairs.identity[:12]}: run 'dvc repro {features.stage}'"
         )
     weights, encoder = open_weights(params.weights), open_weights(params.encoder)
     intermediate = open_model(params.intermediate)

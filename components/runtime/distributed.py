@@ -14,6 +14,7 @@ import os
 import queue
 import signal
 import threading
+import traceback
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass
@@ -45,6 +46,19 @@ _SETTINGS = {
     "RAY_CHDIR_TO_TRIAL_DIR": "0",
 }
 _TAKE_EVERY_S = 0.5
+# What a worker's code does wrong, it does wrong again. A lost worker, and what its loss does to the
+# others (RuntimeError, OSError, Ray's own errors), is worth another try.
+_MISTAKES = (
+    ArithmeticError,
+    AssertionError,
+    AttributeError,
+    ImportError,
+    LookupError,
+    NameError,
+    NotImplementedError,
+    TypeError,
+    ValueError,
+)
 
 
 class TrainingError(RuntimeError):
@@ -182,10 +196,7 @@ def _drop_broken_snapshot(folder: Path) -> None:
 
 def _callback(mailbox: Any) -> Any:
     """Make what the controller calls after each checkpoint and after each error of a worker."""
-    from ray.exceptions import RayError
     from ray.train import UserCallback
-
-    passing = (RuntimeError, OSError, MemoryError, RayError)
 
     class Callback(UserCallback):
         def after_report(
@@ -198,17 +209,13 @@ def _callback(mailbox: Any) -> Any:
         def after_exception(
             self, run_context: Any, worker_exceptions: dict[int, Exception]
         ) -> None:
-            """End a training at once when a worker's code is wrong: it would fail again.
-
-            A lost worker, and what its loss does to the others, is tried again: those are
-            RuntimeErrors, OSErrors and Ray's own errors.
-            """
+            """End the training at a mistake, instead of making it again."""
             del run_context
             for rank, error in worker_exceptions.items():
-                cause = getattr(error, "_base_exc", None)  # None: the worker itself is lost
-                if cause is not None and not isinstance(cause, passing):
-                    told = f"worker {rank}: {type(cause).__name__}: {cause}"
-                    raise TrainingError(f"{told}\n{error}")  # its text is the worker's traceback
+                if isinstance(error, _MISTAKES):
+                    trace = "".join(getattr(error, "__notes__", ()))
+                    kind = type(error).__name__
+                    raise TrainingError(f"worker {rank}: {kind}: {error}\n{trace}")
 
     return Callback()
 
@@ -303,7 +310,11 @@ def _work(task: dict[str, Any]) -> None:
         nullcontext() if last is None else last.as_directory() as folder,
     ):
         resume_from = None if folder is None else Path(folder)
-        worker(config, Seat(rank, world_size, device, resume_from, report))
+        try:
+            worker(config, Seat(rank, world_size, device, resume_from, report))
+        except _MISTAKES as error:
+            error.add_note(traceback.format_exc())  # else it stays in this process
+            raise
 
 
 def _device() -> "torch.device":

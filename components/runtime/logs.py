@@ -19,6 +19,8 @@ def configure() -> None:
     root.setLevel(logging.WARNING)
     for name in _OURS:
         logging.getLogger(name).setLevel(logging.INFO)
+    # diffusers imports it, and it misses a kernel that nothing here uses.
+    logging.getLogger("bitsandbytes").setLevel(logging.ERROR)
     logging.captureWarnings(True)  # a warning is a line like any other
 
 

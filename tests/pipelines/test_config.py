@@ -1,4 +1,5 @@
 from pathlib import Path
+from typing import Any
 
 import pytest
 import yaml
@@ -56,9 +57,110 @@ def test_any_path_can_be_given_as_a_value(conf: Path, value: str) -> None:
 
 
 @settings(
-    suppress_health_check=[HealthCheck.function_scoped_fixture], max_examples=25, deadline=None
+    suppress_health_check=[HealthCheck.function_scoped_fixture], max_examples=15, deadline=None
 )
 @given(st.text("aé '\"\\={}[],$:#()%", min_size=1).filter(lambda text: "${" not in text))
 def test_a_value_is_never_turned_into_another_text(conf: Path, value: str) -> None:
     composed = yaml.safe_load(config.compose("small", [f"faces.source={value}/x"], conf))
     assert composed["faces"]["source"] == f"{value}/x"
+
+
+@pytest.mark.parametrize(
+    "override", ["nokey", "=1", "a b=1", "faces.sise=1", "faces.size=${nowhere}"]
+)
+def test_a_bad_override_is_named(conf: Path, override: str) -> None:
+    with pytest.raises(ValueError, match=r"key=value|sise|nowhere"):
+        config.compose("small", [override], conf)
+
+
+def test_an_unknown_profile_is_told_with_those_that_are_there(conf: Path) -> None:
+    with pytest.raises(ValueError, match=r"no profile 'huge' in .*: choose from large-2, small"):
+        config.compose("huge", conf=conf)
+
+
+def test_outside_the_project_nothing_is_written(tmp_path: Path) -> None:
+    with pytest.raises(ValueError, match="run this in the project's folder"):
+        config.use("tiny", file=tmp_path / "params.yaml", conf=tmp_path / "conf")
+    assert not (tmp_path / "params.yaml").exists()
+
+
+def test_a_failed_composition_leaves_the_file_as_it_was(conf: Path, tmp_path: Path) -> None:
+    file = tmp_path / "params.yaml"
+    config.use("small", file=file, conf=conf)
+    before = file.read_bytes()
+    with pytest.raises(ValueError, match="sise"):
+        config.use("small", ["faces.sise=1"], file=file, conf=conf)
+    assert file.read_bytes() == before
+    assert {path.name for path in tmp_path.iterdir()} == {"conf", "params.yaml"}
+
+
+@pytest.fixture
+def tiny(repository: Path) -> dict[str, Any]:
+    values: dict[str, Any] = yaml.safe_load(config.compose("tiny", conf=repository / "conf"))
+    return values
+
+
+def problems(values: dict[str, Any]) -> list[str]:
+    try:
+        config.check_values(values, Path("params.yaml"))
+    except ParamsError as error:
+        return list(error.problems)
+    return []
+
+
+def test_every_bad_key_of_every_section_is_named_at_once(tiny: dict[str, Any]) -> None:
+    tiny["degrade"]["recipe"]["jpeg_quality"] = [60, 195]
+    tiny["degrade"]["recipe"]["jpg"] = 1
+    tiny["train"]["qwen"]["optimization"]["steps"] = -1
+    tiny["weights"]["dinov3"]["stand_in"] = None
+    tiny["compute"]["train"]["gpu"] = 1
+    tiny["compute"]["samples"] = {}
+    tiny["extra"] = 1
+    del tiny["report"]["title"]
+    found = problems(tiny)
+    for key in (
+        "degrade.recipe.jpeg_quality.1 = 195: ",
+        "degrade.recipe.jpg = 1: ",
+        "train.qwen.optimization.steps = -1: ",
+        "weights.dinov3: ",
+        "compute.train.gpu = 1: ",
+        "compute.samples: ",
+        "extra: ",
+        "report.title: ",
+    ):
+        assert any(problem.startswith(key) for problem in found), (key, found)
+    assert len(found) == 8
+
+
+@pytest.mark.parametrize(
+    ("key", "value", "problem"),
+    [
+        (
+            "degrade.faces",
+            "data/other",
+            "degrade.faces = 'data/other': faces.faces is 'data/faces'",
+        ),
+        ("train.qwen.encoder_size", 128, "train.qwen.encoder_size = 128: features.qwen"),
+        ("restore.sd21.model", "models/x", "restore.sd21.model = 'models/x': the stage restorer"),
+        ("restorer.backbones", ["sd21"], "evaluate.conditions = 'text': restorer.backbones lacks"),
+        ("train.backbones", ["sd21"], "restore has sections ['qwen', 'sd21']"),
+        ("train.backbones", ["sd21", "sd21"], "train.backbones = ['sd21', 'sd21']: Input should"),
+        ("train.backbones", "sd21", "train.backbones = 'sd21': Input should be a list"),
+        ("evaluate.conditions", ["dino"], "evaluate.conditions = 'dino': train.conditions"),
+        ("weights.networks", ["sd21", "qwen"], "weights.networks = ['sd21', 'qwen']: dinov3"),
+        ("report.names", ["sd21-sdfm"], "report.names = ['sd21-sdfm']: the stage evaluate"),
+    ],
+)
+def test_sections_that_do_not_fit_together_are_named(
+    tiny: dict[str, Any], key: str, value: object, problem: str
+) -> None:
+    *path, last = key.split(".")
+    section = tiny
+    for name in path:
+        section = section[name]
+    section[last] = value
+    assert any(found.startswith(problem) for found in problems(tiny)), problems(tiny)
+
+
+def test_a_file_of_a_section_without_keys_is_no_crash() -> None:
+    assert len(problems({"train": None, "restore": 3, "compute": []})) > 10
