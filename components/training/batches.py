@@ -5,6 +5,7 @@ B batch, N tokens, C token width or latent channels, H and W: of the image, or o
 
 from collections.abc import Callable, Sequence
 
+import pyarrow as pa
 import torch
 from torch import Tensor
 
@@ -15,6 +16,7 @@ from components.training.step import Batch
 
 FEATURE_COLUMNS = ("hq_png", "lq_tokens", "sr_tokens", "lq_latent", "hq_latent")
 PAIR_COLUMNS = ("hq_png", "lq_png")
+ENCODED_TOGETHER = 16  # rows
 
 
 class FeatureBatches:
@@ -78,13 +80,9 @@ class PairBatches:
             _flipped(_images(rows, column).to(self._device), flips) for column in PAIR_COLUMNS
         )
         if self._stream.is_kept:
-            places = [(row.shard, row.index, flip) for row, flip in zip(rows, flips, strict=True)]
-            latents = [
-                self._remembered(place, hq_B3HW[i : i + 1], lq_B3HW[i : i + 1])
-                for i, place in enumerate(places)
-            ]
+            latents = [self._remembered(row, flip) for row, flip in zip(rows, flips, strict=True)]
             hq_latent_BCHW, lq_latent_BCHW = (
-                torch.cat(parts) for parts in zip(*latents, strict=True)
+                torch.stack(parts) for parts in zip(*latents, strict=True)
             )
         else:
             hq_latent_BCHW, lq_latent_BCHW = self._encode(torch.cat([hq_B3HW, lq_B3HW])).chunk(2)
@@ -96,17 +94,24 @@ class PairBatches:
             sr_tokens_BNC=None,
         )
 
-    def _remembered(
-        self, key: tuple[int, int, bool], hq_13HW: Tensor, lq_13HW: Tensor
-    ) -> tuple[Tensor, Tensor]:
-        """Encode a row of a small table once: it comes up hundreds of times.
+    def _remembered(self, row: Row, flip: bool) -> tuple[Tensor, Tensor]:
+        """Encode a part of a small table once, HQ and LQ: each row comes up hundreds of times.
 
-        One row at a time, since the last bits depend on what shares a batch, and a resumed training
-        meets the rows in other company.
+        Always the same rows together, since the last bits depend on what shares a batch, and a
+        resumed training meets the rows in other company.
         """
+        part, place = divmod(row.index, ENCODED_TOGETHER)
+        key = (row.shard, part, flip)
         if key not in self._latents:
-            self._latents[key] = (self._encode(hq_13HW), self._encode(lq_13HW))
-        return self._latents[key]
+            together = self._stream.kept(row.shard).slice(part * ENCODED_TOGETHER, ENCODED_TOGETHER)
+            flips = [flip] * together.num_rows
+            hq_B3HW, lq_B3HW = (
+                _flipped(_pictures(together[column]).to(self._device), flips)
+                for column in PAIR_COLUMNS
+            )
+            self._latents[key] = (self._encode(hq_B3HW), self._encode(lq_B3HW))
+        hq_latent_BCHW, lq_latent_BCHW = self._latents[key]
+        return hq_latent_BCHW[place], lq_latent_BCHW[place]
 
     def _is_flipped(self, row: Row) -> bool:
         if not self._mirror:
@@ -117,7 +122,11 @@ class PairBatches:
 
 
 def _images(rows: Sequence[Row], column: str) -> Tensor:
-    return images.to_tensor([images.decode_png(row.values[column][0].as_py()) for row in rows])
+    return _pictures(pa.concat_tables([row.values for row in rows])[column])
+
+
+def _pictures(column: pa.ChunkedArray) -> Tensor:
+    return images.to_tensor([images.decode_png(data) for data in column.to_pylist()])
 
 
 def _flipped(image_B3HW: Tensor, flips: Sequence[bool]) -> Tensor:

@@ -71,6 +71,10 @@ class RowStream:
         self._position = position
         self._rows = self._from(position)
 
+    def kept(self, shard: int) -> pa.Table:
+        """Give a whole shard of a small table, one that has been read (`is_kept`)."""
+        return self._kept[shard]
+
     def take(self, count: int) -> list[Row]:
         """Read the next rows."""
         return [next(self._rows) for _ in range(count)]
