@@ -1,8 +1,8 @@
 """How long each stage of the demo takes, and how much of that is the start of processes.
 
 Runs the line twice in a copy of the sources, as `make demo` does, with one shared Ray: with `smoke`
-parameters, where hardly anything is computed, so that a stage's time is its start; then with `tiny`. DVC
-runs one stage at a time; what it needs itself (hashing, locking) counts to its stage.
+parameters, where hardly anything is computed, so that a stage's time is its start; then `tiny`.
+DVC runs one stage at a time; what it needs itself (hashing, locking) counts to its stage.
 
     python -m benchmarks.stages [FACES]     # FACES: a folder of aligned faces; the samples without
 """
