@@ -27,7 +27,8 @@ $(STAMP):
 	@test -x $(BIN)/python || $(PYTHON) -m venv .venv
 	@$(BIN)/python -c 'import sys; assert sys.version_info[:2] == (3, 11), f"Python 3.11 is needed, .venv has {sys.version}: remove .venv, run make PYTHON=..."'
 	@test -x $(BIN)/uv || $(BIN)/python -m pip install --quiet --disable-pip-version-check 'uv>=0.9,<1'
-	@$(BIN)/uv pip sync --quiet --python $(BIN)/python requirements.lock
+	@# Bytecode now, once: some systems forbid writing it later, and each of the many processes would compile anew.
+	@$(BIN)/uv pip sync --quiet --compile-bytecode --python $(BIN)/python requirements.lock
 	@$(BIN)/uv pip install --quiet --python $(BIN)/python --no-deps --no-build-isolation --editable .
 	@rm -f .venv/.made-from-* && touch $@
 

@@ -2,7 +2,7 @@
 
 reads   pairs               face_id, variant, split, hq_png, lq_png: bytes (RGB)
         models/B-C          a trained folder
-writes  metrics/B-C.json    model, protocol, metrics with intervals, scores of every face
+writes  metrics/models/B-C.json    model, protocol, metrics with intervals, scores of every face
         galleries/B-C/      PNGs of some faces and gallery.json
 and logs both into the training's MLflow run.
 

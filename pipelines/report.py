@@ -1,6 +1,6 @@
 """Stage `report`: one page about all models, and the summary that DVC compares.
 
-reads   metrics/B-C.json, galleries/B-C/     of every model that was evaluated
+reads   metrics/models/B-C.json, galleries/B-C/     of every model that was evaluated
         models/B-C/history.json              its losses
         the manifests of tables and weights, params.yaml, dvc.lock
 writes  metrics/summary.json                 model -> metric -> degraded, intermediate, restored,
