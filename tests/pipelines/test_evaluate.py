@@ -141,7 +141,6 @@ def _pairs(root: Path, num_faces: int = 6) -> None:
     partial = Unfinished.resume(root / "pairs", "1dea", 2)
     notes = [partial.keep(i, Made(pa.Table.from_pylist(rows[4 * i : 4 * i + 4]))) for i in (0, 1)]
     manifest = {
-        "params": {},
         "inputs": {},
         "schema_version": SCHEMA_VERSION,
         "stage": "degrade",
@@ -358,11 +357,11 @@ def _pairs_of_another_size(root: Path) -> Path:
     partial = Unfinished.resume(root / "pairs", "1dea", 1)
     note = partial.keep(0, Made(pa.Table.from_pylist([row])))
     manifest = {
-        "params": {},
         "inputs": {},
         "schema_version": SCHEMA_VERSION,
         "stage": "degrade",
         "identity": "1dea",
+        "params": {},
         "num_rows": 1,
         "columns": note.columns,
         "shards": [json.loads(note.dumps())["shard"]],
