@@ -42,8 +42,9 @@ def print_table(summary: Summary, page: Path = PAGE) -> None:
     for model, metrics in summary.items():
         for name, scores in metrics.items():
             gain = scores.get("gain")
-            has_interval = gain and gain["low"] is not None  # one face has none
-            between = f"{gain['low']:+.3f} … {gain['high']:+.3f}" if has_interval else "–"
+            between = "–"
+            if gain and gain["low"] is not None:  # one face has no interval
+                between = f"{gain['low']:+.3f} … {gain['high']:+.3f}"
             faces = str(scores["restored"]["n"]) if "restored" in scores else "–"
             means = [_mean(scores, step) for step in _STEPS]
             table.add_row(model, name, *means, between, faces)
