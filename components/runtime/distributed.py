@@ -8,7 +8,6 @@ Start-up is most of a short training. With `TorchTrainer`, the driver and the co
 torch, one after the other, before the first worker does; here only workers do.
 """
 
-import importlib
 import logging
 import os
 import queue
@@ -162,11 +161,6 @@ def fit(
     if result.checkpoint is None:
         raise TrainingError(f"training {name} ended without a checkpoint")
     return Path(result.checkpoint.path)
-
-
-def preload() -> None:
-    """Import what `fit` needs, which takes seconds: in a thread, while Ray starts, say."""
-    importlib.import_module("components.runtime.lean_trainer")
 
 
 def _check_resources(available: dict[str, float], workers: int, cpus: float, gpus: float) -> None:

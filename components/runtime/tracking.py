@@ -87,9 +87,6 @@ class TrainingRun:
             self._client.log_batch(self.id, metrics=metrics)
             self._last_step = int(batch[-1]["step"])
 
-    def tag(self, tags: Mapping[str, str]) -> None:
-        _set_tags(self._client, self.id, tags)
-
     def log_model(self, folder: Path) -> None:
         """Store the trained folder (safetensors and JSON) as the artifact `model`."""
         self._client.log_artifacts(self.id, str(folder), MODEL_PATH)

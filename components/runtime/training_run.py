@@ -12,7 +12,6 @@ import logging
 import os
 import shutil
 from collections.abc import Callable, Mapping
-from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -81,25 +80,21 @@ def run(
         worker: see `distributed.fit`; gets `config` and its `identity`.
         config: must pickle.
         compute: CPUs and GPUs of a worker.
-        tags: gives more tags of the MLflow run; called while Ray starts, for it may take seconds.
+        tags: gives more tags of the MLflow run.
 
     Raises: Locked if another process trains this; TrainingError.
     """
     identity = training.identity
-    with unfinished.lock(out), ThreadPoolExecutor(1) as aside:
+    with unfinished.lock(out):
         partial = _resume(out, identity)
-        # MLflow, Ray's trainer and DVC take seconds to import, and starting Ray is mostly waiting.
-        # One thread: modules that import each other must not be imported from two sides at once.
-        beginning = aside.submit(_begin, training, identity)
-        aside.submit(distributed.preload)
+        # One after the other: Ray, MLflow and DVC import each other's parts, and doing so from two
+        # threads to save the seconds ended in deadlocks of the import system.
+        tracked = _begin(training, identity, tags())
         with cluster.session(compute):
-            tracked = beginning.result()
-            tagging = aside.submit(lambda: tracked.tag(tags()))
             try:
                 checkpoint = _fit(
                     training, partial, tracked, worker, {**config, "identity": identity}, compute
                 )
-                tagging.result()
                 history = json.loads((checkpoint / HISTORY).read_text())
                 tracked.log_points(history)  # of a training that was complete already, all of them
                 trained = partial / TRAINED
@@ -146,12 +141,12 @@ def _replace(out: Path, trained: Path) -> None:
     unfinished.discard(out)
 
 
-def _begin(training: Training, identity: str) -> TrainingRun:
+def _begin(training: Training, identity: str, tags: Mapping[str, str]) -> TrainingRun:
     return TrainingRun.begin(
         identity,
         name=training.stage,
         params={**training.params, "workers": training.workers},
-        tags={f"input.{name}": value for name, value in training.inputs.items()},
+        tags={f"input.{name}": value for name, value in training.inputs.items()} | dict(tags),
     )
 
 
