@@ -202,7 +202,7 @@ def main() -> None:
     logs.configure()
     parser = argparse.ArgumentParser(prog="python -m pipelines.train")
     parser.add_argument("backbone", help="sd21 or qwen: a section below 'train' in params.yaml")
-    parser.add_argument("condition", help="sdfm or dino")
+    parser.add_argument("condition", help="sdfm, dino or lr")
     arguments = parser.parse_args()
     run(
         cast("BackboneName", arguments.backbone),
