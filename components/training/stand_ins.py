@@ -86,6 +86,23 @@ def train_autoencoder(
     vae.eval()
 
 
+def _begin_linear(vae: nn.Module) -> None:
+    """Let an autoencoder begin with residual blocks that pass, behind layers that keep variance.
+
+    He et al., "Delving Deep into Rectifiers" (2015), with gain 1, and Goyal et al., "Accurate,
+    Large Minibatch SGD" (2017), which begins a residual branch at zero. With the libraries' own
+    initial weights, faces stay grey along the colour in which they vary least.
+    """
+    for name, module in vae.named_modules():
+        if not isinstance(module, (nn.Conv2d, nn.Conv3d)):
+            continue
+        if name.endswith(".conv2"):  # the last layer of both libraries' residual blocks
+            nn.init.zeros_(module.weight)
+            nn.init.zeros_(module.bias)
+        else:
+            nn.init.kaiming_normal_(module.weight, nonlinearity="linear")
+
+
 def _random_crops(data: Tensor, params: AutoencoderTraining, draw: np.random.Generator) -> Tensor:
     size, crop = data.shape[-1], params.crop
     rows = draw.integers(len(data), size=params.batch_size)
@@ -229,6 +246,7 @@ def _train_and_measure(
     """Train; return the test reconstructions' mean PSNR in dB, and the train faces' latents."""
     if not len(faces["train"]) or not len(faces["test"]):
         raise ValueError("a stand-in autoencoder needs train and test faces: give `faces`")
+    _begin_linear(vae)
     train_autoencoder(vae, lambda image: decode(encode(image)), faces["train"], training, seed=seed)
     with torch.no_grad():
         latents = torch.cat([encode(batch) for batch in torch.split(_signed(faces["train"]), 16)])
