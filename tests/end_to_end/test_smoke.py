@@ -2,57 +2,16 @@
 
 import json
 import os
-import shutil
 import signal
-import subprocess
-import sys
 import time
-from collections.abc import Mapping
 from pathlib import Path
 
 import pytest
 
-REPOSITORY = Path(__file__).parents[2]
-BIN = Path(sys.executable).parent
-LINE = ["components", "pipelines", "conf", "dvc.yaml", ".dvcignore", ".dvc/config"]
+from tests.end_to_end.checkout import Checkout
+
 KILLED_IN = "degrade"
 PATIENCE_S = 60  # for the stage that outlives the killed dvc
-
-
-class Checkout:
-    """A copy of what a run needs, in a folder of its own, without git."""
-
-    def __init__(self, folder: Path, environment: Mapping[str, str]) -> None:
-        self.folder, self.environment = folder, environment
-        for name in LINE:
-            target = folder / name
-            target.parent.mkdir(parents=True, exist_ok=True)
-            if (REPOSITORY / name).is_dir():
-                ignored = shutil.ignore_patterns("__pycache__")
-                shutil.copytree(REPOSITORY / name, target, ignore=ignored)
-            else:
-                shutil.copy(REPOSITORY / name, target)
-        (folder / ".dvc/config.local").write_text("[core]\n    no_scm = true\n")
-
-    def start(self, *command: str) -> subprocess.Popen[str]:
-        return subprocess.Popen(
-            command,
-            cwd=self.folder,
-            env=self.environment,
-            stdout=subprocess.PIPE,
-            stderr=subprocess.STDOUT,
-            text=True,
-        )
-
-    def run(self, *command: str) -> tuple[int, str]:
-        process = self.start(*command)
-        output, _ = process.communicate()
-        return process.returncode, output
-
-    def hdrface(self, *words: str) -> str:
-        code, output = self.run(sys.executable, "-m", "pipelines.cli", *words)
-        assert code == 0, output
-        return output
 
 
 @pytest.fixture
@@ -61,7 +20,6 @@ def checkout(tmp_path: Path, ray_session: str) -> Checkout:
         tmp_path,
         {
             **os.environ,
-            "PATH": f"{BIN}:{os.environ['PATH']}",
             "RAY_ADDRESS": ray_session,  # seventeen starts of Ray would take most of the time
             "OMP_NUM_THREADS": "2",
         },
@@ -87,8 +45,7 @@ def test_the_line_survives_the_end_of_dvc_and_a_second_run_does_nothing(checkout
 
     # Nothing to do: neither for a second run nor for another number of workers.
     checkout.hdrface("config", "use", "smoke", "compute.degrade.workers=1", "compute.train.cpus=2")
-    code, output = checkout.run("dvc", "repro")
-    assert code == 0, output
+    output = checkout.succeed("dvc", "repro")
     assert "Running stage" not in output
     assert "up to date" in output
 

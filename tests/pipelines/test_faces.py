@@ -1,13 +1,9 @@
-import os
-import subprocess
-import sys
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import PIL.Image
 import pytest
-import yaml
 
 from components import images
 from components.faces import align, landmarks, portraits
@@ -197,35 +193,3 @@ def test_an_s3_prefix_gives_the_same_faces_as_the_folder(
             made[place] = _rows(maker, _params(place, tmp_path))
     assert made[str(source)] == made["s3://photos/in"]
     assert len(made[str(source)]) == 3
-
-
-@pytest.mark.ray
-@pytest.mark.slow
-def test_the_command_reads_its_parameters_and_an_s3_prefix(
-    repository: Path, tmp_path: Path, portrait: portraits.Portrait
-) -> None:
-    """In a process of its own: the workers of a running cluster do not know the test's server."""
-    params = _params("s3://photos/in", Path("data")).model_dump(mode="json")
-    sections = {"faces": params, "compute": {"faces": {"workers": 1}}}
-    (tmp_path / "params.yaml").write_text(yaml.safe_dump(sections))
-    objects = {
-        "in/a b.png": images.encode_png(portrait.image),
-        "in/landmarks.csv": landmarks.write({"a b.png": [portrait.landmarks]}).encode(),
-        "in/text.jpg": b"no picture",
-    }
-    with s3_server.serve("photos", objects) as environment:
-        environment |= {"PYTHONPATH": str(repository)}
-        done = subprocess.run(
-            [sys.executable, "-m", "pipelines.faces"],
-            cwd=tmp_path,
-            env=os.environ | environment,
-            capture_output=True,
-            text=True,
-            check=False,
-            timeout=120,
-        )
-    assert done.returncode == 0, done.stderr
-    table = Table.open(tmp_path / "data" / "faces")
-    assert table.read(columns=["face_id"])["face_id"].to_pylist() == ["a b.png"]
-    assert [rejection.id for rejection in table.rejected] == ["text.jpg"]
-    assert "1 to train, 0 to test" in done.stderr
