@@ -60,8 +60,8 @@ def time_stages(folder: Path, profile: list[str]) -> tuple[dict[str, float], flo
 
 def main() -> None:
     before = machine.facts()
-    faces = [f"faces.source={Path(sys.argv[1]).resolve()}", "faces.aligned=true"]
-    options = faces if len(sys.argv) > 1 else []
+    options = [f"faces.source={Path(folder).resolve()}" for folder in sys.argv[1:2]]
+    options += ["faces.aligned=true"] if options else []
     runs = {}
     for profile in ("smoke", "tiny"):
         with tempfile.TemporaryDirectory(prefix="hdrface-stages-") as folder:
@@ -69,12 +69,18 @@ def main() -> None:
             runs[profile] = time_stages(Path(folder), [profile, *options])
     starts, (stages, total_s) = runs["smoke"][0], runs["tiny"]
     rows = {
-        name: {"seconds": round(seconds, 1), "of_which_start": round(starts.get(name, 0.0), 1)}
+        name: {
+            "seconds": round(seconds, 1),
+            # `smoke` leaves some stages out.
+            "of_which_start": round(starts[name], 1) if name in starts else None,
+        }
         for name, seconds in stages.items()
     }
-    start_s = sum(row["of_which_start"] for row in rows.values())
+    start_s = sum(row["of_which_start"] or 0 for row in rows.values())
     for name, row in rows.items():
-        print(f"{name:24} {row['seconds']:7.1f} s, start {row['of_which_start']:6.1f} s")
+        start_of = row["of_which_start"]
+        start = "not measured" if start_of is None else f"{start_of:.1f} s"
+        print(f"{name:24} {row['seconds']:7.1f} s, start {start}")
     print(f"{'all':24} {total_s:7.1f} s, start {start_s:6.1f} s")
     results = {"stages": rows, "total_s": round(total_s, 1), "start_s": round(start_s, 1)}
     machine.save("stages", before, results)

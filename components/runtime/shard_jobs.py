@@ -126,7 +126,7 @@ def _configure_ray_data() -> None:
     context = DataContext.get_current()
     context.enable_progress_bars = bars
     context.print_on_execution_start = False
-    # More workers are wanted when all are busy; they never have a second shard waiting.
+    # More workers are wanted when all are busy, not only when each has a second shard waiting.
     context.autoscaling_config.actor_pool_util_upscaling_threshold = 1.0
     if not bars:  # it warns that there are no bars
         logging.getLogger("ray.data._internal.progress").setLevel(logging.ERROR)

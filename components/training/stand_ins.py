@@ -59,12 +59,13 @@ def train_autoencoder(
     *,
     seed: int,
 ) -> None:
-    """Train `vae` in place so that `reconstruct` repeats crops of faces.
+    """Train `vae` in place, from new weights, so that `reconstruct` repeats crops of faces.
 
     Shape: faces_NHW3 uint8; `reconstruct` maps (B, 3, crop, crop) in [-1, 1] to the same.
     """
     draw = np.random.default_rng(seed)
     data = _signed(faces_NHW3)
+    _begin_linear(vae)
     optimizer = torch.optim.AdamW(vae.parameters(), lr=params.learning_rate, betas=(0.9, 0.99))
     schedule = torch.optim.lr_scheduler.OneCycleLR(
         optimizer, params.learning_rate, total_steps=params.steps, pct_start=0.1
@@ -246,7 +247,6 @@ def _train_and_measure(
     """Train; return the test reconstructions' mean PSNR in dB, and the train faces' latents."""
     if not len(faces["train"]) or not len(faces["test"]):
         raise ValueError("a stand-in autoencoder needs train and test faces: give `faces`")
-    _begin_linear(vae)
     train_autoencoder(vae, lambda image: decode(encode(image)), faces["train"], training, seed=seed)
     with torch.no_grad():
         latents = torch.cat([encode(batch) for batch in torch.split(_signed(faces["train"]), 16)])

@@ -44,6 +44,26 @@ def test_the_autoencoder_learns_to_repeat_smooth_pictures() -> None:
     assert error() < before / 10
 
 
+@pytest.mark.parametrize("name", ["sd21", "qwen"])
+def test_residual_blocks_begin_by_passing(name: str) -> None:
+    """Else the autoencoder leaves a colour grey for hundreds of steps."""
+    from diffusers.models.autoencoders.autoencoder_kl import AutoencoderKL
+    from diffusers.models.autoencoders.autoencoder_kl_qwenimage import AutoencoderKLQwenImage
+
+    vae = {"sd21": AutoencoderKL, "qwen": AutoencoderKLQwenImage}[name](**PARAMS[name]["vae"])
+    factor = next(iter(vae.parameters()))
+    hardly = AutoencoderTraining(steps=1, batch_size=1, crop=16, learning_rate=1e-12)
+    faces = np.zeros((1, 16, 16, 3), np.uint8)
+    train_autoencoder(vae, lambda image: image * factor.sum(), faces, hardly, seed=0)
+    for block in (module for module in vae.modules() if hasattr(module, "conv_shortcut")):
+        if block.conv_shortcut is not None and list(block.conv_shortcut.parameters()):
+            continue
+        frames = () if name == "sd21" else (1,)
+        signal = torch.rand(1, int(block.conv1.in_channels), *frames, 4, 4)
+        passed = block(signal, None) if name == "sd21" else block(signal)
+        assert torch.allclose(passed, signal, atol=1e-5)
+
+
 def test_a_missing_section_is_named(tmp_path: Path) -> None:
     params = StandInParams.model_validate({"seed": 0, "vae": {}})
     with pytest.raises(ValueError, match=r"weights\.qwen\.stand_in\.autoencoder is missing"):
