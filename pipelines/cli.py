@@ -27,6 +27,13 @@ app.add_typer(config_app, name="config")
 app.add_typer(tables_app, name="tables")
 
 Profile = Annotated[str, typer.Argument(metavar="PROFILE", help="A file in conf/profile.")]
+Address = Annotated[
+    str | None,
+    typer.Option(
+        metavar="URL",
+        help="http://HOST:8265; otherwise RAY_API_SERVER_ADDRESS or RAY_ADDRESS says it.",
+    ),
+]
 
 
 @app.command()
@@ -101,6 +108,46 @@ def results(
     if gate and (failed := failures(summary)):
         print("\n".join(failed), file=sys.stderr)
         raise typer.Exit(1)
+
+
+@app.command()
+def submit(
+    command: Annotated[
+        list[str] | None, typer.Argument(metavar="-- COMMAND...", help="Run in the tree's copy.")
+    ] = None,
+    address: Address = None,
+    no_wait: Annotated[
+        bool, typer.Option("--no-wait", help="Print the job's id instead of following its log.")
+    ] = False,
+    attach: Annotated[
+        str | None, typer.Option(metavar="ID", help="Follow a job that is there already.")
+    ] = None,
+) -> None:
+    """Run a command on a Ray cluster, in a copy of this checkout, and follow its log.
+
+    What git tracks goes there, with what is new and not ignored; data does not. Results stay on
+    the cluster: nothing is pushed to a bucket, a DVC remote or back here.
+    """
+    from components.runtime import logs
+    from pipelines import submit as jobs
+
+    if bool(command) == bool(attach) or (attach and no_wait):
+        raise ValueError("give a command after '--', or --attach ID alone")
+    logs.configure()
+    if attach:
+        raise typer.Exit(jobs.attach(attach, address))
+    if no_wait:
+        print(jobs.start(command or (), address))
+    else:
+        raise typer.Exit(jobs.run(command or (), address))
+
+
+@app.command("jobs")
+def list_jobs(address: Address = None) -> None:
+    """List the jobs that were submitted to a Ray cluster, the newest first."""
+    from pipelines.submit import print_jobs
+
+    print_jobs(address)
 
 
 @config_app.command("use")

@@ -10,7 +10,10 @@ pytest_plugins = ["tests.ray_session", "tests.small_networks"]  # one of each fo
 REPOSITORY = Path(__file__).parents[1]
 
 # A test must not reach a developer's cluster, tracking server, bucket or model store.
-for _setting in ("RAY_ADDRESS", "MLFLOW_TRACKING_URI", "HDRFACE_ROOT", "HDRFACE_STORE"):
+for _setting in (
+    *("RAY_ADDRESS", "RAY_API_SERVER_ADDRESS", "MLFLOW_TRACKING_URI"),
+    *("HDRFACE_ROOT", "HDRFACE_STORE"),
+):
     os.environ.pop(_setting, None)
 os.environ.update(
     {

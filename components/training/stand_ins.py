@@ -98,8 +98,8 @@ def _begin_linear(vae: nn.Module) -> None:
         if not isinstance(module, (nn.Conv2d, nn.Conv3d)):
             continue
         if name.endswith(".conv2"):  # the last layer of both libraries' residual blocks
-            nn.init.zeros_(module.weight)
-            nn.init.zeros_(module.bias)
+            for parameter in module.parameters():
+                nn.init.zeros_(parameter)
         else:
             nn.init.kaiming_normal_(module.weight, nonlinearity="linear")
 

@@ -17,6 +17,8 @@ COMMANDS = [
     ["degrade"],
     ["inspect"],
     ["results"],
+    ["submit"],
+    ["jobs"],
     ["config"],
     ["config", "use"],
     ["config", "check"],

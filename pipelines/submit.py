@@ -1,0 +1,117 @@
+"""The commands `hdrface submit` and `hdrface jobs`: run a command on a Ray cluster.
+
+The working tree goes there, without data. Results stay there, in the job's folder or where the
+command writes them: nothing is pushed to a bucket, a DVC remote or back here.
+"""
+
+import logging
+import sys
+import time
+from collections.abc import Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import typer
+
+from components.runtime import jobs, working_tree
+
+if TYPE_CHECKING:
+    from ray.job_submission import JobSubmissionClient
+
+INTERRUPTED = 130  # what a shell says after Ctrl-C
+
+log = logging.getLogger(__name__)
+
+
+def run(command: Sequence[str], address: str | None, *, folder: Path = Path()) -> int:
+    """Submit a command, follow its log on stdout, and return its exit code.
+
+    Raises: ValueError if the tree cannot travel or the cluster cannot take it.
+    """
+    client, job = _send(command, address, folder)
+    log.info("%s runs on %s", job, client.get_address())
+    return _follow(client, job)
+
+
+def start(command: Sequence[str], address: str | None, *, folder: Path = Path()) -> str:
+    """Submit a command, and return the job's name at once. Raises: as `run`."""
+    client, job = _send(command, address, folder)
+    log.info("follow it with: %s", _attaching(client, job))
+    return job
+
+
+def attach(job: str, address: str | None) -> int:
+    """Follow a job from the beginning of its log, and return its exit code.
+
+    Raises: ValueError if there is no such job or cluster.
+    """
+    return _follow(jobs.connect(jobs.find_address(address)), job)
+
+
+def _send(
+    command: Sequence[str], address: str | None, folder: Path
+) -> tuple["JobSubmissionClient", str]:
+    address = jobs.find_address(address)
+    source = working_tree.tree(folder)
+    client = jobs.connect(address)
+    return client, jobs.submit(client, command, source)
+
+
+def _follow(client: "JobSubmissionClient", job: str) -> int:
+    try:
+        return jobs.follow(client, job, _write)
+    except KeyboardInterrupt:
+        if _is_asked_to_stop(job):
+            return jobs.stop(client, job)
+        log.info("%s goes on; follow it with: %s", job, _attaching(client, job))
+        return INTERRUPTED
+
+
+def _is_asked_to_stop(job: str) -> bool:
+    """Ask on a terminal; another Ctrl-C is a no, and so is a log."""
+    if not (sys.stdin.isatty() and sys.stderr.isatty()):
+        return False
+    try:
+        return typer.confirm(f"\nStop {job}? Otherwise it goes on.", default=False, err=True)
+    except typer.Abort:
+        return False
+
+
+def _attaching(client: "JobSubmissionClient", job: str) -> str:
+    return f"hdrface submit --address {client.get_address()} --attach {job}"
+
+
+def _write(text: str) -> None:
+    sys.stdout.write(text)
+    sys.stdout.flush()
+
+
+def print_jobs(address: str | None) -> None:
+    """Print the jobs of the cluster on stdout, a row a job, the newest first.
+
+    Raises: ValueError if there is no such cluster.
+    """
+    from rich import box
+    from rich.console import Console
+    from rich.table import Table
+
+    found = jobs.find_jobs(jobs.connect(jobs.find_address(address)))
+    table = Table(box=box.SIMPLE_HEAD)
+    for title in ("id", "state", "age", "commit"):
+        table.add_column(title, no_wrap=True)
+    table.add_column("command", overflow="fold")
+    for job in found:
+        commit = f"{job.commit[:9]}{' dirty' if job.dirty else ''}" if job.commit else "–"
+        table.add_row(job.name, job.state, _age(job.started_at), commit, job.command)
+    # A log has no width of its own; 80 columns would cut the table.
+    Console(width=None if sys.stdout.isatty() else 120, markup=False).print(table)
+
+
+def _age(started_at: float | None) -> str:
+    if started_at is None:
+        return "–"
+    age_s = max(0.0, time.time() - started_at)
+    for unit, length_s in (("d", 86400), ("h", 3600), ("min", 60)):
+        if age_s >= 2 * length_s:
+            return f"{age_s / length_s:.0f} {unit}"
+    return f"{age_s:.0f} s"
