@@ -55,9 +55,14 @@ def test_residual_blocks_begin_by_passing(name: str) -> None:
     hardly = AutoencoderTraining(steps=1, batch_size=1, crop=16, learning_rate=1e-12)
     faces = np.zeros((1, 16, 16, 3), np.uint8)
     train_autoencoder(vae, lambda image: image * factor.sum(), faces, hardly, seed=0)
-    for block in (module for module in vae.modules() if hasattr(module, "conv_shortcut")):
-        if block.conv_shortcut is not None and list(block.conv_shortcut.parameters()):
-            continue
+    blocks = [
+        module
+        for module in vae.modules()
+        if hasattr(module, "conv_shortcut")
+        and (module.conv_shortcut is None or not list(module.conv_shortcut.parameters()))
+    ]
+    assert blocks
+    for block in blocks:
         frames = () if name == "sd21" else (1,)
         signal = torch.rand(1, int(block.conv1.in_channels), *frames, 4, 4)
         passed = block(signal, None) if name == "sd21" else block(signal)
