@@ -15,10 +15,10 @@ export DETECTOR ?=
 export PATH := $(CURDIR)/$(BIN):$(PATH)
 export PYTHONUNBUFFERED := 1
 
-.PHONY: help install demo results test check format bench mlflow lock chromium
+.PHONY: help install demo results test test-cluster check format bench mlflow lock chromium
 
 help: ## list the targets
-	@sed -n 's/^\([a-z]*\):.*## /\1\t/p' $(MAKEFILE_LIST) | expand -t 10
+	@sed -n 's/^\([a-z-]*\):.*## /\1\t/p' $(MAKEFILE_LIST) | expand -t 14
 
 install: $(STAMP) ## make or update .venv
 
@@ -44,8 +44,11 @@ demo: $(STAMP) ## run the whole line [FACES=DIR [DETECTOR=FILE]], print the resu
 results: $(STAMP) ## print the last results again
 	@hdrface results
 
-test: $(STAMP) chromium ## run the whole test suite
+test: $(STAMP) chromium ## run the test suite, but for what needs a cluster
 	@pytest
+
+test-cluster: $(STAMP) ## run the line on a small cluster with S3, PostgreSQL and MLflow, and break things in it
+	@pytest -m cluster
 
 check: $(STAMP) ## lint, formatting, types, import contracts: the same as CI
 	ruff check .
