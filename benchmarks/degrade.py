@@ -238,7 +238,7 @@ def run_stage(faces: Path, pairs: Path, workers: int) -> dict[str, Any]:
             ray_is_up, cpu_before = time.time(), time.process_time()
             table = degrade.run(params, Compute(workers=workers))
             ended, driver_cpu_s = time.time(), time.process_time() - cpu_before
-    written = sorted(file.stat().st_mtime for file in table.shard_paths())
+    written = sorted(file.stat().st_mtime for file in table.path.glob("*.parquet"))
     steady_rows = table.num_rows - workers * ROWS_PER_SHARD  # the last shard may be a short one
     return {
         "workers": workers,

@@ -15,11 +15,11 @@ import subprocess
 import sys
 import tempfile
 import time
-from pathlib import Path
 from typing import Any
 
 from benchmarks import machine
 from components.params import Compute
+from components.storage import Storage
 
 WARM_UP = 1 / 3  # of the steps
 
@@ -72,7 +72,7 @@ def under_ray(config: dict[str, Any]) -> dict[str, float]:
             train.work,
             config,
             name="benchmark",
-            storage=Path(folder),
+            storage=Storage(folder),
             workers=1,
             listen=lambda news: points.extend(news.points),
         )

@@ -65,6 +65,7 @@ class Compute(Params):
     workers: PositiveInt | None = None  # None: as many as the cluster's CPUs carry
     gpus: NonNegativeFloat = 0  # per worker
     cpus: PositiveFloat = 1  # per worker
+    memory: PositiveFloat | None = None  # GiB per worker, reserved; None: Ray does not count it
 
     @classmethod
     def load_compute(cls, stage: str, file: Path = PARAMS_FILE) -> Self:

@@ -75,6 +75,10 @@ class Storage:
     def path(self) -> str:
         return self.url.removeprefix("s3://")
 
+    def holds(self, path: Path) -> bool:
+        """Say whether a path of this machine lies in this folder."""
+        return self.is_folder and path.resolve().is_relative_to(Path(self.url).resolve())
+
     def read(self, name: str) -> bytes:
         """Read a file. Raises: FileNotFoundError."""
         return bytes(self.read_parts(name, lambda opened: opened.read()))

@@ -47,8 +47,8 @@ class DegradeParams(Params):
 class PairMaker:
     """Make the pairs of one shard of the table `faces`."""
 
-    def __init__(self, *, faces: Path, params: DegradeParams) -> None:
-        self._faces = tables.Table.open(faces)
+    def __init__(self, *, faces: tables.Table, params: DegradeParams) -> None:
+        self._faces = faces
         self._params = params
         self._num_variants = {"train": params.variants, "test": params.test_variants}
 
@@ -87,8 +87,7 @@ def run(params: DegradeParams, compute: Compute) -> tables.Table:
 
     Raises: ValueError if a drawn scale leaves no pixel of a face.
     """
-    path = params.faces.absolute()  # workers start elsewhere
-    faces = tables.Table.open(path)
+    faces = tables.Table.open(params.faces).shared()
     return tables.build(
         params.pairs,
         stage="degrade",
@@ -97,7 +96,7 @@ def run(params: DegradeParams, compute: Compute) -> tables.Table:
         module="pipelines.degrade",
         work=range(len(faces.shards)),
         maker=PairMaker,
-        maker_args={"faces": path, "params": params},
+        maker_args={"faces": faces, "params": params},
         compute=compute,
     )
 

@@ -6,8 +6,9 @@ writes  metrics/models/B-C.json    model, protocol, metrics with intervals, scor
         galleries/B-C/      PNGs of some faces and gallery.json
 and logs both into the training's MLflow run.
 
-A test split is at most a few thousand faces, so it is restored in this process: starting workers
-would cost more than they save. Should that change: `score_shard` needs little but a shard's number.
+A test split is at most a few thousand faces, so one process restores it: this one, or, on a
+cluster, one on a node that has what `compute.evaluate` asks for. Should that be too slow:
+`score_shard` needs little but a shard's number.
 """
 
 import json
@@ -16,21 +17,23 @@ import sys
 import tempfile
 from collections.abc import Iterator, Sequence
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated, Any, NamedTuple
 
 import torch
 from pydantic import Field, NonNegativeInt, PositiveInt
 
 from components import images
+from components.encoders.identity import find_network
 from components.metrics.catalogue import open_metrics
 from components.params import Compute, Params
 from components.reporting import comparison
 from components.reporting.comparison import Compared, Comparison, FaceScores, Pair
 from components.reporting.gallery import Gallery, make_picture, spread
 from components.restorer import Restorer
-from components.runtime import logs, tracking
+from components.runtime import cluster, logs, tracking
 from components.runtime.tables import Table
 from components.weights.manifest import RESTORER, Description
+from components.weights.shared import SharedFile, SharedFolder, share, share_file
 
 log = logging.getLogger(__name__)
 
@@ -59,37 +62,66 @@ def run(params: EvaluateParams, compute: Compute, backbone: str, condition: str)
     model.
     """
     name = f"{backbone}-{condition}"
-    device = torch.device("cuda" if compute.gpus else "cpu")
-    pairs = Table.open(params.pairs)
-    restorer = Restorer.load(params.models / name).to(device)
-    metrics, unavailable = open_metrics(
-        dict.fromkeys([*params.metrics, ALWAYS]),
-        identity_network=params.identity_network,
-        device=device,
+    pairs, network = Table.open(params.pairs).shared(), params.identity_network
+    scored = cluster.call(
+        compute,
+        score,
+        pairs,
+        share(params.models / name),
+        None if network is None else share_file(find_network(network)),
+        params,
+        "cuda" if compute.gpus else "cpu",
     )
-    for metric, reason in unavailable.items():
+    for metric, reason in scored.unavailable.items():
         log.warning("%s is not measured: %s", metric, reason)
-
-    compare = Comparison(restorer, metrics, device=device)
-    scores, shown = score_test_split(pairs, compare, params, size=restorer.spec.size)
     result = comparison.result(
-        comparison.model_facts(restorer.identity, backbone, condition),
+        comparison.model_facts(scored.model, backbone, condition),
         {
             "faces": f"the test split of {params.pairs}",
-            "size": restorer.spec.size,
+            "size": scored.size,
             "pairs": pairs.identity,
-            **_degradation(params.pairs),
+            "degradation": pairs.params["recipe"],
+            "degradation_seed": pairs.params["seed"],
         },
-        scores,
-        unavailable,
+        scored.scores,
+        scored.unavailable,
         samples=params.bootstrap_samples,
         seed=params.seed,
     )
-    gallery = Gallery.of(name, shown)
+    gallery = Gallery.of(name, scored.shown)
     gallery.write(params.galleries / name)
     _write(params.scores / f"{name}.json", result)
     _track(params.models / name, result, gallery)
     _log_summary(name, result)
+
+
+class Scored(NamedTuple):
+    """What `score` found out about a model."""
+
+    model: str  # its identity
+    size: int  # pixels
+    scores: list[FaceScores]
+    shown: list[Compared]  # those that the gallery shows, with their pictures
+    unavailable: dict[str, str]  # metrics that could not be had, and why
+
+
+def score(
+    pairs: Table,
+    model: SharedFolder,
+    identity_network: SharedFile | None,
+    params: EvaluateParams,
+    device: str,
+) -> Scored:
+    """Restore the test split with a model and measure it, in this process."""
+    restorer = Restorer.load(model.local()).to(device)
+    metrics, unavailable = open_metrics(
+        dict.fromkeys([*params.metrics, ALWAYS]),
+        identity_network=None if identity_network is None else identity_network.local(),
+        device=torch.device(device),
+    )
+    compare = Comparison(restorer, metrics, device=torch.device(device))
+    scores, shown = score_test_split(pairs, compare, params, size=restorer.spec.size)
+    return Scored(restorer.identity, restorer.spec.size, scores, shown, unavailable)
 
 
 def score_test_split(
@@ -139,12 +171,6 @@ def score_shard(
         yield from compare(batch)
 
 
-def _degradation(pairs: Path) -> dict[str, Any]:
-    """Say how the pairs were degraded, as their manifest does."""
-    made_with = json.loads((pairs / "manifest.json").read_bytes())["params"]
-    return {"degradation": made_with["recipe"], "degradation_seed": made_with["seed"]}
-
-
 def _write(file: Path, result: dict[str, Any]) -> None:
     file.parent.mkdir(parents=True, exist_ok=True)
     partial = file.with_name(f"{file.name}.partial")
@@ -192,4 +218,7 @@ def main(arguments: Sequence[str]) -> None:
 
 if __name__ == "__main__":
     logs.configure()
-    main(sys.argv[1:])
+    # By its name: a worker looks `score` up in its module, and has another `__main__`.
+    from pipelines import evaluate
+
+    evaluate.main(sys.argv[1:])

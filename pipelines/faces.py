@@ -20,9 +20,19 @@ from components import images
 from components.faces import detect, landmarks, split
 from components.faces.cutter import CANDIDATE_SCORE, FaceCutter
 from components.faces.landmarks import Landmarks
-from components.faces.source import Picture, Source, UnreadableError, open_source, read_split
+from components.faces.source import (
+    Picture,
+    Source,
+    UnreadableError,
+    open_shared,
+    open_source,
+    read_split,
+    share,
+)
 from components.params import Compute, Params
 from components.runtime import logs, tables
+from components.storage import Storage, data_root
+from components.weights.shared import SharedFile, share_file
 
 log = logging.getLogger(__name__)
 
@@ -59,10 +69,18 @@ class FaceMaker:
     """Make one shard of a slice of the source."""
 
     def __init__(
-        self, *, source: str, detector: Path | None, size: int, min_face: int, aligned: bool
+        self,
+        *,
+        source: str | Storage,
+        detector: SharedFile | None,
+        size: int,
+        min_face: int,
+        aligned: bool,
     ) -> None:
-        self._source = open_source(source)
-        network = detect.open_detector(detector, min_score=CANDIDATE_SCORE) if detector else None
+        self._source = open_shared(source)
+        network = None
+        if detector is not None:
+            network = detect.open_detector(detector.local(), min_score=CANDIDATE_SCORE)
         self._cutter = FaceCutter(size=size, min_face=min_face, aligned=aligned, detector=network)
 
     def __call__(self, work: Sequence[Task]) -> tables.Made:
@@ -97,11 +115,13 @@ def run(params: FacesParams, compute: Compute) -> tables.Table:
     """
     source = open_source(params.source)
     tasks = list_tasks(source, params)
-    detector = None if params.aligned or params.detector is None else params.detector.resolve()
     inputs = {"source": _identity(tasks)}
-    if detector:
-        detect.open_detector(detector, min_score=CANDIDATE_SCORE)  # fail here, not in a worker
-        inputs["detector"] = hashlib.sha256(detector.read_bytes()).hexdigest()
+    detector = None
+    if params.detector is not None and not params.aligned:
+        # Fail here, not in a worker.
+        detect.open_detector(params.detector.resolve(), min_score=CANDIDATE_SCORE)
+        detector = share_file(params.detector.resolve())
+        inputs["detector"] = detector.sha256
     step = params.files_per_shard
     table = tables.build(
         params.faces,
@@ -112,7 +132,7 @@ def run(params: FacesParams, compute: Compute) -> tables.Table:
         work=[tasks[start : start + step] for start in range(0, len(tasks), step)],
         maker=FaceMaker,
         maker_args={
-            "source": _absolute(params.source),
+            "source": share(params.source, [task.picture for task in tasks], data_root()),
             "detector": detector,
             "size": params.size,
             "min_face": params.min_face,
@@ -155,11 +175,6 @@ def _identity(tasks: Sequence[Task]) -> str:
         for task in tasks
     ]
     return hashlib.sha256(json.dumps(listing).encode()).hexdigest()
-
-
-def _absolute(source: str) -> str:
-    """Name the same folder for workers that start elsewhere."""
-    return source if "://" in source else str(Path(source).absolute())
 
 
 def _check(table: tables.Table, params: FacesParams) -> None:

@@ -22,7 +22,7 @@ from components import images
 from components.backbones.catalogue import BackboneName
 from components.params import Compute, Params
 from components.runtime import logs, tables
-from components.weights.manifest import Description
+from components.weights.shared import SharedFolder, share
 
 
 class FeaturesParams(Params):
@@ -41,20 +41,27 @@ class FeaturesParams(Params):
 class FeatureMaker:
     """Compute the features of one shard of pairs and of the restorations that belong to it."""
 
-    def __init__(self, *, pairs: Path, restorations: Path, params: FeaturesParams) -> None:
+    def __init__(
+        self,
+        *,
+        pairs: tables.Table,
+        restorations: tables.Table,
+        weights: SharedFolder,
+        encoder: SharedFolder,
+        params: FeaturesParams,
+    ) -> None:
         import torch
 
         from components.backbones.catalogue import load_backbone
         from components.encoders.dinov3 import DINOv3
         from components.weights.store import open_weights
 
-        self._pairs = tables.Table.open(pairs)
-        self._restorations = tables.Table.open(restorations)
+        self._pairs, self._restorations = pairs, restorations
         self._params = params
         self._device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
-        self._backbone = load_backbone(params.backbone, open_weights(params.weights).root)
-        encoder = DINOv3(open_weights(params.encoder).root, input_size=params.encoder_size)
-        self._encoder = encoder.to(self._device)
+        self._backbone = load_backbone(params.backbone, open_weights(weights.local()).root)
+        dinov3 = DINOv3(open_weights(encoder.local()).root, input_size=params.encoder_size)
+        self._encoder = dinov3.to(self._device)
         self._backbone.to(self._device)
 
     def __call__(self, shard: int) -> tables.Made:
@@ -127,10 +134,9 @@ def _column(tensor: Any) -> pa.Array:
 
 def run(params: FeaturesParams, stage: str, compute: Compute) -> tables.Table:
     """Make the table `features`, one shard for each shard of pairs."""
-    pairs_path, restorations_path = params.pairs.absolute(), params.restorations.absolute()
-    pairs, restorations = tables.Table.open(pairs_path), tables.Table.open(restorations_path)
-    weights, encoder = params.weights.absolute(), params.encoder.absolute()
-    absolute = params.model_copy(update={"weights": weights, "encoder": encoder})
+    pairs = tables.Table.open(params.pairs).shared()
+    restorations = tables.Table.open(params.restorations).shared()
+    weights, encoder = share(params.weights), share(params.encoder)
     return tables.build(
         params.features,
         stage=stage,
@@ -138,16 +144,18 @@ def run(params: FeaturesParams, stage: str, compute: Compute) -> tables.Table:
         inputs={
             "pairs": pairs.identity,
             "restorations": restorations.identity,
-            "weights": Description.read(weights).identity,
-            "encoder": Description.read(encoder).identity,
+            "weights": weights.identity,
+            "encoder": encoder.identity,
         },
         module="pipelines.features",
         work=range(len(pairs.shards)),
         maker=FeatureMaker,
         maker_args={
-            "pairs": pairs_path,
-            "restorations": restorations_path,
-            "params": absolute,
+            "pairs": pairs,
+            "restorations": restorations,
+            "weights": weights,
+            "encoder": encoder,
+            "params": params,
         },
         compute=compute,
     )

@@ -17,7 +17,7 @@ from pydantic import PositiveInt
 from components import images
 from components.params import Compute, Params
 from components.runtime import logs, tables
-from components.weights.manifest import Description
+from components.weights.shared import SharedFolder, share
 
 SCHEMA = pa.schema([("face_id", pa.string()), ("variant", pa.int32()), ("sr_png", pa.binary())])
 
@@ -33,14 +33,14 @@ class RestoreParams(Params):
 class RestorationMaker:
     """Restore the train faces of one shard of the table `pairs`."""
 
-    def __init__(self, *, pairs: Path, model: Path, batch_size: int) -> None:
+    def __init__(self, *, pairs: tables.Table, model: SharedFolder, batch_size: int) -> None:
         import torch
 
         from components.restorer import Restorer
 
-        self._pairs = tables.Table.open(pairs)
+        self._pairs = pairs
         self._device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
-        self._restorer = Restorer.load(model).to(self._device)
+        self._restorer = Restorer.load(model.local()).to(self._device)
         self._batch_size = batch_size
 
     def __call__(self, shard: int) -> tables.Made:
@@ -70,17 +70,16 @@ class RestorationMaker:
 
 def run(params: RestoreParams, stage: str, compute: Compute) -> tables.Table:
     """Make the table `restorations`, one shard for each shard of pairs."""
-    pairs_path, model = params.pairs.absolute(), params.model.absolute()  # workers start elsewhere
-    pairs = tables.Table.open(pairs_path)
+    pairs, model = tables.Table.open(params.pairs).shared(), share(params.model)
     return tables.build(
         params.restorations,
         stage=stage,
         params=params,
-        inputs={"pairs": pairs.identity, "model": Description.read(model).identity},
+        inputs={"pairs": pairs.identity, "model": model.identity},
         module="pipelines.restore",
         work=range(len(pairs.shards)),
         maker=RestorationMaker,
-        maker_args={"pairs": pairs_path, "model": model, "batch_size": params.batch_size},
+        maker_args={"pairs": pairs, "model": model, "batch_size": params.batch_size},
         compute=compute,
     )
 

@@ -31,6 +31,7 @@ from components.training.optimization import OptimizationParams
 from components.training.restorer_training import RestorerTraining
 from components.training.sampler import RowStream
 from components.training.step import LossParams
+from components.weights.shared import share, share_file
 from components.weights.store import open_weights
 
 
@@ -61,7 +62,7 @@ def run(backbone: BackboneName, params: RestorerParams, compute: Compute) -> Non
         worker=work,
         config={
             "restorer": restorer,
-            "pairs": params.pairs.absolute(),
+            "pairs": Table.open(params.pairs).shared(),
             "mirror": params.mirror,
             "shuffle_shards": params.shuffle_shards,
         },
@@ -102,9 +103,10 @@ def plan(
             seed=params.seed,
         ),
         losses=params.losses,
+        identity_network=params.losses.identity and share_file(params.losses.identity.network),
         clean_condition=params.clean_condition,
         optimization=params.optimization,
-        weights=params.weights.absolute(),
+        weights=share(params.weights),
         needs={"backbone": Need(name=weights.name, identity=weights.identity, hint=hint)},
         licences=(weights.licence,),
         lineage=training.lineage(pairs),
@@ -115,7 +117,7 @@ def plan(
 def work(config: dict[str, Any], seat: Seat) -> None:
     """Train on one worker."""
     restorer: RestorerTraining = config["restorer"]
-    pairs = Table.open(config["pairs"])
+    pairs: Table = config["pairs"]
     step = restorer.start(seat.device)
     stream = RowStream(
         [

@@ -30,6 +30,7 @@ from components.training.optimization import OptimizationParams
 from components.training.restorer_training import RestorerTraining
 from components.training.sampler import RowStream
 from components.training.step import LossParams
+from components.weights.shared import share, share_file
 from components.weights.store import open_model, open_weights
 
 
@@ -127,9 +128,10 @@ def plan(
             seed=params.seed,
         ),
         losses=params.losses,
+        identity_network=params.losses.identity and share_file(params.losses.identity.network),
         clean_condition=params.clean_condition,
         optimization=params.optimization,
-        weights=params.weights.absolute(),
+        weights=share(params.weights),
         token_width=_token_width(features),
         needs={
             role: Need(name=name, identity=identity, hint=os.path.relpath(folder, out))
@@ -145,7 +147,7 @@ def worker_config(params: TrainParams, restorer: RestorerTraining) -> dict[str, 
     """Give what `work` needs on every worker."""
     return {
         "restorer": restorer,
-        "features": params.features.absolute(),
+        "features": Table.open(params.features).shared(),
         "shuffle_shards": params.shuffle_shards,
     }
 
@@ -153,7 +155,7 @@ def worker_config(params: TrainParams, restorer: RestorerTraining) -> dict[str, 
 def work(config: dict[str, Any], seat: Seat) -> None:
     """Train on one worker."""
     restorer: RestorerTraining = config["restorer"]
-    features = Table.open(config["features"])
+    features: Table = config["features"]
     step = restorer.start(seat.device)
     stream = RowStream(
         [shard.rows for shard in features.shards],

@@ -45,7 +45,7 @@ class IdentityEncoder:
     """
 
     def __init__(self, path: Path) -> None:
-        self.path = _recognition_network(path)
+        self.path = find_network(path)
         self.sha256 = hashlib.sha256(self.path.read_bytes()).hexdigest()
         self._session = _open(self.path)
         if not _takes_faces(self._session):
@@ -96,7 +96,11 @@ def _similarity(
     return np.array([[a.real, -a.imag, b.real], [a.imag, a.real, b.imag]])
 
 
-def _recognition_network(path: Path) -> Path:
+def find_network(path: Path) -> Path:
+    """Return the identity network's file: the path itself, or the one in an InsightFace pack.
+
+    Raises: FileNotFoundError, ValueError if a folder holds none or several.
+    """
     if path.is_file():
         return path
     files = sorted(path.glob("*.onnx"))

@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import hashlib
 import os
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path, PurePosixPath
 from typing import Any, NamedTuple, Protocol
 
 from components.faces import split
+from components.storage import Storage
 
 READABLE = (".jpg", ".jpeg", ".png", ".webp", ".bmp", ".tif", ".tiff")
 # Pictures too, which nothing here decodes: listed, so that they end up rejected, not overlooked.
@@ -63,6 +64,45 @@ def open_source(source: str) -> Source:
     if "://" in source:
         raise SourceError(f"source {source!r} is neither a folder nor an s3:// prefix")
     return Folder(Path(source))
+
+
+def share(source: str, pictures: Sequence[Picture], root: Storage | None) -> str | Storage:
+    """Give what workers read the pictures of a source from, by `open_shared`.
+
+    That is the source itself, where they see it: a bucket, a folder in the data root, any folder
+    without one. The pictures of another folder are copied to the data root, those not there yet.
+    """
+    if source.startswith("s3://") or root is None or root.holds(Path(source)):
+        return source if source.startswith("s3://") else str(Path(source).absolute())
+    place = root / "files"
+    there = place.sizes()
+    wanted = [picture for picture in pictures if not picture.problem]
+    missing = [picture for picture in wanted if picture.digest not in there]
+    with ThreadPoolExecutor(max_workers=8) as pool:
+        files = (Path(source) / picture.name for picture in missing)
+        list(pool.map(place.put, files, (picture.digest for picture in missing)))
+    return place
+
+
+def open_shared(shared: str | Storage) -> Source | Copies:
+    """Open what `share` gave, on a worker."""
+    return Copies(shared) if isinstance(shared, Storage) else open_source(shared)
+
+
+class Copies:
+    """Pictures in a data root, each under the digest of its content."""
+
+    def __init__(self, place: Storage) -> None:
+        self._place = place
+
+    def read(self, picture: Picture) -> bytes:
+        """Read one picture. Raises: as `Source.read`."""
+        if picture.problem:
+            raise UnreadableError(picture.problem)
+        data = self._place.read(picture.digest)
+        if hashlib.sha256(data).hexdigest() != picture.digest:
+            raise SourceError(f"the copy of {picture.name} in {self._place.url} is damaged")
+        return data
 
 
 def read_split(source: Source) -> dict[str, split.Split]:

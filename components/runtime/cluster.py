@@ -7,16 +7,20 @@ A start costs seconds and every stage pays it, unless they share one:
 
 import contextlib
 import logging
-import math
 import os
 import signal
 import subprocess
 import sys
 import tempfile
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Self, TypeVar
 
 from components.params import Compute
+from components.runtime import nodes, room
 from components.runtime.lineage import ROOT
+from components.storage import data_root, s3_settings
 
 _ENVIRONMENT = {
     "RAY_USAGE_STATS_ENABLED": "0",  # nothing is reported anywhere
@@ -26,17 +30,26 @@ _ENVIRONMENT = {
     # may be restarted. Errors of the workers arrive as exceptions; `info` brings all of it back.
     "RAY_BACKEND_LOG_LEVEL": "fatal",
 }
+# Set where `local` started Ray: its workers find `components` and `pipelines` by PYTHONPATH.
+_IMPORTS_OURS = "HDRFACE_WORKERS_IMPORT"
 _THREADS = ("OMP_NUM_THREADS", "MKL_NUM_THREADS", "OPENBLAS_NUM_THREADS", "OPENCV_FOR_THREADS_NUM")
+
+
+_CALLS_AGAIN = 3  # when a node is lost
+
+T = TypeVar("T")
 
 
 @contextlib.contextmanager
 def session(compute: Compute, *, show_worker_output: bool = False) -> Iterator[None]:
     """Have Ray inside the block; on leaving it, shut down only what was started here.
 
-    A session inside another one uses it. `show_worker_output` repeats on this process's stderr what
-    workers print; it stays in Ray's log files otherwise.
+    A session inside another one uses it. On a cluster, waits until there is room for a worker, and
+    says so. `show_worker_output` repeats on this process's stderr what workers print; it stays in
+    Ray's log files otherwise.
 
-    Raises: ValueError if a worker needs more than this machine has (a cluster may still grow).
+    Raises: ValueError if a worker needs more than there is and can be, or a node has not what its
+    workers need.
     """
     import ray
 
@@ -45,15 +58,31 @@ def session(compute: Compute, *, show_worker_output: bool = False) -> Iterator[N
     elif address := os.environ.get("RAY_ADDRESS"):
         _set_environment()
         with _without_banner():
-            ray.init(address, logging_level=logging.WARNING, log_to_driver=show_worker_output)
+            ray.init(
+                address,
+                logging_level=logging.WARNING,
+                log_to_driver=show_worker_output,
+                runtime_env=_code(),
+                namespace="hdrface",
+            )
         try:
+            nodes.check()
+            room.wait(compute)
             yield
         finally:
             ray.shutdown()
     else:
         with local(show_worker_output=show_worker_output):
-            _check_fits(compute)
+            room.wait(compute)
             yield
+
+
+def _code() -> dict[str, Any] | None:
+    """Say how workers get `components` and `pipelines`: from the job, or from this checkout."""
+    comes_with_job = "RAY_JOB_CONFIG_JSON_ENV_VAR" in os.environ
+    if comes_with_job or _IMPORTS_OURS in os.environ:
+        return None
+    return {"py_modules": [str(ROOT / "components"), str(ROOT / "pipelines")]}
 
 
 @contextlib.contextmanager
@@ -107,29 +136,57 @@ def _without_banner() -> Iterator[None]:
             os.write(2, b"".join(lines))
 
 
-def _check_fits(compute: Compute) -> None:
-    if capacity(compute) < 1:
-        has = _resources()
-        raise ValueError(
-            f"a worker needs {compute.cpus:g} CPUs and {compute.gpus:g} GPUs, this machine has "
-            f"{has.get('CPU', 0):g} and {has.get('GPU', 0):g}: change the stage's section in "
-            "'compute:', or set RAY_ADDRESS"
-        )
+@dataclass(frozen=True)
+class Workplace:
+    """What a worker takes over from the driver: how it reaches S3, and its folder.
+
+    Not the folder where there is a data root: other machines have none of that name. The settings
+    lie in Ray's object store: in an argument, Ray might write them to a log.
+    """
+
+    folder: Path | None
+    settings: Sequence[Any]  # of one reference; bare, Ray would put the value in its place
+
+    @classmethod
+    def here(cls) -> Self:
+        """Describe the driver's."""
+        import ray
+
+        folder = Path.cwd() if data_root() is None else None
+        return cls(folder, [ray.put(s3_settings())])
+
+    def enter(self) -> None:
+        """Make this process a worker there."""
+        import ray
+
+        if self.folder is not None:
+            os.chdir(self.folder)  # relative paths mean the same here and in the stage
+        os.environ.update(ray.get(self.settings[0]))
 
 
-def capacity(compute: Compute) -> int:
-    """Count the workers that the cluster can run at once, as it is now."""
-    has = _resources()
-    fits = [has.get("CPU", 0.0) / compute.cpus]
-    if compute.gpus:
-        fits.append(has.get("GPU", 0.0) / compute.gpus)
-    return math.floor(min(fits))
+def call(compute: Compute, function: Callable[..., T], *arguments: Any) -> T:
+    """Call a function of an importable module: on a node of the cluster, or else in this process.
 
-
-def _resources() -> dict[str, float]:
+    What it raises is raised here. Raises: as `session`.
+    """
+    if "RAY_ADDRESS" not in os.environ or _IMPORTS_OURS in os.environ:
+        return function(*arguments)
     import ray
 
-    return dict(ray.cluster_resources())  # type: ignore[no-untyped-call]
+    with session(compute):
+        place, cpus = Workplace.here(), compute.cpus
+
+        def enter_and_call() -> T:
+            place.enter()
+            limit_threads(cpus)
+            return function(*arguments)
+
+        called = ray.remote(max_retries=_CALLS_AGAIN)(enter_and_call)
+        try:
+            result: T = ray.get(called.options(**room.options(compute)).remote())
+        except ray.exceptions.RayTaskError as error:
+            raise error.cause from error
+        return result
 
 
 def limit_threads(cpus: float) -> None:
@@ -161,9 +218,8 @@ def run_inside(command: Sequence[str]) -> int:
         address = ray.get_runtime_context().gcs_address
         # Ctrl-C reaches the command too, which ends in its own way; Ray has to stay until then.
         signal.signal(signal.SIGINT, lambda *_: None)
-        return subprocess.run(
-            command, env=os.environ | {"RAY_ADDRESS": address}, check=False
-        ).returncode
+        environment = os.environ | {"RAY_ADDRESS": address, _IMPORTS_OURS: "1"}
+        return subprocess.run(command, env=environment, check=False).returncode
 
 
 if __name__ == "__main__":

@@ -20,7 +20,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from components.runtime import cluster
+from components.params import Compute
+from components.runtime import cluster, room
+from components.storage import Storage
 
 if TYPE_CHECKING:
     import torch
@@ -91,13 +93,14 @@ def fit(
     config: dict[str, Any],
     *,
     name: str,
-    storage: Path,
+    storage: Storage,
     workers: int,
     listen: Callable[[News], None],
     cpus: float = 1,
     gpus: float = 0,
+    memory: float | None = None,
     max_failures: int = 3,
-) -> Path:
+) -> Storage:
     """Run `worker(config, seat)` on every worker and give the folder of the last checkpoint.
 
     A training of this `name` in `storage` that was interrupted goes on from its last checkpoint, in
@@ -107,11 +110,12 @@ def fit(
         worker: a function of an importable module; `config` must pickle.
         config: handed to every worker.
         name: must contain what the training is made from: the same name means the same training.
-        storage: a folder that all nodes see.
+        storage: that all nodes see.
         workers: number of processes.
         listen: called in a thread of this process with what rank 0 reports.
         cpus: of each worker; also its number of threads.
         gpus: of each worker.
+        memory: GiB that are reserved for each worker.
         max_failures: how often lost workers are replaced.
 
     Raises: TrainingError with the worker's own error.
@@ -136,16 +140,18 @@ def fit(
             "worker": ray.cloudpickle.dumps((worker, config)),  # type: ignore[no-untyped-call]
             "mailbox": mailbox,
             "cpus": cpus,
+            "place": cluster.Workplace.here(),
         },
         backend_config=SharedDevices(),
         scaling_config=train.ScalingConfig(
             num_workers=workers,
             use_gpu=gpus > 0,
-            resources_per_worker={"CPU": cpus, **({"GPU": gpus} if gpus else {})},
+            resources_per_worker=room.needs(Compute(cpus=cpus, gpus=gpus, memory=memory)),
         ),
         run_config=train.RunConfig(
             name=name,
-            storage_path=str(storage.absolute()),
+            storage_path=storage.path,
+            storage_filesystem=storage.filesystem,
             failure_config=train.FailureConfig(max_failures=max_failures),
             checkpoint_config=train.CheckpointConfig(num_to_keep=1),
             callbacks=[_callback(mailbox)],
@@ -160,7 +166,7 @@ def fit(
         ray.kill(mailbox)
     if result.checkpoint is None:
         raise TrainingError(f"training {name} ended without a checkpoint")
-    return Path(result.checkpoint.path)
+    return storage / str(result.checkpoint.path).removeprefix(f"{storage.path}/")
 
 
 def _check_resources(available: dict[str, float], workers: int, cpus: float, gpus: float) -> None:
@@ -174,18 +180,18 @@ def _check_resources(available: dict[str, float], workers: int, cpus: float, gpu
         log.warning("%s: waiting until the cluster has grown", short)
 
 
-def _drop_broken_snapshot(folder: Path) -> None:
+def _drop_broken_snapshot(folder: Storage) -> None:
     """Forget a list of checkpoints that a kill has cut short: Ray writes it in place."""
     import json
 
-    file = folder / "checkpoint_manager_snapshot.json"
+    file = "checkpoint_manager_snapshot.json"
     try:
-        json.loads(file.read_bytes())
+        json.loads(folder.read(file))
     except FileNotFoundError:
         return
     except ValueError:
-        log.warning("%s was cut short: the training starts again at step 0", file)
-        file.unlink()
+        log.warning("%s/%s was cut short: the training starts again at step 0", folder.url, file)
+        folder.delete(file)
 
 
 def _callback(mailbox: Any) -> Any:
@@ -282,6 +288,7 @@ def _work(task: dict[str, Any]) -> None:
     import torch  # noqa: F401 - before the number of threads is set
     from ray import train
 
+    task["place"].enter()
     cluster.limit_threads(task["cpus"])
     context = train.get_context()
     rank, world_size = context.get_world_rank(), context.get_world_size()

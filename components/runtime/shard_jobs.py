@@ -1,16 +1,14 @@
 """Make shards on the workers of a Ray cluster: one Ray Data job, one block a shard."""
 
 import logging
-import os
 import traceback
 from collections.abc import Mapping
-from pathlib import Path
 from typing import Any
 
 import numpy as np
 
 from components.params import Compute
-from components.runtime import cluster, logs
+from components.runtime import cluster, logs, room
 from components.runtime.shards import Made
 from components.runtime.unfinished import Unfinished
 
@@ -26,8 +24,10 @@ class ShardError(RuntimeError):
 class ShardWriter:
     """Ray Data actor: makes one shard a call and writes it; only its number leaves the worker."""
 
-    def __init__(self, partial: Unfinished, maker: bytes, cpus: float, folder: Path) -> None:
-        self.partial, self.pickled_maker, self.cpus, self.folder = partial, maker, cpus, folder
+    def __init__(
+        self, partial: Unfinished, maker: bytes, cpus: float, place: cluster.Workplace
+    ) -> None:
+        self.partial, self.pickled_maker, self.cpus, self.place = partial, maker, cpus, place
         self.maker: Any = None
 
     def __call__(self, batch: dict[str, np.ndarray]) -> dict[str, np.ndarray]:
@@ -48,13 +48,15 @@ class ShardWriter:
         from ray import cloudpickle
 
         if self.maker is None:
-            os.chdir(self.folder)  # relative paths mean the same here and in the stage
+            self.place.enter()
             cluster.limit_threads(self.cpus)
             maker, arguments = cloudpickle.loads(self.pickled_maker)
             cluster.limit_threads(self.cpus)  # now for the libraries that the maker imported
             self.maker = maker(**arguments)
         if (tries := self.partial.count_try(index)) > _MOST_TRIES:
             raise RuntimeError(f"its worker died {tries - 1} times, perhaps for want of memory")
+        if self.partial.note(index) is not None:
+            return  # made by a worker that died before it said so, or by another run
         made = self.maker(cloudpickle.loads(work))
         if not isinstance(made, Made):
             raise TypeError(f"a maker returns Made, {type(self.maker).__name__} gave {type(made)}")
@@ -77,7 +79,7 @@ def make_shards(
         from ray.data import ActorPoolStrategy, from_items
 
         _configure_ray_data()
-        capacity = max(1, cluster.capacity(compute))
+        capacity = max(1, room.capacity(compute))
         most = min(compute.workers or capacity, len(work))
         todo = from_items(
             [{"index": index, "work": _pickled(item)} for index, item in work.items()],
@@ -89,11 +91,10 @@ def make_shards(
                 "partial": partial,
                 "maker": _pickled((maker, dict(maker_args))),
                 "cpus": compute.cpus,
-                "folder": Path.cwd(),
+                "place": cluster.Workplace.here(),
             },
             batch_size=1,
-            num_cpus=compute.cpus,
-            num_gpus=compute.gpus or None,
+            **room.options(compute),
             # A fixed pool as large as the cluster hangs. A worker has its next shard waiting: with
             # one at a time it idles a fifth of its time until the driver has noticed.
             compute=ActorPoolStrategy(

@@ -5,16 +5,17 @@ Everything that touches a file of a table goes through this page and `unfinished
 
 import hashlib
 import json
-import os
-import uuid
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field
-from pathlib import Path
 from typing import Any, Self
 
 import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
+
+from components.storage import Storage
+
+_CHUNK = 8 << 20
 
 Columns = list[dict[str, str]]  # name and Arrow type of each column, in order
 
@@ -93,46 +94,29 @@ def describe(schema: pa.Schema) -> Columns:
     return [{"name": column.name, "type": str(column.type)} for column in schema]
 
 
-def read(file: Path, columns: Sequence[str] | None = None) -> pa.Table:
-    # `pq.read_table` would take `key=value` in a folder's name for a column.
-    with pq.ParquetFile(file) as parquet:
+def read(place: Storage, file: str, columns: Sequence[str] | None = None) -> pa.Table:
+    """Read a shard, or columns of it. Raises: ValueError for a column that it does not have."""
+    return place.read_parts(file, lambda opened: _read(opened, f"{place.url}/{file}", columns))
+
+
+def _read(opened: pa.NativeFile, name: str, columns: Sequence[str] | None) -> pa.Table:
+    with pq.ParquetFile(opened) as parquet:
         if columns is not None and (unknown := set(columns) - set(parquet.schema_arrow.names)):
             known = ", ".join(parquet.schema_arrow.names)
-            raise ValueError(f"{file} has no column {sorted(unknown)}; it has {known}")
+            raise ValueError(f"{name} has no column {sorted(unknown)}; it has {known}")
         return parquet.read(columns=None if columns is None else list(columns))
 
 
-def sha256_of(file: Path) -> str:
-    with file.open("rb") as opened:
-        return hashlib.file_digest(opened, "sha256").hexdigest()
+def sha256_of(place: Storage, file: str) -> str:
+    """Hash a shard as it is now."""
 
+    def digest(opened: pa.NativeFile) -> str:
+        found = hashlib.sha256()
+        while chunk := opened.read(_CHUNK):
+            found.update(chunk)
+        return found.hexdigest()
 
-def write_atomically(target: Path, data: bytes, *, beside: Path | None = None) -> None:
-    """Write `target` whole or not at all, even if the machine stops.
-
-    The unfinished file lies in the folder `beside` (default: the target's own) under a name of its
-    own, so that two writers of the same file never meet.
-    """
-    temporary = (beside or target.parent) / f"{target.name}.tmp-{uuid.uuid4().hex}"
-    try:
-        with temporary.open("xb") as opened:
-            opened.write(data)
-            opened.flush()
-            os.fsync(opened.fileno())
-        temporary.replace(target)
-    except BaseException:
-        temporary.unlink(missing_ok=True)
-        raise
-    sync_folder(target.parent)
-
-
-def sync_folder(folder: Path) -> None:
-    """Make the names in a folder survive a power cut."""
-    handle = os.open(folder, os.O_RDONLY)
-    try:
-        os.fsync(handle)
-    finally:
-        os.close(handle)
+    return place.read_parts(file, digest)
 
 
 def json_bytes(value: Mapping[str, Any]) -> bytes:

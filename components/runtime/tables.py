@@ -6,12 +6,15 @@ worker that made it, and a killed stage goes on at the first missing shard.
 
     data/faces/manifest.json           identity, what it was made from, shards, rejected
     data/faces/shard-00000.parquet
+
+With a data root (`components.storage`) the shards are written to ROOT/tables/IDENTITY, and beside
+the manifest lies none. The manifest is the same either way.
 """
 
 import json
 import logging
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any, Self
 
@@ -31,6 +34,7 @@ from components.runtime.shards import (
     tensor_values,
 )
 from components.runtime.unfinished import Unfinished
+from components.storage import ROOT_VARIABLE, Storage, data_root, local_folder
 
 __all__ = ["Made", "Rejection", "Shard", "Table", "build", "tensor_column", "tensor_values"]
 
@@ -42,9 +46,10 @@ log = logging.getLogger(__name__)
 
 @dataclass(frozen=True)
 class Table:
-    """A finished table; `Table.open` gives one."""
+    """A finished table; `Table.open` gives one. It may travel to any worker that sees `place`."""
 
-    path: Path
+    path: Path  # of the folder with the manifest
+    place: Storage  # of the shards
     stage: str
     identity: str
     params: Mapping[str, Any]  # of the stage that made it
@@ -69,53 +74,94 @@ class Table:
         if manifest["schema_version"] != SCHEMA_VERSION:
             found = manifest["schema_version"]
             raise ValueError(f"{path} has format {found}, not {SCHEMA_VERSION}: {again}")
-        table = cls(
+        shards_listed = [Shard(**shard) for shard in manifest["shards"]]
+        place, sizes = _find_shards(path, manifest["identity"])
+        for shard in shards_listed:
+            if shard.file not in sizes:
+                raise FileNotFoundError(_about_missing(path, place, shard.file, again))
+            if (size := sizes[shard.file]) != shard.bytes:
+                raise ValueError(
+                    f"{place.url}/{shard.file} has {size} bytes, not {shard.bytes}: {again}"
+                )
+        return cls(
             path=path,
+            place=place,
             stage=manifest["stage"],
             identity=manifest["identity"],
             params=manifest["params"],
             inputs=manifest["inputs"],
             num_rows=manifest["num_rows"],
             columns=manifest["columns"],
-            shards=[Shard(**shard) for shard in manifest["shards"]],
+            shards=shards_listed,
             rejected=[Rejection(**rejection) for rejection in manifest["rejected"]],
         )
-        for shard, file in zip(table.shards, table.shard_paths(), strict=True):
-            if not file.is_file():
-                raise FileNotFoundError(f"{file} is missing from its table: {again}")
-            if (size := file.stat().st_size) != shard.bytes:
-                raise ValueError(f"{file} has {size} bytes, not {shard.bytes}: {again}")
-        return table
 
-    def shard_paths(self) -> list[Path]:
-        return [self.path / shard.file for shard in self.shards]
+    def shared(self) -> Self:
+        """Give the table as every worker sees it: from the data root, if there is one.
+
+        A table that was made without one is copied there first.
+        """
+        root = data_root()
+        if root is None or not self.place.is_folder or root.holds(self.path):
+            return self
+        place = root / "tables" / self.identity
+        there = place.sizes()
+        missing = [shard for shard in self.shards if there.get(shard.file) != shard.bytes]
+        if missing:
+            log.info("%s: copying %d shards to %s", self.path, len(missing), place.url)
+        for shard in missing:
+            place.put(Path(self.place.url) / shard.file, shard.file)
+        if MANIFEST not in there:
+            place.write(MANIFEST, (self.path / MANIFEST).read_bytes())
+        return replace(self, place=place)
 
     def read_shard(self, index: int, columns: Sequence[str] | None = None) -> pa.Table:
         """Read one shard. Raises: ValueError for a column that it does not have."""
-        return shards.read(self.shard_paths()[index], columns)
+        return shards.read(self.place, self.shards[index].file, columns)
 
     def read(
         self, columns: Sequence[str] | None = None, where: tuple[str, Any] | None = None
     ) -> pa.Table:
         """Read all rows of a small table, or those whose column `where[0]` is `where[1]`."""
+        every = range(len(self.shards))
         if where is None:
-            return pa.concat_tables(shards.read(file, columns) for file in self.shard_paths())
+            return pa.concat_tables(self.read_shard(index, columns) for index in every)
         name, value = where
         found = []
-        for file in self.shard_paths():
-            rows = shards.read(file, None if columns is None else list({*columns, name}))
+        for index in every:
+            rows = self.read_shard(index, None if columns is None else list({*columns, name}))
             rows = rows.filter(pc.equal(rows[name], value))
             found.append(rows if columns is None else rows.select(list(columns)))
         return pa.concat_tables(found)
 
     def verify(self) -> None:
         """Hash every shard. Raises: ValueError naming the first that is not what was written."""
-        for shard, file in zip(self.shards, self.shard_paths(), strict=True):
-            if (found := shards.sha256_of(file)) != shard.sha256:
+        for shard in self.shards:
+            if (found := shards.sha256_of(self.place, shard.file)) != shard.sha256:
                 raise ValueError(
-                    f"{file} has SHA-256 {found}, the manifest says {shard.sha256}: "
-                    f"run 'dvc repro --force {self.stage}'"
+                    f"{self.place.url}/{shard.file} has SHA-256 {found}, the manifest says "
+                    f"{shard.sha256}: run 'dvc repro --force {self.stage}'"
                 )
+
+
+def _find_shards(path: Path, identity: str) -> tuple[Storage, Mapping[str, int]]:
+    """Say where the shards of a table lie, and which there are: beside it, or in the data root."""
+    beside = local_folder(path, path)
+    sizes = beside.sizes()
+    root = data_root()
+    if root is None or any(name.endswith(".parquet") for name in sizes):
+        return beside, sizes
+    place = root / "tables" / identity
+    return place, place.sizes()
+
+
+def _about_missing(path: Path, place: Storage, file: str, again: str) -> str:
+    if place.url == str(path.absolute()) and not any(path.glob("*.parquet")):
+        return (
+            f"{path} holds a manifest alone: set {ROOT_VARIABLE} to the data root that it was made "
+            f"with, or {again}"
+        )
+    return f"{place.url}/{file} is missing from its table: {again}"
 
 
 def build(
@@ -161,16 +207,15 @@ def build(
             unfinished.discard(out)
             log.info("%s: %s is up to date", stage, out)
             return table
-        partial = Unfinished.resume(out, identity, len(work))
-        missing = [index for index in range(len(work)) if partial.note(index) is None]
-        if kept := len(work) - len(missing):
-            log.info("%s: going on, %d of %d shards are done", stage, kept, len(work))
-        if missing:
-            todo = {index: work[index] for index in missing}
-            make_shards(partial, stage, todo, maker, maker_args, compute)
-        notes = [_note(partial, index) for index in range(len(work))]
-        manifest = made_from | {"identity": identity} | _contents(stage, notes)
-        partial.finish(out, MANIFEST, shards.json_bytes(manifest))
+        partial = Unfinished.resume(out, identity, len(work), data_root())
+        manifest = _manifest_of_another_run(partial)
+        if manifest is None:
+            _make(partial, stage, work, maker, maker_args, compute)
+            manifest = _manifest_of_another_run(partial)
+        if manifest is None:
+            contents = _contents(stage, _notes(partial, len(work)))
+            manifest = shards.json_bytes(made_from | {"identity": identity} | contents)
+        partial.finish(out, MANIFEST, manifest)
     table = Table.open(out)
     log.info(
         "%s: %d rows in %d shards, %d rejected: %s",
@@ -193,11 +238,40 @@ def _finished(out: Path, identity: str) -> Table | None:
     return table if table.identity == identity else None
 
 
-def _note(partial: Unfinished, index: int) -> Note:
-    note = partial.note(index)
-    if note is None:
-        raise RuntimeError(f"shard {index} of {partial.folder} was made and is gone: run again")
-    return note
+def _manifest_of_another_run(partial: Unfinished) -> bytes | None:
+    """Give the manifest in the data root, if another run has made the whole table there."""
+    if partial.shared is None:
+        return None
+    try:
+        return partial.shared.read(MANIFEST)
+    except FileNotFoundError:
+        return None
+
+
+def _make(
+    partial: Unfinished,
+    stage: str,
+    work: Sequence[Any],
+    maker: type,
+    maker_args: Mapping[str, Any],
+    compute: Compute,
+) -> None:
+    """Make the shards that are not there."""
+    kept = partial.kept()
+    if kept:
+        log.info("%s: going on, %d of %d shards are done", stage, len(kept), len(work))
+    todo = {index: item for index, item in enumerate(work) if index not in kept}
+    if todo:
+        make_shards(partial, stage, todo, maker, maker_args, compute)
+
+
+def _notes(partial: Unfinished, num_shards: int) -> list[Note]:
+    kept = partial.kept()
+    if gone := [index for index in range(num_shards) if index not in kept]:
+        raise RuntimeError(
+            f"shard {gone[0]} of {partial.table.url} was made and is gone: run again"
+        )
+    return [kept[index] for index in range(num_shards)]
 
 
 def _contents(stage: str, notes: Sequence[Note]) -> dict[str, Any]:

@@ -1,6 +1,7 @@
 """One training from its parameters to a folder of weights: what all training stages share.
 
-    models/sd21-sdfm.partial/IDENTITY/checkpoints   where Ray Train keeps the checkpoints
+    models/sd21-sdfm.partial/IDENTITY/checkpoints   where Ray Train keeps the checkpoints;
+                                                    with a data root, ROOT/trainings/IDENTITY
     models/sd21-sdfm.partial/IDENTITY/trained       what becomes models/sd21-sdfm
     models/sd21-sdfm/history.json                   the points of the history, beside the weights
 
@@ -10,18 +11,18 @@ A stage that was killed goes on from its last checkpoint, in the same MLflow run
 import json
 import logging
 import os
-import shutil
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from components.params import Compute
-from components.runtime import cluster, distributed, lineage, shards, unfinished
+from components.runtime import cluster, distributed, lineage, unfinished
 from components.runtime.distributed import News, Point, Worker
 from components.runtime.progress import TrainingProgress
 from components.runtime.tables import Table
 from components.runtime.tracking import TrainingRun
+from components.storage import Storage, data_root, sync_folder
 
 log = logging.getLogger(__name__)
 
@@ -87,21 +88,23 @@ def run(
     identity = training.identity
     with unfinished.lock(out):
         partial = _resume(out, identity)
+        storage = _storage(partial, identity)
         # One after the other: Ray, MLflow and DVC import each other's parts, and doing so from two
         # threads to save the seconds ended in deadlocks of the import system.
         tracked = _begin(training, identity, tags())
         with cluster.session(compute):
             try:
                 checkpoint = _fit(
-                    training, partial, tracked, worker, {**config, "identity": identity}, compute
+                    training, storage, tracked, worker, {**config, "identity": identity}, compute
                 )
-                history = json.loads((checkpoint / HISTORY).read_text())
+                history = json.loads(checkpoint.read(HISTORY))
                 tracked.log_points(history)  # of a training that was complete already, all of them
                 trained = partial / TRAINED
-                shutil.copytree(checkpoint / TRAINED, trained, dirs_exist_ok=True)
+                _copy(checkpoint / TRAINED, trained)
                 (trained / HISTORY).write_bytes(_history_bytes(history))
                 tracked.log_model(trained)
                 _replace(out, trained)
+                storage.delete_all()
             except BaseException:
                 tracked.fail()
                 raise
@@ -128,6 +131,20 @@ def _resume(out: Path, identity: str) -> Path:
     return partial
 
 
+def _storage(partial: Path, identity: str) -> Storage:
+    """Say where checkpoints go: to the data root, or beside the result."""
+    root = data_root()
+    if root is None:
+        return Storage(str(partial / "checkpoints"))
+    return root / "trainings" / identity
+
+
+def _copy(source: Storage, target: Path) -> None:
+    for name in source.sizes():
+        (target / name).parent.mkdir(parents=True, exist_ok=True)
+        source.get(name, target / name)
+
+
 def _replace(out: Path, trained: Path) -> None:
     """Put a folder in the place of an older one, as a whole, and forget the checkpoints."""
     for file in trained.rglob("*"):
@@ -137,7 +154,7 @@ def _replace(out: Path, trained: Path) -> None:
     if out.exists():
         out.rename(trained.with_name("replaced"))
     trained.rename(out)
-    shards.sync_folder(out.absolute().parent)
+    sync_folder(out.absolute().parent)
     unfinished.discard(out)
 
 
@@ -152,22 +169,23 @@ def _begin(training: Training, identity: str, tags: Mapping[str, str]) -> Traini
 
 def _fit(
     training: Training,
-    partial: Path,
+    storage: Storage,
     tracked: TrainingRun,
     worker: Worker,
     config: dict[str, Any],
     compute: Compute,
-) -> Path:
+) -> Storage:
     with TrainingProgress(training.stage, training.num_steps) as progress:
         recorder = Recorder(tracked, progress)
         return distributed.fit(
             worker,
             config,
             name=config["identity"][:16],
-            storage=partial / "checkpoints",
+            storage=storage,
             workers=training.workers,
             cpus=compute.cpus,
             gpus=compute.gpus,
+            memory=compute.memory,
             listen=recorder.listen,
         )
 

@@ -8,6 +8,13 @@
 DVC empties a stage's output before the stage runs, never this folder, so a rerun goes on here.
 The identity is part of the path: a worker that outlives its stage cannot write into the table of
 another identity, and after the rename it finds no folder at all.
+
+With a data root (`components.storage`) shards and notes go there, and data/faces gets the manifest:
+
+    ROOT/tables/IDENTITY                  the shards; the manifest last
+    ROOT/tables/IDENTITY.partial          notes, until the manifest is there
+
+Two runs that make the same table write the same bytes there, so neither has to wait.
 """
 
 import contextlib
@@ -18,15 +25,18 @@ import shutil
 import socket
 import uuid
 from collections.abc import Iterator
-from dataclasses import dataclass
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass, replace
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Self
 
 from components.runtime import shards
 from components.runtime.shards import Made, Note
+from components.storage import Storage, local_folder, sync_folder
 
 _DOOMED = ".discarded-"
+_REQUESTS_AT_ONCE = 16  # to S3: an answer takes long, not work
 
 
 class LockedError(RuntimeError):
@@ -84,69 +94,96 @@ def _held_by(owner: bytes, out: Path) -> str:
 
 @dataclass(frozen=True)
 class Unfinished:
-    """The folder of one table being made; light, so that it travels to the workers."""
+    """One table being made; light, so that it travels to the workers."""
 
     folder: Path  # OUT.partial/IDENTITY-SHARDS
+    run: str  # tries are counted a run
+    shared: Storage | None = None  # ROOT/tables/IDENTITY
 
     @classmethod
-    def resume(cls, out: Path, identity: str, num_shards: int) -> Self:
+    def resume(cls, out: Path, identity: str, num_shards: int, root: Storage | None = None) -> Self:
         """Go on with the shards of this identity; those of any other are discarded."""
-        root = _root(out)
-        found = cls(root / f"{identity}-{num_shards}")
-        if root.is_dir():
-            _empty(root, keep=found.folder)
-        for folder in (found.table, found.notes, found.open):
-            folder.mkdir(parents=True, exist_ok=True)
-        for left in found.open.iterdir():
+        beside = _root(out)
+        shared = None if root is None else root / "tables" / identity
+        found = cls(beside / f"{identity}-{num_shards}", uuid.uuid4().hex, shared)
+        if beside.is_dir():
+            _empty(beside, keep=found.folder)
+        for name in ("table", "notes", "open"):
+            (found.folder / name).mkdir(parents=True, exist_ok=True)
+        for left in (found.folder / "open").iterdir():
             left.unlink()
         return found
 
     @property
-    def table(self) -> Path:
-        return self.folder / "table"
+    def table(self) -> Storage:
+        """Where the shards go."""
+        return self.shared or self._local("table")
 
     @property
-    def notes(self) -> Path:
-        return self.folder / "notes"
+    def notes(self) -> Storage:
+        return self._beside("notes")
 
-    @property
-    def open(self) -> Path:
-        return self.folder / "open"
+    def _beside(self, name: str) -> Storage:
+        if self.shared is None:
+            return self._local(name)
+        return replace(self.shared, url=f"{self.shared.url}.partial") / name
+
+    def _local(self, name: str) -> Storage:
+        return local_folder(self.folder / name, self.folder / "open")
 
     def count_try(self, index: int) -> int:
         """Count how often this run has begun to make a shard."""
-        with (self.open / f"{shards.shard_file(index)}.tries").open("ab") as tries:
-            tries.write(b".")
-            return tries.tell()
+        file, counts = f"{shards.shard_file(index)}.tries-{self.run}", self._beside("open")
+        try:
+            tries = int(counts.read(file)) + 1
+        except FileNotFoundError:
+            tries = 1
+        counts.write(file, b"%d" % tries)
+        return tries
 
     def keep(self, index: int, made: Made) -> Note:
         """Write one shard and then its note."""
         file = shards.shard_file(index)
         data, note = shards.encode(file, made)
-        shards.write_atomically(self.table / file, data, beside=self.open)
-        shards.write_atomically(self._note_file(index), note.dumps(), beside=self.open)
+        self.table.write(file, data)
+        self.notes.write(_note_file(index), note.dumps())
         return note
 
     def note(self, index: int) -> Note | None:
         """Give the note of a shard if the shard is whole."""
         try:
-            note = Note.loads(self._note_file(index).read_bytes())
-            size = (self.table / note.shard.file).stat().st_size
+            note = Note.loads(self.notes.read(_note_file(index)))
         except FileNotFoundError:
             return None
-        return note if size == note.shard.bytes else None
+        return note if self.table.size(note.shard.file) == note.shard.bytes else None
+
+    def kept(self) -> dict[int, Note]:
+        """Give the notes of all shards that are whole, by their number."""
+        names = {_note_file(index): index for index in range(self._num_shards)}
+        there = [names[name] for name in self.notes.sizes() if name in names]
+        with ThreadPoolExecutor(_REQUESTS_AT_ONCE) as pool:
+            notes = dict(zip(there, pool.map(self.note, there), strict=True))
+        return {index: note for index, note in notes.items() if note is not None}
+
+    @property
+    def _num_shards(self) -> int:
+        return int(self.folder.name.rpartition("-")[2])
 
     def finish(self, out: Path, manifest_file: str, manifest: bytes) -> None:
         """Rename the table to `out`, in place of an older one, and forget the rest."""
-        shards.write_atomically(self.table / manifest_file, manifest, beside=self.open)
+        if self.shared is not None:
+            self.shared.write(manifest_file, manifest)
+            replace(self.shared, url=f"{self.shared.url}.partial").delete_all()
+        self._local("table").write(manifest_file, manifest)
         if out.exists():
             out.rename(self.folder / f"replaced-{uuid.uuid4().hex}")
-        self.table.rename(out)
-        shards.sync_folder(out.absolute().parent)
+        (self.folder / "table").rename(out)
+        sync_folder(out.absolute().parent)
         discard(out)
 
-    def _note_file(self, index: int) -> Path:
-        return self.notes / f"{shards.shard_file(index)}.json"
+
+def _note_file(index: int) -> str:
+    return f"{shards.shard_file(index)}.json"
 
 
 def discard(out: Path) -> None:

@@ -11,6 +11,7 @@ from components.params import Params
 from components.restorer import Need, Restorer, RestorerSpec
 from components.training.optimization import OptimizationParams
 from components.training.step import LossParams, TrainingStep
+from components.weights.shared import SharedFile, SharedFolder
 from components.weights.store import open_weights
 
 
@@ -19,9 +20,10 @@ class RestorerTraining(Params):
 
     spec: RestorerSpec
     losses: LossParams
+    identity_network: SharedFile | None  # of the identity loss, if there is one
     optimization: OptimizationParams
     clean_condition: float
-    weights: Path  # of the backbone
+    weights: SharedFolder  # of the backbone
     token_width: int | None = None
     needs: Mapping[str, Need]  # of the trained folder
     licences: tuple[str, ...]
@@ -30,10 +32,15 @@ class RestorerTraining(Params):
     def start(self, device: torch.device) -> TrainingStep:
         """Build what is trained: the same on every rank and in every attempt."""
         torch.manual_seed(self.optimization.seed)
+        losses = self.losses
+        if losses.identity is not None and self.identity_network is not None:
+            network = {"network": self.identity_network.local()}
+            identity = losses.identity.model_copy(update=network)
+            losses = losses.model_copy(update={"identity": identity})
         restorer = Restorer.untrained(
-            self.spec, open_weights(self.weights), token_width=self.token_width
+            self.spec, open_weights(self.weights.local()), token_width=self.token_width
         )
-        return TrainingStep(restorer, self.losses, clean_condition=self.clean_condition).to(device)
+        return TrainingStep(restorer, losses, clean_condition=self.clean_condition).to(device)
 
     def export(self, step: TrainingStep, folder: Path) -> None:
         """Write the trained folder."""

@@ -6,7 +6,7 @@ A store is a folder of folders, each named by its identity: `$HDRFACE_STORE`, el
 
 import os
 import shutil
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -132,6 +132,20 @@ def bring(folder: Path, store: Path, hints: Sequence[Path] = ()) -> Path:
 
     The store can then be copied to another machine as it is. Everything is verified on the way.
     """
+    place = store
+    for description, files in closure(folder, hints):
+        place = enter(store, description, files, shutil.copyfile)
+    return place
+
+
+def closure(
+    folder: Path, hints: Sequence[Path] = ()
+) -> Iterator[tuple[Description, Mapping[str, Path]]]:
+    """Give what a folder names, and what that names, and last the folder; all of it verified.
+
+    Each as its description and the places of its files. Raises: FileNotFoundError or ValueError
+    naming the first wrong file.
+    """
     description = Description.read(folder)
     root = folder
     if description.file.name == MANIFEST:
@@ -139,9 +153,8 @@ def bring(folder: Path, store: Path, hints: Sequence[Path] = ()) -> Path:
     else:
         open_model(folder)
         for need in description.needs.values():
-            bring(find_need(folder, need, hints), store, hints)
-    files = {relative: root / relative for relative in description.files}
-    return enter(store, description, files, shutil.copyfile)
+            yield from closure(find_need(folder, need, hints), hints)
+    yield description, {relative: root / relative for relative in description.files}
 
 
 def link(folder: Path, layout: Path) -> Path:

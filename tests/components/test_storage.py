@@ -122,8 +122,8 @@ def test_s3_that_is_busy_and_cuts_connections_changes_nothing(
             )
             assert end == data[39_990:]
         assert len(folder.sizes()) == 12
-    assert proxy.faults["busy"] > 5
-    assert proxy.faults["cut"] > 5
+    assert proxy.faults["busy"] >= 3
+    assert proxy.faults["cut"] >= 3
 
 
 def test_a_bucket_that_is_not_there_is_refused_at_once(

@@ -69,7 +69,7 @@ def params_for(face_table: Path, pairs: Path, **values: Any) -> DegradeParams:
 
 def shards_made(params: DegradeParams) -> list[dict[str, Any]]:
     """Make all rows in this process."""
-    maker = PairMaker(faces=params.faces, params=params)
+    maker = PairMaker(faces=Table.open(params.faces), params=params)
     shards = range(len(Table.open(params.faces).shards))
     return [row for shard in shards for row in maker(shard).rows.to_pylist()]
 
@@ -80,7 +80,7 @@ def test_one_worker_and_two_write_the_same_bytes(face_table: Path, tmp_path: Pat
         params = params_for(face_table, tmp_path / str(workers) / "pairs")
         table = degrade.run(params, Compute(workers=workers))
         table.verify()
-        written.append({file.name: file.read_bytes() for file in table.shard_paths()})
+        written.append({file.name: file.read_bytes() for file in table.path.glob("*.parquet")})
     assert written[0] == written[1]
     assert len(written[0]) == 4
     # and what a worker wrote is what this process makes

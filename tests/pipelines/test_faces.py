@@ -9,6 +9,7 @@ from components import images
 from components.faces import align, landmarks, portraits
 from components.params import Compute
 from components.runtime.tables import Table
+from components.weights.shared import share_file
 from pipelines import faces
 from pipelines.faces import FaceMaker, FacesParams
 from tests.components.faces import s3_server
@@ -153,7 +154,11 @@ def test_a_photograph_s_faces_are_found_aligned_and_numbered(
     )
     tasks = faces.list_tasks(faces.open_source(params.source), params)
     maker = FaceMaker(
-        source=params.source, detector=params.detector, size=64, min_face=16, aligned=False
+        source=params.source,
+        detector=params.detector and share_file(params.detector),
+        size=64,
+        min_face=16,
+        aligned=False,
     )
     made = maker([task for task in tasks if "solvay" in task.picture.name])
     ids = made.rows["face_id"].to_pylist()

@@ -5,7 +5,7 @@ import sys
 import pytest
 
 from components.params import Compute
-from components.runtime import cluster, lineage
+from components.runtime import cluster, lineage, room
 
 
 @pytest.mark.ray
@@ -20,17 +20,19 @@ def test_a_session_inside_another_one_uses_it_and_leaves_it_running(ray_session)
 @pytest.mark.ray
 @pytest.mark.usefixtures("ray_session")
 def test_the_capacity_is_what_cpus_and_gpus_carry():
-    assert cluster.capacity(Compute(cpus=1)) == 2
-    assert cluster.capacity(Compute(cpus=0.5)) == 4
-    assert cluster.capacity(Compute(cpus=1.5)) == 1
-    assert cluster.capacity(Compute(cpus=4)) == 0
+    assert room.capacity(Compute(cpus=1)) == 2
+    assert room.capacity(Compute(cpus=0.5)) == 4
+    assert room.capacity(Compute(cpus=1.5)) == 1
+    assert room.capacity(Compute(cpus=4)) == 0
 
 
 @pytest.mark.ray
 @pytest.mark.usefixtures("ray_session")
 def test_a_worker_that_this_machine_cannot_carry_is_an_error():
-    with pytest.raises(ValueError, match=r"needs 3 CPUs and 0 GPUs, this machine has 2 and"):
-        cluster._check_fits(Compute(cpus=3))
+    with pytest.raises(
+        ValueError, match=r"needs 3 CPUs; this machine has no node with that .at most 2 CPUs"
+    ):
+        room.wait(Compute(cpus=3))
 
 
 @pytest.mark.ray

@@ -9,6 +9,7 @@ import pytest
 from components.params import Compute
 from components.runtime import cluster, distributed
 from components.runtime.distributed import News, Seat, TrainingError
+from components.storage import Storage
 
 pytestmark = [pytest.mark.ray, pytest.mark.slow]
 
@@ -19,13 +20,13 @@ def ray() -> Iterator[None]:
         yield
 
 
-def fit(worker: distributed.Worker, folder: Path, **config: Any) -> tuple[Path, list[News]]:
+def fit(worker: distributed.Worker, folder: Path, **config: Any) -> tuple[Storage, list[News]]:
     news: list[News] = []
     checkpoint = distributed.fit(
         worker,
         config,
         name="small",
-        storage=folder,
+        storage=Storage(str(folder)),
         workers=1,
         cpus=0.5,
         listen=news.append,
@@ -48,7 +49,7 @@ def count(config: dict[str, Any], seat: Seat) -> None:
 
 def test_a_lost_worker_is_replaced_and_goes_on_from_the_last_checkpoint(tmp_path: Path) -> None:
     checkpoint, news = fit(count, tmp_path / "storage", marks=str(tmp_path))
-    assert (checkpoint / "number").read_text() == "4"
+    assert checkpoint.read("number") == b"4"
     starts = {file.name.split("-")[1] for file in tmp_path.glob("from-*")}
     assert starts in ({"0", "1"}, {"0", "2"})  # the second may not have been registered in time
     assert all(file.name.endswith(Path.cwd().name) for file in tmp_path.glob("from-*"))
@@ -75,14 +76,16 @@ def test_a_mistake_ends_the_training_at_once_with_its_message(tmp_path: Path) ->
 
 def test_more_workers_than_the_machine_has_are_refused_at_once(tmp_path: Path) -> None:
     with pytest.raises(ValueError, match="1000 workers need 1000 CPUs, and Ray has"):
-        distributed.fit(count, {}, name="x", storage=tmp_path, workers=1000, listen=lambda _: None)
+        distributed.fit(
+            count, {}, name="x", storage=Storage(str(tmp_path)), workers=1000, listen=lambda _: None
+        )
 
 
 def test_a_list_of_checkpoints_that_was_cut_short_is_forgotten(tmp_path: Path) -> None:
     file = tmp_path / "checkpoint_manager_snapshot.json"
     file.write_text('{"checkpoint_results": [')
-    distributed._drop_broken_snapshot(tmp_path)
+    distributed._drop_broken_snapshot(Storage(str(tmp_path)))
     assert not file.exists()
     file.write_text("{}")
-    distributed._drop_broken_snapshot(tmp_path)
+    distributed._drop_broken_snapshot(Storage(str(tmp_path)))
     assert file.exists()

@@ -188,7 +188,7 @@ def test_a_table_is_read_whole_by_shard_or_where_a_column_says_so(slow_table):
 def test_ray_data_reads_the_tensors(slow_table):
     import ray
 
-    files = [str(file) for file in slow_table.shard_paths()]
+    files = [str(slow_table.path / shard.file) for shard in slow_table.shards]
     batches = ray.data.read_parquet(files).iter_batches(batch_size=None)
     rows = {
         face_id: tokens

@@ -1,0 +1,131 @@
+"""Networks as workers get them: from the data root, once a machine.
+
+The process that starts a stage shares a folder or file, and hands on what `share` returns; a worker
+asks that for a path on its own machine. Without a data root all of this is the path itself.
+"""
+
+import contextlib
+import fcntl
+import os
+import tempfile
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+from components.storage import Storage, data_root
+from components.weights.manifest import DESCRIPTIONS, Description, sha256_of
+from components.weights.store import closure, enter, stores
+
+
+@dataclass(frozen=True)
+class SharedFolder:
+    """Weights or a trained folder, with all that it names; it travels to workers."""
+
+    path: Path  # on the machine that shared it
+    identity: str
+    place: Storage | None  # ROOT/store
+
+    def local(self) -> Path:
+        """Return the folder on this machine, where `open_weights` or `open_model` verify it.
+
+        Raises: FileNotFoundError if it is no longer in the data root.
+        """
+        if self.place is None:
+            return self.path
+        if self.place.is_folder:
+            return Path(self.place.url) / self.identity
+        return _fetch(self.place, self.identity)
+
+
+@dataclass(frozen=True)
+class SharedFile:
+    """A single file, by the hash of its content; it travels to workers."""
+
+    path: Path
+    sha256: str
+    place: Storage | None  # ROOT/files
+
+    def local(self) -> Path:
+        """Return the file on this machine. Raises: FileNotFoundError as for a folder."""
+        if self.place is None:
+            return self.path
+        if self.place.is_folder:
+            return Path(self.place.url) / self.sha256
+        target = stores()[0] / "files" / self.sha256
+        with _alone(target):
+            if not target.is_file() or sha256_of(target) != self.sha256:
+                partial = target.with_name(f"{target.name}.partial")
+                self.place.get(self.sha256, partial)
+                partial.replace(target)
+        return target
+
+
+def share(folder: Path) -> SharedFolder:
+    """Put a folder, with all that it names, where workers find it; what is there stays.
+
+    Raises: FileNotFoundError or ValueError naming the first wrong file.
+    """
+    identity = Description.read(folder).identity
+    root = data_root()
+    if root is None:
+        return SharedFolder(folder.absolute(), identity, None)
+    place = root / "store"
+    if not any((place / identity).size(name) for name in DESCRIPTIONS):
+        for description, files in closure(folder):
+            target = place / description.identity
+            for relative, source in files.items():
+                target.put(source, relative)
+            target.put(description.file, description.file.name)  # last: it says all is there
+    return SharedFolder(folder.absolute(), identity, place)
+
+
+def share_file(file: Path) -> SharedFile:
+    """Put a file where workers find it. Raises: OSError if it cannot be read."""
+    digest = sha256_of(file)
+    root = data_root()
+    if root is None:
+        return SharedFile(file.absolute(), digest, None)
+    place = root / "files"
+    if place.size(digest) != file.stat().st_size:
+        place.put(file, digest)
+    return SharedFile(file.absolute(), digest, place)
+
+
+def _fetch(place: Storage, identity: str) -> Path:
+    """Copy a folder, and first what it names, into this machine's store."""
+    target = stores()[0] / identity
+    with _alone(target), tempfile.TemporaryDirectory() as folder:
+        if any((target / name).is_file() for name in DESCRIPTIONS):
+            return target
+        description = _description(place / identity, Path(folder))
+        for need in description.needs.values():
+            _fetch(place, str(need["identity"]))
+        files = {relative: Path(relative) for relative in description.files}
+        return enter(
+            target.parent,
+            description,
+            files,
+            lambda source, copy: (place / identity).get(source.as_posix(), copy),
+        )
+
+
+def _description(there: Storage, folder: Path) -> Description:
+    for name in DESCRIPTIONS:
+        with contextlib.suppress(FileNotFoundError):
+            (folder / name).write_bytes(there.read(name))
+            return Description.read(folder)
+    raise FileNotFoundError(
+        f"{there.url} holds no {' or '.join(DESCRIPTIONS)}: run the stage again"
+    )
+
+
+@contextlib.contextmanager
+def _alone(target: Path) -> Iterator[None]:
+    """Let one process of this machine fetch `target` while the others wait for it."""
+    target.parent.mkdir(parents=True, exist_ok=True)
+    handle = os.open(target.with_name(f"{target.name}.lock"), os.O_RDWR | os.O_CREAT, 0o644)
+    try:
+        fcntl.flock(handle, fcntl.LOCK_EX)
+        yield
+    finally:
+        os.close(handle)
