@@ -15,7 +15,7 @@ export DETECTOR ?=
 export PATH := $(CURDIR)/$(BIN):$(PATH)
 export PYTHONUNBUFFERED := 1
 
-.PHONY: help install demo results test test-cluster check format bench mlflow lock chromium
+.PHONY: help install demo results test test-cluster check format bench mlflow lock chromium postgresql
 
 help: ## list the targets
 	@sed -n 's/^\([a-z-]*\):.*## /\1\t/p' $(MAKEFILE_LIST) | expand -t 14
@@ -47,7 +47,7 @@ results: $(STAMP) ## print the last results again
 test: $(STAMP) chromium ## run the test suite, but for what needs a cluster
 	@pytest
 
-test-cluster: $(STAMP) ## run the line on a small cluster with S3, PostgreSQL and MLflow, and break things in it
+test-cluster: $(STAMP) postgresql ## run the line on a small cluster with S3, PostgreSQL and MLflow, and break things in it
 	@pytest -m cluster
 
 check: $(STAMP) ## lint, formatting, types, import contracts: the same as CI
@@ -76,3 +76,10 @@ chromium:
 	  || { test "$$(id -u)" = 0 && command -v apt-get >/dev/null \
 	       && (apt-get update -qq && DEBIAN_FRONTEND=noninteractive apt-get install -y -qq --no-install-recommends chromium) >/dev/null 2>&1; } \
 	  || echo "No Chromium here and no way to install it: the page tests will be skipped." >&2
+
+# Debian keeps its programs out of PATH. Without it the tests of an MLflow server are skipped and say so.
+postgresql:
+	@ls /usr/lib/postgresql/*/bin/initdb >/dev/null 2>&1 || command -v initdb >/dev/null \
+	  || { test "$$(id -u)" = 0 && command -v apt-get >/dev/null \
+	       && (apt-get update -qq && DEBIAN_FRONTEND=noninteractive apt-get install -y -qq --no-install-recommends postgresql) >/dev/null 2>&1; } \
+	  || echo "No PostgreSQL here and no way to install it: the tests of an MLflow server will be skipped." >&2

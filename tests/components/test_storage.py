@@ -6,30 +6,14 @@ import pytest
 
 from components.storage import ROOT_VARIABLE, Storage, data_root
 from tests.faulty_proxy import FaultyProxy
-
-SECRET = "not-a-real-secret-0f7c"
+from tests.servers import S3_SECRET, s3_environment, s3_server
 
 
 @pytest.fixture(scope="module")
 def s3() -> Iterator[str]:
     """Give the URL of an S3 server with the bucket `faces`."""
-    from moto.server import ThreadedMotoServer
-
-    server = ThreadedMotoServer("127.0.0.1", 0, verbose=False)
-    server.start()
-    host, port = server.get_host_and_port()
-    import boto3
-
-    client = boto3.client(
-        "s3",
-        endpoint_url=f"http://{host}:{port}",
-        region_name="us-east-1",
-        aws_access_key_id="key",
-        aws_secret_access_key=SECRET,
-    )
-    client.create_bucket(Bucket="faces")
-    yield f"http://{host}:{port}"
-    server.stop()
+    with s3_server() as endpoint:
+        yield endpoint
 
 
 @pytest.fixture(params=["folder", "s3"])
@@ -50,10 +34,8 @@ def _reach(endpoint: str, monkeypatch: pytest.MonkeyPatch) -> None:
     from components import storage
 
     storage._s3.cache_clear()
-    monkeypatch.setenv("AWS_ENDPOINT_URL", endpoint)
-    monkeypatch.setenv("AWS_ACCESS_KEY_ID", "key")
-    monkeypatch.setenv("AWS_SECRET_ACCESS_KEY", SECRET)
-    monkeypatch.setenv("AWS_DEFAULT_REGION", "us-east-1")
+    for name, value in s3_environment(endpoint).items():
+        monkeypatch.setenv(name, value)
 
 
 def test_files_come_back_as_they_were_written(root: Storage, tmp_path: Path) -> None:
@@ -132,7 +114,7 @@ def test_a_bucket_that_is_not_there_is_refused_at_once(
     _reach(s3, monkeypatch)
     with pytest.raises(OSError, match="s3://no-such-bucket/a/x") as caught:
         Storage("s3://no-such-bucket/a").write("x", b"-")
-    assert SECRET not in str(caught.value)
+    assert S3_SECRET not in str(caught.value)
 
 
 @pytest.mark.parametrize(
