@@ -132,7 +132,7 @@ def fit(
     available = ray.cluster_resources()  # type: ignore[no-untyped-call]
     _check_resources(available, workers, cpus, gpus)
     _drop_broken_snapshot(storage / name)
-    mailbox: Any = ray.remote(num_cpus=0)(_Mailbox).remote()
+    mailbox = _open_mailbox(name)
     trainer = LeanTrainer(
         _work,
         train_loop_config={
@@ -223,6 +223,27 @@ def _callback(mailbox: Any) -> Any:
 def _reason(error: Exception) -> str:
     cause = getattr(error, "controller_failure", error)
     return str(cause)
+
+
+def _open_mailbox(name: str) -> Any:
+    """Start the mailbox beside the driver: on a node that may be lost, news would be.
+
+    Its name belongs to the training: a second run of it on this cluster would write over the first.
+    """
+    import ray
+    from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
+
+    here = NodeAffinitySchedulingStrategy(ray.get_runtime_context().get_node_id(), soft=False)
+    mailbox = ray.remote(num_cpus=0)(_Mailbox).options(
+        name=f"training-{name}", namespace="hdrface", scheduling_strategy=here
+    )
+    try:
+        return mailbox.remote()
+    except ValueError as error:
+        raise TrainingError(
+            f"training {name} runs on this cluster already: wait for it, or stop its job ('hdrface "
+            "jobs' lists them)"
+        ) from error
 
 
 class _Mailbox:

@@ -1,0 +1,234 @@
+"""The line on a cluster whose nodes share nothing but S3: the same bytes, whatever happens."""
+
+import os
+import subprocess
+import time
+from collections.abc import Callable, Iterator, Mapping
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import boto3
+import pytest
+
+from components.runtime.tables import Table
+from components.weights.manifest import RESTORER, Description
+from tests.cluster.ray_nodes import Nodes, ray_nodes
+from tests.end_to_end.checkout import Checkout
+from tests.faulty_proxy import FaultyProxy
+from tests.servers import BUCKET, S3_SECRET, MlflowServer, postgres, s3_environment, s3_server
+
+pytestmark = [pytest.mark.cluster]
+
+ROOT = f"s3://{BUCKET}/root"
+# `smoke` with enough shards that a node can be lost between the first and the last, and two workers
+# a training, so that any node is one of them.
+PROFILE = (
+    *("smoke", "samples.count=30", "faces.files_per_shard=3", "degrade.variants=2"),
+    *("train.sd21.workers=2", "train.qwen.workers=2"),
+)
+TABLES = (
+    "faces",
+    "pairs",
+    "restorations/sd21",
+    "restorations/qwen",
+    "features/sd21",
+    "features/qwen",
+)
+MODELS = ("sd21-text", "qwen-text", "sd21-sdfm", "qwen-sdfm")
+PATIENCE_S = 900
+
+
+class Line(NamedTuple):
+    """A cluster, and a checkout beside it."""
+
+    nodes: Nodes
+    home: Checkout
+    environment: dict[str, str]  # of the head, and of who submits
+    output: list[str]  # lines that `submit` has printed
+
+    def submit(self, *disturbances: Callable[["Line"], None]) -> int:
+        """Run the line, and break things meanwhile; gives the exit code."""
+        command = ("submit", "--", "dvc", "repro")
+        with (
+            self.nodes.hdrface(self.home.folder, *command, **self.environment) as process,
+            ThreadPoolExecutor() as pool,
+        ):
+            breaking = [pool.submit(disturb, self) for disturb in disturbances]
+            assert process.stdout is not None
+            self.output.extend(process.stdout)
+            for done in breaking:
+                done.result()
+        return process.returncode
+
+    def said(self, text: str) -> bool:
+        return any(text in line for line in self.output)
+
+
+@pytest.fixture(scope="module")
+def alone(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Run the line without a cluster; gives its folder."""
+    clean = {name: value for name, value in os.environ.items() if not name.startswith("RAY_")}
+    checkout = Checkout(tmp_path_factory.mktemp("alone"), {**clean, "OMP_NUM_THREADS": "1"})
+    checkout.hdrface("config", "use", *PROFILE)
+    checkout.succeed("python", "-m", "components.runtime.cluster", "dvc", "repro")
+    return checkout.folder
+
+
+@pytest.fixture
+def line(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Line]:
+    """Start S3 and a cluster: a head for no work, and two nodes."""
+    from components import storage
+
+    home = Checkout(tmp_path / "home", os.environ)
+    home.hdrface("config", "use", *PROFILE)
+    _commit(home.folder)
+    storage._s3.cache_clear()
+    with s3_server() as endpoint, ray_nodes(os.environ, [home.folder]) as nodes:
+        environment = {**s3_environment(endpoint), "HDRFACE_ROOT": ROOT}
+        for name, value in environment.items():
+            monkeypatch.setenv(name, value)
+        home.environment = {**home.environment, **environment}
+        yield Line(nodes, home, environment, [])
+
+
+def _commit(folder: Path) -> None:
+    (folder / ".dvc/config.local").unlink()
+    (folder / ".gitignore").write_text("/data\n/models\n/reports\n/.hdrface\n__pycache__\n")
+    (folder / ".dvc/.gitignore").write_text("/config.local\n/tmp\n/cache\n")
+    git = ("git", "-c", "user.name=someone", "-c", "user.email=someone@example.org")
+    for words in (["init", "-q"], ["add", "-A"], ["commit", "-qm", "the line"]):
+        subprocess.run([*git, *words], cwd=folder, check=True)
+
+
+def _start(line: Line, **settings: str) -> None:
+    """Start the nodes. The head alone knows how to reach S3: workers get it from the driver."""
+    line.nodes.start_head({**line.environment, **settings}, cpus=0)
+    for name in ("1", "2"):
+        line.nodes.start(name, {})
+
+
+def _assert_same(line: Line, alone: Path) -> None:
+    """Compare every table and every network with those that were made without a cluster."""
+    for name in TABLES:
+        here = Table.open(line.home.folder / "data" / name)
+        here.verify()
+        there = Table.open(alone / "data" / name)
+        assert not here.place.is_folder
+        assert (here.path / "manifest.json").read_bytes() == (
+            there.path / "manifest.json"
+        ).read_bytes(), name
+    for name in MODELS:
+        here, there = (
+            Description.read(folder / "models" / name, RESTORER)
+            for folder in (line.home.folder, alone)
+        )
+        assert here.files == there.files, name
+        assert here.identity == there.identity, name
+
+
+def test_the_line_gives_the_same_bytes_and_its_results_come_back(
+    line: Line, alone: Path, tmp_path: Path
+) -> None:
+    with (
+        postgres() as store,
+        MlflowServer(
+            store, s3_environment(line.environment["AWS_ENDPOINT_URL"]), tmp_path / "log"
+        ) as mlflow,
+    ):
+        line.environment["MLFLOW_TRACKING_URI"] = mlflow.url
+        _start(line)
+        assert line.submit() == 0, "".join(line.output)
+        assert "Running stage" in "".join(line.output)
+
+        line.home.succeed("dvc", "pull")
+        _assert_same(line, alone)
+        assert (line.home.folder / "reports/index.html").stat().st_size > 10_000
+        assert "Running stage" not in line.home.succeed("dvc", "repro")
+        _assert_tracked(mlflow.url, line.home.folder)
+    _assert_nowhere(S3_SECRET, [line.nodes.folder, line.home.folder, tmp_path / "log"], line.output)
+
+
+def _assert_tracked(url: str, folder: Path) -> None:
+    from mlflow import MlflowClient
+
+    client = MlflowClient(url)
+    experiment = client.get_experiment_by_name("hdrface")
+    assert experiment is not None
+    runs = client.search_runs([experiment.experiment_id])
+    head = subprocess.run(
+        ["git", "rev-parse", "HEAD"], cwd=folder, check=True, capture_output=True, text=True
+    )
+    assert {run.info.run_name for run in runs} == {
+        *("restorer@sd21", "restorer@qwen", "train@sd21-sdfm", "train@qwen-sdfm")
+    }
+    for run in runs:
+        assert run.info.status == "FINISHED"
+        assert run.data.tags["git.commit"] == head.stdout.strip()
+        assert [point.step for point in client.get_metric_history(run.info.run_id, "loss")] == [
+            2,
+            4,
+        ]
+        assert client.list_artifacts(run.info.run_id, "model")
+
+
+def _assert_nowhere(secret: str, folders: list[Path], output: list[str]) -> None:
+    assert secret not in "".join(output)
+    found = subprocess.run(
+        ["grep", "-rlF", secret, *map(str, folders)], check=False, capture_output=True, text=True
+    )
+    assert found.returncode == 1, found.stdout + found.stderr
+
+
+def test_lost_nodes_and_a_faulty_s3_change_nothing(line: Line, alone: Path) -> None:
+    proxy = FaultyProxy(line.environment["AWS_ENDPOINT_URL"], busy=0.05, cut=0.05)
+    with proxy.serve() as endpoint:
+        _start(line, AWS_ENDPOINT_URL=endpoint)
+        code = line.submit(
+            _lose_node("1", "pipelines.degrade", "tables/", ".partial/notes/"),
+            _lose_node("2", "pipelines.features sd21", "tables/", ".partial/notes/"),
+            _lose_node("1", "pipelines.train sd21", "trainings/", "checkpoint_"),
+        )
+    assert code == 0, "".join(line.output)
+    assert proxy.faults["busy"] > 20
+    assert proxy.faults["cut"] > 20
+    line.home.succeed("dvc", "pull")
+    _assert_same(line, alone)
+
+
+def _lose_node(name: str, stage: str, prefix: str, sign: str) -> Callable[[Line], None]:
+    """Kill a node while a stage is at work: it has written something with `sign` in its name."""
+
+    def lose(line: Line) -> None:
+        client = _client(line)
+        _wait(lambda: line.said(f"> python -m {stage}"), line)
+        before = _keys(client, prefix)
+        _wait(lambda: any(sign in key for key in _keys(client, prefix) - before), line)
+        line.nodes.kill(name)
+        time.sleep(5)  # as a machine that starts again
+        line.nodes.start(name, {})
+
+    return lose
+
+
+def _client(line: Line) -> Any:
+    return boto3.client(
+        "s3",
+        endpoint_url=line.environment["AWS_ENDPOINT_URL"],
+        region_name="us-east-1",
+        aws_access_key_id=line.environment["AWS_ACCESS_KEY_ID"],
+        aws_secret_access_key=S3_SECRET,
+    )
+
+
+def _keys(client: Any, prefix: str) -> set[str]:
+    pages = client.get_paginator("list_objects_v2").paginate(Bucket=BUCKET, Prefix=f"root/{prefix}")
+    return {item["Key"] for page in pages for item in page.get("Contents", ())}
+
+
+def _wait(is_so: Callable[[], bool], line: Line) -> None:
+    end = time.monotonic() + PATIENCE_S
+    while not is_so():
+        assert time.monotonic() < end, "".join(line.output)
+        assert not line.said("ERROR: failed"), "".join(line.output)
+        time.sleep(0.05)
