@@ -125,8 +125,8 @@ def submit(
 ) -> None:
     """Run a command on a Ray cluster, in a copy of this checkout, and follow its log.
 
-    What git tracks goes there, with what is new and not ignored; data does not. Results stay on
-    the cluster: nothing is pushed to a bucket, a DVC remote or back here.
+    What git tracks goes there, with what is new and not ignored; data does not. With HDRFACE_ROOT
+    set, dvc.lock, metrics and report come back, and 'dvc pull' brings what stages made.
     """
     from components.runtime import logs
     from pipelines import submit as jobs

@@ -1,7 +1,7 @@
 """The commands `hdrface submit` and `hdrface jobs`: run a command on a Ray cluster.
 
-The working tree goes there, without data. Results stay there, in the job's folder or where the
-command writes them: nothing is pushed to a bucket, a DVC remote or back here.
+The working tree goes there, without data. With a data root, what the job's stages make comes back
+when its log has been followed to the end (`components.runtime.results`).
 """
 
 import logging
@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING
 
 import typer
 
-from components.runtime import jobs, working_tree
+from components.runtime import jobs, results, working_tree
 
 if TYPE_CHECKING:
     from ray.job_submission import JobSubmissionClient
@@ -30,7 +30,7 @@ def run(command: Sequence[str], address: str | None, *, folder: Path = Path()) -
     """
     client, job = _send(command, address, folder)
     log.info("%s runs on %s", job, client.get_address())
-    return _follow(client, job)
+    return _follow(client, job, folder)
 
 
 def start(command: Sequence[str], address: str | None, *, folder: Path = Path()) -> str:
@@ -40,12 +40,12 @@ def start(command: Sequence[str], address: str | None, *, folder: Path = Path())
     return job
 
 
-def attach(job: str, address: str | None) -> int:
+def attach(job: str, address: str | None, *, folder: Path = Path()) -> int:
     """Follow a job from the beginning of its log, and return its exit code.
 
     Raises: ValueError if there is no such job or cluster.
     """
-    return _follow(jobs.connect(jobs.find_address(address)), job)
+    return _follow(jobs.connect(jobs.find_address(address)), job, folder)
 
 
 def _send(
@@ -57,14 +57,27 @@ def _send(
     return client, jobs.submit(client, command, source)
 
 
-def _follow(client: "JobSubmissionClient", job: str) -> int:
+def _follow(client: "JobSubmissionClient", job: str, folder: Path) -> int:
     try:
-        return jobs.follow(client, job, _write)
+        code = jobs.follow(client, job, _write)
     except KeyboardInterrupt:
         if _is_asked_to_stop(job):
-            return jobs.stop(client, job)
+            code = jobs.stop(client, job)
+            _land(client, job, folder)
+            return code
         log.info("%s goes on; follow it with: %s", job, _attaching(client, job))
         return INTERRUPTED
+    _land(client, job, folder)
+    return code
+
+
+def _land(client: "JobSubmissionClient", job: str, folder: Path) -> None:
+    """Bring the results home; that it cannot be done does not change how the job ended."""
+    try:
+        source = working_tree.tree(folder)
+        results.land(source.folder, job, list(source.files), jobs.metadata(client, job))
+    except (ValueError, OSError) as error:
+        log.warning("the results of %s stay under jobs/%s of the data root: %s", job, job, error)
 
 
 def _is_asked_to_stop(job: str) -> bool:

@@ -18,8 +18,9 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 from urllib.parse import urlsplit
 
-from components.runtime import working_tree
+from components.runtime import results, working_tree
 from components.runtime.working_tree import Tree
+from components.storage import ROOT_VARIABLE, data_root
 
 if TYPE_CHECKING:
     from ray.job_submission import JobSubmissionClient
@@ -169,6 +170,11 @@ def submit(client: "JobSubmissionClient", command: Sequence[str], source: Tree) 
     job = f"hdrface-{secrets.token_hex(4)}"
     commit, dirty = source.commit["commit"], source.commit["dirty"]
     metadata = {"git_commit": commit, "git_dirty": json.dumps(dirty)} if commit else {}
+    metadata["tree"] = results.digest(source.folder, list(source.files))
+    metadata["lock"] = results.lock_hash(source.folder)
+    settings = _settings()
+    if ROOT_VARIABLE in settings:
+        command = ["python", "-m", "pipelines.job", job, *command]
     with tempfile.TemporaryDirectory() as folder:
         archive = Path(folder) / "tree.zip"
         size = working_tree.pack(source, archive, job)
@@ -183,9 +189,29 @@ def submit(client: "JobSubmissionClient", command: Sequence[str], source: Tree) 
                 entrypoint=shlex.join(command),
                 submission_id=job,
                 metadata=metadata,
-                runtime_env={"working_dir": str(archive)},
+                runtime_env={"working_dir": str(archive), "env_vars": settings},
             )
     return job
+
+
+def _settings() -> dict[str, str]:
+    """Return the settings that travel with a job. Raises: ValueError if credentials would."""
+    settings = {}
+    if (root := data_root()) is not None:
+        settings[ROOT_VARIABLE] = root.url
+    if tracking := os.environ.get("MLFLOW_TRACKING_URI"):
+        if "@" in urlsplit(tracking).netloc:
+            raise ValueError(
+                "MLFLOW_TRACKING_URI holds credentials, and Ray would show them in its dashboard: "
+                "give them to the cluster's head as MLFLOW_TRACKING_USERNAME and _PASSWORD"
+            )
+        settings["MLFLOW_TRACKING_URI"] = tracking
+    return settings
+
+
+def metadata(client: "JobSubmissionClient", job: str) -> dict[str, str]:
+    """Return what was noted about a job when it was submitted. Raises: ValueError as `follow`."""
+    return dict(_details(client, job).metadata or {})
 
 
 def follow(client: "JobSubmissionClient", job: str, write: Callable[[str], object]) -> int:

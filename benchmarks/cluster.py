@@ -1,0 +1,262 @@
+"""How `degrade` and `features` grow with the number of faces: time, memory, and Ray's part in both.
+
+Generated faces of 64² go through both stages on a local Ray, each size in a process of its own.
+A shard's work is measured once more in this process without Ray; what a stage takes beyond its
+shards' work is Ray's (start, scheduling, serialization), fitted as start + shards × dispatch. From
+these follows when more workers stop helping: when the driver cannot hand out shards as fast.
+
+    python -m benchmarks.cluster [SIZES...]     # 1000 4000 16000
+"""
+
+import json
+import subprocess
+import sys
+import tempfile
+import threading
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import cv2
+import numpy as np
+import psutil  # type: ignore[import-untyped]
+import pyarrow as pa
+
+from benchmarks import machine
+from benchmarks.stages import REPOSITORY, copy_sources
+from components import images
+from components.params import Compute
+from components.runtime import cluster, tables
+from components.runtime.unfinished import Unfinished
+from components.weights.shared import share
+from pipelines import degrade, features, weights
+
+SIZES = (1000, 4000, 16000)
+FACES_PER_SHARD = 50
+WORKERS = 2
+TIMED_SHARDS = 4
+NODES, WORKERS_A_NODE = 100, 16
+
+
+class FaceMaker:
+    """Generate faces: smooth colours and some noise, as large as a photograph's when encoded."""
+
+    def __call__(self, shard: int) -> tables.Made:
+        rng = np.random.default_rng(shard)
+        rows = []
+        for index in range(FACES_PER_SHARD):
+            coarse = rng.integers(0, 256, (8, 8, 3), dtype=np.uint8)
+            face = cv2.resize(coarse, (64, 64), interpolation=cv2.INTER_CUBIC)
+            face = np.clip(face + rng.normal(0, 4, face.shape), 0, 255).astype(np.uint8)
+            name = f"{shard:05d}-{index:03d}.png"
+            row = {"face_id": name, "file": name, "split": "train"}
+            rows.append({**row, "hq_png": images.encode_png(face)})
+        return tables.Made(pa.Table.from_pylist(rows))
+
+
+class CopyMaker:
+    """Take the degraded faces for restorations: to restore them is another stage's time."""
+
+    def __init__(self, *, pairs: tables.Table) -> None:
+        self._pairs = pairs
+
+    def __call__(self, shard: int) -> tables.Made:
+        rows = self._pairs.read_shard(shard, ["face_id", "variant", "lq_png"])
+        return tables.Made(rows.rename_columns(["face_id", "variant", "sr_png"]))
+
+
+class Memory:
+    """The largest private memory of this process and of any worker while the block runs, in MB."""
+
+    def __enter__(self) -> "Memory":
+        self.driver_mb = self.worker_mb = 0.0
+        self._over = threading.Event()
+        self._thread = threading.Thread(target=self._watch, daemon=True)
+        self._thread.start()
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._over.set()
+        self._thread.join()
+
+    def _watch(self) -> None:
+        own = psutil.Process()
+        while not self._over.wait(0.2):
+            self.driver_mb = max(self.driver_mb, _private_mb(own))
+            for process in own.children(recursive=True):
+                try:
+                    if "ShardWriter" in "".join(process.cmdline()):
+                        self.worker_mb = max(self.worker_mb, _private_mb(process))
+                except psutil.Error:
+                    continue
+
+
+def _private_mb(process: Any) -> float:
+    info = process.memory_info()
+    return float(info.rss - info.shared) / 1e6
+
+
+def measure(stage: Callable[[], tables.Table], maker: Callable[[], Any]) -> dict[str, float]:
+    """Run a stage, then some of its shards here without Ray."""
+    started = time.perf_counter()
+    with Memory() as memory:
+        table = stage()
+    wall_s = time.perf_counter() - started
+    num_shards = len(table.shards)
+    make = maker()
+    make(0)  # the first is slow
+    with tempfile.TemporaryDirectory() as folder:
+        alone = Unfinished.resume(Path(folder) / "table", "0" * 8, TIMED_SHARDS)
+        started = time.perf_counter()
+        for shard in range(TIMED_SHARDS):
+            alone.keep(shard, make(shard))
+        shard_s = (time.perf_counter() - started) / TIMED_SHARDS
+    return {
+        "seconds": wall_s,
+        "shards": num_shards,
+        "shard_s": shard_s,
+        "work_s": num_shards * shard_s / WORKERS,
+        "driver_mb": memory.driver_mb,
+        "worker_mb": memory.worker_mb,
+    }
+
+
+def run_one(num_faces: int) -> dict[str, dict[str, float]]:
+    """Measure both stages in the working directory, which holds a copy of the sources."""
+    cluster.limit_threads(1)
+    compute = Compute(workers=WORKERS)
+    shards = range(num_faces // FACES_PER_SHARD)
+    results = {}
+    with cluster.local(num_cpus=WORKERS):
+        params = degrade.DegradeParams.load("degrade")
+        one = {"variants": 1, "test_variants": 1}
+        params = params.model_copy(update=one)
+        faces = _build(params.faces, "faces", FaceMaker, {}, shards, compute)
+        results["degrade"] = measure(
+            lambda: degrade.run(params, compute),
+            lambda: degrade.PairMaker(faces=faces, params=params),
+        )
+        pairs = tables.Table.open(params.pairs)
+        wanted = features.FeaturesParams.load("features.sd21")
+        copies = _build(
+            wanted.restorations, "restore", CopyMaker, {"pairs": pairs}, shards, compute
+        )
+        for name in ("sd21", "dinov3"):
+            weights.run(weights.WeightsParams.load(f"weights.{name}"), name)
+        results["features"] = measure(
+            lambda: features.run(wanted, "features@sd21", compute),
+            lambda: features.FeatureMaker(
+                pairs=pairs,
+                restorations=copies,
+                weights=share(wanted.weights),
+                encoder=share(wanted.encoder),
+                params=wanted,
+            ),
+        )
+    return results
+
+
+def _build(
+    out: Path, stage: str, maker: type, arguments: dict[str, Any], work: range, compute: Compute
+) -> tables.Table:
+    return tables.build(
+        out,
+        stage=stage,
+        params=compute,
+        inputs={},
+        module="components.images",
+        work=work,
+        maker=maker,
+        maker_args=arguments,
+        compute=compute,
+    )
+
+
+def in_own_process(num_faces: int) -> dict[str, dict[str, float]]:
+    """Measure one size where nothing of another is left in memory."""
+    with tempfile.TemporaryDirectory(prefix="hdrface-cluster-") as folder:
+        copy_sources(Path(folder))
+        subprocess.run(
+            [
+                sys.executable,
+                "-m",
+                "pipelines.cli",
+                "config",
+                "use",
+                "smoke",
+                "weights.sd21.faces=null",
+            ],
+            cwd=folder,
+            check=True,
+        )
+        # By its name: workers look its makers up in its module.
+        code = (
+            f"import sys; sys.path.insert(0, {str(REPOSITORY)!r}); import json; "
+            f"from benchmarks import cluster; print(json.dumps(cluster.run_one({num_faces})))"
+        )
+        done = subprocess.run(
+            [sys.executable, "-c", code],
+            cwd=folder,
+            check=True,
+            stdout=subprocess.PIPE,
+            text=True,
+        )
+        measured: dict[str, dict[str, float]] = json.loads(done.stdout.splitlines()[-1])
+        return measured
+
+
+def summary(by_size: dict[int, dict[str, float]]) -> dict[str, Any]:
+    """Say how a stage grows, and what a hundred nodes would make of it."""
+    sizes = sorted(by_size)
+    first, last = by_size[sizes[0]], by_size[sizes[-1]]
+    shards = np.array([by_size[size]["shards"] for size in sizes])
+    rays = np.array([by_size[size]["seconds"] - by_size[size]["work_s"] for size in sizes])
+    dispatch_s, start_s = np.polyfit(shards, rays, 1)
+    per_face = {size: (by_size[size]["seconds"] - start_s) / size for size in sizes}
+    shard_s = float(np.mean([by_size[size]["shard_s"] for size in sizes]))
+    most = shard_s / dispatch_s if dispatch_s > 0 else float("inf")
+    workers = NODES * WORKERS_A_NODE
+    work_s = 70_000 / FACES_PER_SHARD * shard_s
+    return {
+        "seconds_a_face_beyond_start": {str(size): round(per_face[size], 6) for size in sizes},
+        "largest_to_smallest_time_a_face": round(per_face[sizes[-1]] / per_face[sizes[0]], 3),
+        "worker_memory_ratio": round(last["worker_mb"] / first["worker_mb"], 3),
+        "driver_memory_ratio": round(last["driver_mb"] / first["driver_mb"], 3),
+        "ray_share": {
+            str(size): round(1 - by_size[size]["work_s"] / by_size[size]["seconds"], 3)
+            for size in sizes
+        },
+        "start_s": round(float(start_s), 2),
+        "dispatch_s_a_shard": round(float(dispatch_s), 5),
+        "shard_s": round(shard_s, 4),
+        "workers_that_one_driver_feeds": round(most, 1),
+        "ffhq_on_100_nodes_s": round(
+            float(start_s + max(work_s / workers, 70_000 / FACES_PER_SHARD * dispatch_s)), 1
+        ),
+    }
+
+
+def main() -> None:
+    before = machine.facts()
+    sizes = [int(word) for word in sys.argv[1:]] or list(SIZES)
+    measured = {size: in_own_process(size) for size in sizes}
+    results: dict[str, Any] = {}
+    for stage in ("degrade", "features"):
+        by_size = {size: measured[size][stage] for size in sizes}
+        rounded = {
+            str(size): {key: round(value, 3) for key, value in row.items()}
+            for size, row in by_size.items()
+        }
+        results[stage] = {"sizes": rounded, **summary(by_size)}
+        for size, row in by_size.items():
+            print(
+                f"{stage:9} {size:6} faces {row['seconds']:7.1f} s, "
+                f"worker {row['worker_mb']:.0f} MB, driver {row['driver_mb']:.0f} MB"
+            )
+        print(json.dumps(summary(by_size), indent=1))
+    machine.save("cluster", before, results)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,179 @@
+"""What a job sends home, and how it lands in the tree that it came from.
+
+    ROOT/dvc/               outs of finished stages: DVC's own remote
+    ROOT/jobs/JOB/          dvc.lock, params.yaml, metrics/, the report, after each finished stage
+    ROOT/jobs/last-PROJECT  the name of the project's last job: the next one goes on from its dvc.lock
+
+A project is known by the first commit of its history.
+"""
+
+import hashlib
+import logging
+import subprocess
+import sys
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+
+import yaml
+
+from components.storage import ROOT_VARIABLE, Storage, data_root
+
+LOCK = "dvc.lock"
+PARAMS = "params.yaml"
+_ALWAYS = (LOCK, PARAMS, "reports/index.html")
+_METRICS = "metrics"
+_SENT_LOCK = "sent.lock"  # the dvc.lock that the job began with
+_REMOTE = "hdrface"
+BESIDE = ".hdrface/jobs"  # where results wait that do not fit the tree
+
+log = logging.getLogger(__name__)
+
+
+def is_result(name: str) -> bool:
+    """Say whether a file of a tree is what a job makes, not what it works from."""
+    return name in (LOCK, "reports/index.html") or name.startswith(f"{_METRICS}/")
+
+
+def digest(folder: Path, names: list[str]) -> str:
+    """Hash what a job works from: every file that travels, but for results."""
+    found = hashlib.sha256()
+    for name in sorted(name for name in names if not is_result(name)):
+        found.update(f"{name}\0".encode())
+        found.update(hashlib.sha256((folder / name).read_bytes()).digest())
+    return found.hexdigest()
+
+
+def use_remote(folder: Path, root: Storage) -> None:
+    """Make ROOT/dvc the DVC remote of a checkout that has none, in its `.dvc/config.local`."""
+    if not (folder / ".dvc").is_dir() or _dvc(folder, "remote", "list").stdout.strip():
+        return
+    words = ("remote", "add", "--local", "--default", _REMOTE, f"{root.url}/dvc")
+    if (done := _dvc(folder, *words)).returncode:
+        raise ValueError(f"dvc remote add in {folder}: {done.stderr.strip()}")
+    log.info("DVC's default remote here is now %s/dvc (.dvc/config.local)", root.url)
+
+
+def go_on(folder: Path, root: Storage, job: str) -> None:
+    """Begin a job: fetch what the project's jobs have finished, so that it is not made again.
+
+    The last job's `dvc.lock` is taken if it began with the one here; else what stands here counts,
+    and its other stages are added. What DVC then finds changed runs all the same.
+    """
+    project, place = _project_of(folder), root / "jobs" / job
+    place.write(_SENT_LOCK, _lock(folder))
+    last = _last_job(root, project)
+    if last is not None:
+        _merge_lock(folder, last)
+    if merged := _lock(folder):
+        place.write(LOCK, merged)  # also a job that finishes nothing hands it on
+        _dvc(folder, "pull", "--quiet", "--allow-missing", "--force")
+    root.write(f"jobs/last-{project}", job.encode())
+
+
+def _last_job(root: Storage, project: str) -> Storage | None:
+    try:
+        return root / "jobs" / root.read(f"jobs/last-{project}").decode()
+    except FileNotFoundError:
+        return None
+
+
+def _merge_lock(folder: Path, last: Storage) -> None:
+    here = _lock(folder)
+    try:
+        theirs = last.read(LOCK)
+    except FileNotFoundError:
+        return  # it finished nothing
+    if here != last.read(_SENT_LOCK):
+        merged = yaml.safe_load(theirs)
+        merged["stages"] |= (yaml.safe_load(here) or {}).get("stages", {})
+        theirs = yaml.safe_dump(merged, sort_keys=False).encode()
+    (folder / LOCK).write_bytes(theirs)
+
+
+def send(folder: Path, root: Storage, job: str) -> bool:
+    """Push the outs of finished stages, then `dvc.lock` and the rest; False if DVC was busy."""
+    lock = _lock(folder)
+    if lock and _dvc(folder, "push", "--quiet").returncode:
+        return False
+    place = root / "jobs" / job
+    for name in _results(folder):
+        # The lock as it was when its outs were pushed: a stage may have ended since.
+        place.write(name, lock if name == LOCK else (folder / name).read_bytes())
+    return True
+
+
+def _results(folder: Path) -> Iterator[str]:
+    metrics = (path for path in (folder / _METRICS).rglob("*") if path.is_file())
+    yield from (path.relative_to(folder).as_posix() for path in metrics)
+    yield from (name for name in reversed(_ALWAYS) if (folder / name).is_file())
+
+
+def land(folder: Path, job: str, names: list[str], sent: Mapping[str, str]) -> None:
+    """Put a job's results into the tree that it came from, or beside a tree that has changed.
+
+    Args:
+        folder: the tree.
+        job: the job's name.
+        names: the files of the tree that would travel now.
+        sent: the job's metadata: `tree` and `lock` hash what was sent.
+
+    Raises: OSError if the data root cannot be reached.
+    """
+    root = data_root()
+    if root is None:
+        log.warning("%s is not set: the results of %s stay on the cluster", ROOT_VARIABLE, job)
+        return
+    place = root / "jobs" / job
+    results = {name: place.read(name) for name in place.sizes() if name != _SENT_LOCK}
+    if not results:
+        log.info("%s has finished no stage", job)
+        return
+    target = folder if _is_as_sent(folder, names, sent, results) else folder / BESIDE / job
+    for name, data in results.items():
+        (target / name).parent.mkdir(parents=True, exist_ok=True)
+        (target / name).write_bytes(data)
+    if target == folder:
+        use_remote(folder, root)
+        log.info("%d results of %s are here; 'dvc pull' brings the rest", len(results), job)
+    else:
+        log.warning("this tree is not what was sent: the results of %s are in %s", job, target)
+
+
+def _is_as_sent(
+    folder: Path, names: list[str], sent: Mapping[str, str], results: Mapping[str, bytes]
+) -> bool:
+    if "tree" not in sent or digest(folder, names) != sent["tree"]:
+        return False
+    return lock_hash(folder) in (sent["lock"], hashlib.sha256(results.get(LOCK, b"")).hexdigest())
+
+
+def lock_hash(folder: Path) -> str:
+    """Hash `dvc.lock`; of a folder without one, nothing."""
+    return hashlib.sha256(_lock(folder)).hexdigest()
+
+
+def _lock(folder: Path) -> bytes:
+    file = folder / LOCK
+    return file.read_bytes() if file.is_file() else b""
+
+
+def _project_of(folder: Path) -> str:
+    done = subprocess.run(
+        ["git", "-C", str(folder), "rev-list", "--max-parents=0", "HEAD"],
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    return done.stdout.split()[-1][:16] if done.returncode == 0 else "without-git"
+
+
+def _dvc(folder: Path, *words: str) -> "subprocess.CompletedProcess[str]":
+    done = subprocess.run(
+        [sys.executable, "-m", "dvc", *words],
+        cwd=folder,
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    log.debug("dvc %s: %s", words[0], done.stderr.strip())
+    return done

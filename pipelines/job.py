@@ -1,0 +1,65 @@
+"""What `hdrface submit` starts on the cluster: a command, whose results are sent home as they come.
+
+    python -m pipelines.job NAME COMMAND...
+
+Without a data root the command runs and nothing else happens.
+"""
+
+import logging
+import signal
+import subprocess
+import sys
+import threading
+from collections.abc import Sequence
+from pathlib import Path
+
+from components.runtime import logs, results
+from components.storage import Storage, data_root
+
+_LOOK_EVERY_S = 1.0
+_LAST_TRIES = 5
+
+log = logging.getLogger(__name__)
+
+
+def run(job: str, command: Sequence[str], folder: Path = Path()) -> int:
+    """Run the command, and return its exit code as a shell would give it."""
+    root = data_root()
+    if root is None:
+        return _run(command)
+    results.use_remote(folder, root)
+    results.go_on(folder, root, job)
+    is_over = threading.Event()
+    sender = threading.Thread(target=_keep_sending, args=(folder, root, job, is_over))
+    sender.start()
+    try:
+        return _run(command)
+    finally:
+        is_over.set()
+        sender.join()
+
+
+def _run(command: Sequence[str]) -> int:
+    with subprocess.Popen(command) as process:
+        for number in (signal.SIGTERM, signal.SIGINT):
+            signal.signal(number, lambda signum, _: process.send_signal(signum))
+        code = process.wait()
+    return 128 - code if code < 0 else code
+
+
+def _keep_sending(folder: Path, root: Storage, job: str, is_over: threading.Event) -> None:
+    """Send what there is whenever a stage has ended: then DVC writes its lock."""
+    sent = results.lock_hash(folder)
+    while not is_over.wait(_LOOK_EVERY_S):
+        now = results.lock_hash(folder)
+        if now != sent and results.send(folder, root, job):
+            sent = now
+    for _ in range(_LAST_TRIES):
+        if results.send(folder, root, job):
+            return
+    log.warning("DVC's outs could not all be pushed to its remote: see 'dvc push'")
+
+
+if __name__ == "__main__":
+    logs.configure()
+    sys.exit(run(sys.argv[1], sys.argv[2:]))
