@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING
 import typer
 
 from components.runtime import jobs, results, working_tree
+from components.storage import ROOT_VARIABLE, data_root
 
 if TYPE_CHECKING:
     from ray.job_submission import JobSubmissionClient
@@ -54,6 +55,8 @@ def _send(
     address = jobs.find_address(address)
     source = working_tree.tree(folder)
     client = jobs.connect(address)
+    if data_root() is None:
+        log.warning("%s is not set: what the job makes stays on the cluster", ROOT_VARIABLE)
     return client, jobs.submit(client, command, source)
 
 

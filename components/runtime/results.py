@@ -2,7 +2,7 @@
 
     ROOT/dvc/               outs of finished stages: DVC's own remote
     ROOT/jobs/JOB/          dvc.lock, params.yaml, metrics/, the report, after each finished stage
-    ROOT/jobs/last-PROJECT  the name of the project's last job: the next one goes on from its dvc.lock
+    ROOT/jobs/last-PROJECT  the project's last job: the next one goes on from its dvc.lock
 
 A project is known by the first commit of its history.
 """
@@ -16,7 +16,7 @@ from pathlib import Path
 
 import yaml
 
-from components.storage import ROOT_VARIABLE, Storage, data_root
+from components.storage import Storage, data_root
 
 LOCK = "dvc.lock"
 PARAMS = "params.yaml"
@@ -64,8 +64,10 @@ def go_on(folder: Path, root: Storage, job: str) -> None:
     last = _last_job(root, project)
     if last is not None:
         _merge_lock(folder, last)
-    if merged := _lock(folder):
-        place.write(LOCK, merged)  # also a job that finishes nothing hands it on
+    if _lock(folder):
+        # Also a job that finishes nothing hands on what it found.
+        for name in _results(folder):
+            place.write(name, (folder / name).read_bytes())
         _dvc(folder, "pull", "--quiet", "--allow-missing", "--force")
     root.write(f"jobs/last-{project}", job.encode())
 
@@ -80,14 +82,20 @@ def _last_job(root: Storage, project: str) -> Storage | None:
 def _merge_lock(folder: Path, last: Storage) -> None:
     here = _lock(folder)
     try:
-        theirs = last.read(LOCK)
+        lock = last.read(LOCK)
     except FileNotFoundError:
         return  # it finished nothing
-    if here != last.read(_SENT_LOCK):
-        merged = yaml.safe_load(theirs)
+    goes_on = here == last.read(_SENT_LOCK)
+    if not goes_on:
+        merged = yaml.safe_load(lock)
         merged["stages"] |= (yaml.safe_load(here) or {}).get("stages", {})
-        theirs = yaml.safe_dump(merged, sort_keys=False).encode()
-    (folder / LOCK).write_bytes(theirs)
+        lock = yaml.safe_dump(merged, sort_keys=False).encode()
+    (folder / LOCK).write_bytes(lock)
+    # DVC's remote has no metrics: git has them, and the job's folder.
+    for name in last.sizes():
+        if name.startswith(f"{_METRICS}/") and (goes_on or not (folder / name).exists()):
+            (folder / name).parent.mkdir(parents=True, exist_ok=True)
+            (folder / name).write_bytes(last.read(name))
 
 
 def send(folder: Path, root: Storage, job: str) -> bool:
@@ -121,7 +129,6 @@ def land(folder: Path, job: str, names: list[str], sent: Mapping[str, str]) -> N
     """
     root = data_root()
     if root is None:
-        log.warning("%s is not set: the results of %s stay on the cluster", ROOT_VARIABLE, job)
         return
     place = root / "jobs" / job
     results = {name: place.read(name) for name in place.sizes() if name != _SENT_LOCK}

@@ -149,8 +149,9 @@ def test_a_job_runs_in_a_copy_of_the_tree_and_another_one_in_its_own(
         status = " M changed.txt\n?? new.txt"
         assert f'\n{names}\n{head_of(checkout)}\n\n{status}\n\nit\'s "changed"\n' in out
     told = err.splitlines()
-    assert len(told) == 2  # and nothing of Ray's own
-    assert re.search(r"sending 4 files, 0\.0 MB, commit \w{9} and changes$", told[0])
+    assert len(told) == 3  # and nothing of Ray's own
+    assert "HDRFACE_ROOT is not set: what the job makes stays on the cluster" in told[0]
+    assert re.search(r"sending 4 files, 0\.0 MB, commit \w{9} and changes$", told[1])
 
 
 def test_a_failed_job_gives_its_exit_code_and_its_log_again_and_is_listed(
@@ -223,6 +224,66 @@ def test_an_experiment_of_dvc_runs_in_a_job(cluster: Cluster, checkout: Path) ->
     assert code == 0, out + err
     assert "\nx: 2\n" in out
     assert "refs/exps/" in out
+
+
+LINE = """
+stages:
+  first:
+    cmd:
+      - sleep 3 && cp tracked.txt first.out
+      - mkdir -p metrics && echo 1 > metrics/first.json
+    params: [x]
+    outs: [first.out]
+    metrics: [{metrics/first.json: {cache: false}}]
+  second:
+    cmd: test -e {DATA}/permit && cp first.out second.out
+    deps: [first.out]
+    outs: [second.out]
+"""
+
+
+def test_results_come_home_and_a_failed_job_is_gone_on_with(
+    cluster: Cluster, checkout: Path, tmp_path_factory: pytest.TempPathFactory
+) -> None:
+    root = tmp_path_factory.mktemp("root")
+    (checkout / "dvc.yaml").write_text(LINE.replace("{DATA}", str(root)))
+    (checkout / "params.yaml").write_text("x: 1\n")
+    dvc(checkout, "init", "--quiet")
+    subprocess.run(["git", "add", "."], cwd=checkout, check=True)
+    at = Cluster(cluster.address, {**cluster.environment, "HDRFACE_ROOT": str(root)})
+
+    code, out, err = at.run(checkout, "submit", "--", "dvc", "repro")
+    assert code != 0, out
+    assert "Running stage 'first'" in out
+    (checkout / "dvc.lock").unlink()  # as somebody who submits from another clone
+    shutil.rmtree(checkout / "metrics")
+
+    (root / "permit").touch()
+    code, out, err = at.run(checkout, "submit", "--", "dvc", "repro")
+    assert code == 0, out + err
+    assert "Stage 'first' didn't change, skipping" in out
+    assert "'dvc pull' brings the rest" in err
+    assert (checkout / "metrics/first.json").read_text() == "1\n"
+    dvc(checkout, "pull", "--quiet")
+    assert (checkout / "second.out").read_text() == "tracked.txt\n"
+    assert "Running stage" not in dvc(checkout, "repro")
+
+    job = re.search(r"hdrface-\w{8}", err)
+    assert job
+    (checkout / "tracked.txt").write_text("another\n")
+    (checkout / "dvc.lock").unlink()
+    code, out, err = at.run(checkout, "submit", "--attach", job[0])
+    assert code == 0
+    assert "this tree is not what was sent" in err
+    assert not (checkout / "dvc.lock").exists()
+    assert (checkout / ".hdrface/jobs" / job[0] / "dvc.lock").exists()
+
+
+def dvc(folder: Path, *words: str) -> str:
+    done = subprocess.run(
+        [BIN / "dvc", *words], cwd=folder, capture_output=True, text=True, check=True
+    )
+    return done.stdout
 
 
 @pytest.mark.parametrize(
