@@ -112,13 +112,15 @@ def fit(
         name: must contain what the training is made from: the same name means the same training.
         storage: that all nodes see.
         workers: number of processes.
-        listen: called in a thread of this process with what rank 0 reports.
+        listen: called in a thread of this process with what rank 0 reports, and at least every
+            half second, perhaps with no news; the training ends after its next checkpoint if it
+            raises an error.
         cpus: of each worker; also its number of threads.
         gpus: of each worker.
         memory: GiB that are reserved for each worker.
         max_failures: how often lost workers are replaced.
 
-    Raises: TrainingError with the worker's own error.
+    Raises: TrainingError with the worker's own error, or that of `listen`.
     """
     for setting, value in _SETTINGS.items():  # read when a training starts, not at import
         os.environ.setdefault(setting, value)
@@ -196,6 +198,7 @@ def _drop_broken_snapshot(folder: Storage) -> None:
 
 def _callback(mailbox: Any) -> Any:
     """Make what the controller calls after each checkpoint and after each error of a worker."""
+    import ray
     from ray.train import UserCallback
 
     class Callback(UserCallback):
@@ -205,6 +208,8 @@ def _callback(mailbox: Any) -> Any:
             """Tell the driver: only now would a restart find the checkpoint."""
             del run_context, checkpoint
             mailbox.put.remote(News(covered_step=metrics[0]["step"]))
+            if reason := ray.get(mailbox.reason_to_end.remote()):
+                raise TrainingError(reason)
 
         def after_exception(
             self, run_context: Any, worker_exceptions: dict[int, Exception]
@@ -251,12 +256,20 @@ class _Mailbox:
 
     def __init__(self) -> None:
         self._news: queue.SimpleQueue[News] = queue.SimpleQueue()
+        self._reason_to_end = ""
 
     def put(self, news: News) -> None:
         self._news.put(news)
 
     def take(self) -> list[News]:
         return [self._news.get() for _ in range(self._news.qsize())]
+
+    def end(self, reason: str) -> None:
+        """Let the training end after its next checkpoint."""
+        self._reason_to_end = reason
+
+    def reason_to_end(self) -> str:
+        return self._reason_to_end
 
 
 @contextmanager
@@ -270,12 +283,13 @@ def _listening(mailbox: Any, listen: Callable[[News], None]) -> Iterator[None]:
     def take() -> None:
         try:
             while not is_over.wait(_TAKE_EVERY_S):
-                for news in ray.get(mailbox.take.remote()):
+                for news in ray.get(mailbox.take.remote()) or [News()]:
                     listen(news)
             for news in ray.get(mailbox.take.remote()):
                 listen(news)
         except Exception as error:  # noqa: BLE001 - raised again in the driver's thread
             errors.append(error)
+            mailbox.end.remote(str(error))
 
     listener = threading.Thread(target=take, name="news-of-the-training", daemon=True)
     listener.start()

@@ -1,16 +1,20 @@
 """MLflow: a run a training, found again by the training's identity, so that it is never split.
 
 `MLFLOW_TRACKING_URI` says where; without it, `mlflow.db` and `mlartifacts/` in the working
-directory. Only the driver writes here: a worker may be lost at any moment.
+directory. Only the driver writes here: a worker may be lost at any moment. A server that is away
+for a while costs no point of a history: see `components.runtime.outages`.
 """
 
 import logging
 import os
 import time
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
+from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Self
+from urllib.parse import urlsplit
+
+from components.runtime.outages import Server
 
 if TYPE_CHECKING:
     from mlflow import MlflowClient
@@ -25,17 +29,26 @@ GALLERY_PATH = "gallery"
 _LONGEST_PARAM = 6000  # characters, MLflow's limits
 _LARGEST_BATCH = 1000  # metrics
 _QUIET = ("alembic", "mlflow")
+_URI = "MLFLOW_TRACKING_URI"
+_BEGIN_LIMIT_S = 8.0  # nothing is lost yet: better an error at once
+_TIMEOUT_S, _UPLOAD_TIMEOUT_S = 10, 300  # the server answers an upload when its storage has all
 
 Point = Mapping[str, float]
 
 
-@dataclass
 class TrainingRun:
-    """The MLflow run of one training; `begin` is the way to get one."""
+    """The MLflow run of one training; `begin` is the way to get one.
 
-    id: str
-    _client: "MlflowClient"
-    _last_step: int = field(default=-1)  # of what MLflow has already
+    All methods but `fail` raise TrackingError when the server refuses or is away for good.
+    """
+
+    def __init__(
+        self, run_id: str, client: "MlflowClient", server: Server, last_step: int = -1
+    ) -> None:
+        self.id = run_id
+        self._client, self._server = client, server
+        self._last_step = last_step  # of what MLflow has already
+        self._unanswered_since_ms: int | None = None  # points were sent, and no answer came
 
     @classmethod
     def begin(
@@ -48,82 +61,147 @@ class TrainingRun:
             name: shown in the UI.
             params: nested; MLflow gets `optimization.learning_rate` and the like.
             tags: beside the identity's.
+
+        Raises: TrackingError within seconds if the server does not answer; ValueError if
+            `MLFLOW_TRACKING_URI` has a password in it.
         """
         client = _client()
-        unfinished = [run for run in _runs(client, identity) if run.info.status != "FINISHED"]
-        if unfinished:
-            run_id = unfinished[0].info.run_id
+        server = Server(client.tracking_uri)
+
+        def found_or_made() -> tuple[str, int]:
+            run_id = _unfinished(client, identity) or _create(client, identity, name)
             client.update_run(run_id, status="RUNNING")
-            # Parameters cannot change, and need not: they are part of the identity.
             _set_tags(client, run_id, tags)
-            last_step = max(
-                (metric.step for metric in client.get_metric_history(run_id, "loss")), default=-1
-            )
-            log.info("MLflow run %s goes on after step %d", run_id, max(last_step, 0))
-            return cls(run_id, client, last_step)
-        run = client.create_run(
-            _experiment(client), run_name=name, tags={IDENTITY_TAG: identity, **tags}
-        )
-        _log_params(client, run.info.run_id, params)
-        log.info("MLflow run %s", run.info.run_id)
-        return cls(run.info.run_id, client)
+            _log_params(client, run_id, params)
+            return run_id, _last_step(client, run_id)
+
+        run_id, last_step = server.insist(found_or_made, _BEGIN_LIMIT_S)
+        goes_on = f" goes on after step {last_step}" if last_step >= 0 else ""
+        log.info("MLflow run %s%s", run_id, goes_on)
+        return cls(run_id, client, server, last_step)
 
     def log_points(self, points: Sequence[Point]) -> None:
         """Write points of the history by their `step`; what MLflow has already is left out.
 
         Whole points in one transaction each time, so a kill leaves no point in halves.
         """
+        self._server.insist(lambda: self._log_points(points))
+
+    def offer_points(self, points: Sequence[Point]) -> bool:
+        """Do as `log_points`, without waiting for a server that is away: offer them again then.
+
+        Returns: whether the points are written.
+        """
+        return self._server.attempt(lambda: self._log_points(points))
+
+    def _log_points(self, points: Sequence[Point]) -> None:
         from mlflow.entities import Metric
 
+        if self._unanswered_since_ms is not None:
+            # Perhaps only the answer was lost: MLflow would keep each point twice.
+            self._last_step = _last_step(self._client, self.id)
         new = [point for point in points if point["step"] > self._last_step]
-        now = int(time.time() * 1000)
         for batch in _batches(new):
+            # Points that the server is still writing are the same to it if their time is, too.
+            sent_ms = self._unanswered_since_ms = self._unanswered_since_ms or _now_ms()
             metrics = [
-                Metric(key, value, now, int(point["step"]))
+                Metric(key, value, sent_ms, int(point["step"]))
                 for point in batch
                 for key, value in point.items()
                 if key != "step"
             ]
             self._client.log_batch(self.id, metrics=metrics)
+            self._unanswered_since_ms = None
             self._last_step = int(batch[-1]["step"])
 
     def log_model(self, folder: Path) -> None:
         """Store the trained folder (safetensors and JSON) as the artifact `model`."""
-        self._client.log_artifacts(self.id, str(folder), MODEL_PATH)
+
+        def upload() -> None:
+            with _time_to_upload():
+                self._client.log_artifacts(self.id, str(folder), MODEL_PATH)
+
+        self._server.insist(upload)
 
     def finish(self) -> None:
-        self._client.set_terminated(self.id, "FINISHED")
+        self._server.insist(lambda: self._client.set_terminated(self.id, "FINISHED"))
 
     def fail(self) -> None:
-        """Mark the run as failed; the same training, run again, goes on with it."""
-        self._client.set_terminated(self.id, "FAILED")
+        """Mark the run as failed; the same training, run again, goes on with it.
+
+        Raises nothing: it is called because of an error, which must be seen.
+        """
+        try:
+            self._client.set_terminated(self.id, "FAILED")
+        except Exception as error:  # noqa: BLE001
+            log.warning("MLflow run %s stays as it is: %s", self.id, type(error).__name__)
 
 
 def run_of(identity: str) -> str | None:
-    """Find the run of a training: a finished one before others, the latest first."""
-    runs = _runs(_client(), identity)
+    """Find the run of a training: a finished one before others, the latest first.
+
+    Raises: TrackingError if the server refuses or is away for good; ValueError as `begin`.
+    """
+    client = _client()
+    runs = Server(client.tracking_uri).insist(lambda: _runs(client, identity))
     finished = [run for run in runs if run.info.status == "FINISHED"]
     found = next(iter([*finished, *runs]), None)
     return found.info.run_id if found else None
 
 
 def log_evaluation(run_id: str, metrics: Mapping[str, float], pictures: Sequence[Path]) -> None:
-    """Write an evaluation into the run of its training: metrics, and pictures under `gallery`."""
+    """Write an evaluation into the run of its training: metrics, and pictures under `gallery`.
+
+    Raises: as `run_of`.
+    """
     from mlflow.entities import Metric
 
     client = _client()
-    known = client.get_run(run_id).data.metrics
-    now = int(time.time() * 1000)
-    # An evaluation that is repeated says the same; MLflow would show each value twice.
-    new = [Metric(key, value, now, 0) for key, value in metrics.items() if known.get(key) != value]
-    for start in range(0, len(new), _LARGEST_BATCH):
-        client.log_batch(run_id, metrics=new[start : start + _LARGEST_BATCH])
-    for picture in pictures:
-        client.log_artifact(run_id, str(picture), GALLERY_PATH)
+
+    def write() -> None:
+        known = client.get_run(run_id).data.metrics
+        now = _now_ms()
+        # An evaluation that is repeated says the same; MLflow would show each value twice.
+        new = [
+            Metric(key, value, now, 0) for key, value in metrics.items() if known.get(key) != value
+        ]
+        for start in range(0, len(new), _LARGEST_BATCH):
+            client.log_batch(run_id, metrics=new[start : start + _LARGEST_BATCH])
+        with _time_to_upload():
+            for picture in pictures:
+                client.log_artifact(run_id, str(picture), GALLERY_PATH)
+
+    Server(client.tracking_uri).insist(write)
+
+
+def uri() -> str | None:
+    """Give `MLFLOW_TRACKING_URI`.
+
+    Raises: ValueError, without its value, if it has a password in it: it is written into logs.
+    """
+    given = os.environ.get(_URI)
+    if not given:
+        return None
+    try:
+        parts = urlsplit(given)
+    except ValueError:
+        raise ValueError(f"{_URI} is no URL: give http://HOST:PORT of an MLflow server") from None
+    is_web = parts.scheme in ("http", "https")
+    if parts.password or (is_web and "@" in parts.netloc) or "password=" in parts.query:
+        raise ValueError(
+            f"{_URI} has a user name or password in it, and is written into logs: take it out, and "
+            "set MLFLOW_TRACKING_USERNAME and MLFLOW_TRACKING_PASSWORD or write "
+            "~/.mlflow/credentials"
+        )
+    return given
 
 
 def _client() -> "MlflowClient":
+    given = uri()
     os.environ.setdefault("MLFLOW_DISABLE_TELEMETRY", "1")
+    # MLflow would wait for minutes, and send again what the server has perhaps written.
+    os.environ["MLFLOW_HTTP_REQUEST_MAX_RETRIES"] = "0"
+    os.environ.setdefault("MLFLOW_HTTP_REQUEST_TIMEOUT", str(_TIMEOUT_S))
     for name in _QUIET:
         logging.getLogger(name).setLevel(logging.WARNING)
     from mlflow import MlflowClient
@@ -131,8 +209,18 @@ def _client() -> "MlflowClient":
     for name in _QUIET:  # importing mlflow sets the level of its own logger
         logging.getLogger(name).setLevel(logging.WARNING)
     # Absolute: MLflow keeps one connection a name, wherever the process has gone since.
-    default = f"sqlite:///{Path('mlflow.db').absolute()}"
-    return MlflowClient(os.environ.get("MLFLOW_TRACKING_URI") or default)
+    return MlflowClient(given or f"sqlite:///{Path('mlflow.db').absolute()}")
+
+
+@contextmanager
+def _time_to_upload() -> Iterator[None]:
+    """Let the server take longer for its answer: it comes when the last byte is stored."""
+    before = os.environ["MLFLOW_HTTP_REQUEST_TIMEOUT"]
+    os.environ["MLFLOW_HTTP_REQUEST_TIMEOUT"] = str(max(int(before), _UPLOAD_TIMEOUT_S))
+    try:
+        yield
+    finally:
+        os.environ["MLFLOW_HTTP_REQUEST_TIMEOUT"] = before
 
 
 def _experiment(client: "MlflowClient") -> str:
@@ -173,6 +261,25 @@ def _runs(client: "MlflowClient", identity: str) -> list["MlflowRun"]:
     )
 
 
+def _unfinished(client: "MlflowClient", identity: str) -> str | None:
+    unfinished = [run for run in _runs(client, identity) if run.info.status != "FINISHED"]
+    return str(unfinished[0].info.run_id) if unfinished else None
+
+
+def _create(client: "MlflowClient", identity: str, name: str) -> str:
+    run = client.create_run(_experiment(client), run_name=name, tags={IDENTITY_TAG: identity})
+    return str(run.info.run_id)
+
+
+def _last_step(client: "MlflowClient", run_id: str) -> int:
+    """Give the step of the last point that MLflow has, or -1."""
+    return max((metric.step for metric in client.get_metric_history(run_id, "loss")), default=-1)
+
+
+def _now_ms() -> int:
+    return int(time.time() * 1000)
+
+
 def _set_tags(client: "MlflowClient", run_id: str, tags: Mapping[str, str]) -> None:
     from mlflow.entities import RunTag
 
@@ -180,9 +287,15 @@ def _set_tags(client: "MlflowClient", run_id: str, tags: Mapping[str, str]) -> N
 
 
 def _log_params(client: "MlflowClient", run_id: str, params: Mapping[str, Any]) -> None:
+    """Write what the run has not yet: parameters are part of the identity and do not change."""
     from mlflow.entities import Param
 
-    flat = [Param(key, str(value)[:_LONGEST_PARAM]) for key, value in flattened(params)]
+    known = client.get_run(run_id).data.params
+    flat = [
+        Param(key, str(value)[:_LONGEST_PARAM])
+        for key, value in flattened(params)
+        if key not in known
+    ]
     for start in range(0, len(flat), 100):  # MLflow's limit a call
         client.log_batch(run_id, params=flat[start : start + 100])
 

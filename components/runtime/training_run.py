@@ -11,14 +11,16 @@ A stage that was killed goes on from its last checkpoint, in the same MLflow run
 import json
 import logging
 import os
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from components.params import Compute
 from components.runtime import cluster, distributed, lineage, unfinished
-from components.runtime.distributed import News, Point, Worker
+from components.runtime.distributed import News, Point, TrainingError, Worker
+from components.runtime.outages import TrackingError
 from components.runtime.progress import TrainingProgress
 from components.runtime.tables import Table
 from components.runtime.tracking import TrainingRun
@@ -83,7 +85,8 @@ def run(
         compute: CPUs and GPUs of a worker.
         tags: gives more tags of the MLflow run.
 
-    Raises: Locked if another process trains this; TrainingError.
+    Raises: Locked if another process trains this; TrainingError, also if MLflow is away for longer
+        than `outages.LIMIT_S`; TrackingError if it is away at the start.
     """
     identity = training.identity
     with unfinished.lock(out):
@@ -98,17 +101,18 @@ def run(
                     training, storage, tracked, worker, {**config, "identity": identity}, compute
                 )
                 history = json.loads(checkpoint.read(HISTORY))
-                tracked.log_points(history)  # of a training that was complete already, all of them
                 trained = partial / TRAINED
                 _copy(checkpoint / TRAINED, trained)
                 (trained / HISTORY).write_bytes(_history_bytes(history))
-                tracked.log_model(trained)
+                with _checkpoint_kept():
+                    tracked.log_points(history)  # if the training was complete already, all of them
+                    tracked.log_model(trained)
+                    tracked.finish()  # first: without its checkpoints it would begin anew
                 _replace(out, trained)
                 storage.delete_all()
             except BaseException:
                 tracked.fail()
                 raise
-            tracked.finish()
 
 
 def lineage_tags(stage: str) -> dict[str, str]:
@@ -194,7 +198,8 @@ class Recorder:
     """Show each point of the history at once, and log it when a checkpoint covers it.
 
     Not before: a training that goes back to its last checkpoint makes the steps since then again,
-    on a GPU with other last bits, and MLflow would keep both.
+    on a GPU with other last bits, and MLflow would keep both. Points that MLflow cannot take, since
+    its server is away, are kept and offered again.
     """
 
     def __init__(self, tracked: TrainingRun, progress: TrainingProgress) -> None:
@@ -212,9 +217,20 @@ class Recorder:
         if news.covered_step is not None:
             self._covered_step = max(self._covered_step, news.covered_step)
         covered = [point for point in self._waiting if point["step"] <= self._covered_step]
-        if covered:
-            self._tracked.log_points(covered)
-            self._waiting = self._waiting[len(covered) :]
+        with _checkpoint_kept():
+            if covered and self._tracked.offer_points(covered):
+                self._waiting = self._waiting[len(covered) :]
+
+
+@contextmanager
+def _checkpoint_kept() -> Iterator[None]:
+    """Say, when MLflow is away for good, that the work is not."""
+    try:
+        yield
+    except TrackingError as error:
+        raise TrainingError(
+            f"{error}: the training ends, its checkpoint is kept; the same command goes on from it"
+        ) from error
 
 
 def _history_bytes(history: list[Point]) -> bytes:
