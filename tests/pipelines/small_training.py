@@ -2,13 +2,16 @@
 
     python -m tests.pipelines.small_training OUT
 
-trains on two workers; the environment's `KILL` names victims, and the rows before their ends.
+trains on two workers. The environment may hold: `KILL`, victims, and the rows before their ends;
+`PAUSE_S`, seconds that each batch takes; `HOLD`, a file that the last checkpoint waits for (it
+makes `exporting` beside it meanwhile); `LIMIT_S`, how long MLflow may be away.
 """
 
 import json
 import os
 import signal
 import sys
+import time
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -20,7 +23,7 @@ from safetensors.torch import save_file
 from torch import Tensor, nn
 
 from components.params import Compute
-from components.runtime import logs, training_run
+from components.runtime import logs, outages, training_run
 from components.runtime.distributed import Seat
 from components.training import loop
 from components.training.optimization import OptimizationParams
@@ -66,8 +69,8 @@ class Step(nn.Module):
 
 
 class Rows:
-    def __init__(self, stream: RowStream) -> None:
-        self._stream = stream
+    def __init__(self, stream: RowStream, pause_s: float = 0.0) -> None:
+        self._stream, self._pause_s = stream, pause_s
 
     @property
     def position(self) -> int:
@@ -77,6 +80,7 @@ class Rows:
         self._stream.seek(position)
 
     def take(self, count: int) -> Pictures:
+        time.sleep(self._pause_s)
         rows = self._stream.take(count)
         return Pictures(*(torch.from_numpy(stacked(rows, name)).float() for name in ("hq", "lq")))
 
@@ -118,7 +122,7 @@ def make_step() -> Step:
 def work(config: dict[str, Any], seat: Seat) -> None:
     step = make_step()
     torch.manual_seed(100 + seat.rank)  # dropout differs from rank to rank
-    batches = Rows(stream(seat.rank, seat.world_size))
+    batches = Rows(stream(seat.rank, seat.world_size), config["pause_s"])
     for victim, row in config["kills"]:
         done = Path(config["marks"], f"{victim}-{row}")
         if not done.exists() and (
@@ -132,6 +136,11 @@ def work(config: dict[str, Any], seat: Seat) -> None:
         trained = folder / training_run.TRAINED
         trained.mkdir()
         save_file(step.state_dict(), trained / "step.safetensors")
+        if config["hold"]:
+            hold = Path(config["hold"])
+            hold.with_name("exporting").touch()
+            while not hold.exists():
+                time.sleep(0.05)
 
     loop.train(
         step,
@@ -170,6 +179,7 @@ def work_without_ray(rank: int, folder: str) -> None:
 
 def main(out: Path) -> None:
     logs.configure()
+    outages.LIMIT_S = float(os.environ.get("LIMIT_S", outages.LIMIT_S))
     training = training_run.Training(
         stage="train@small",
         module="components.training.loop",
@@ -186,6 +196,8 @@ def main(out: Path) -> None:
             "kills": json.loads(os.environ.get("KILL", "[]")),
             "marks": str(out.parent),
             "driver": os.getpid(),
+            "pause_s": float(os.environ.get("PAUSE_S", 0)),
+            "hold": os.environ.get("HOLD"),
         },
         compute=Compute(cpus=1),
         tags=dict,

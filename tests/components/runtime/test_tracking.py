@@ -1,4 +1,5 @@
 import shutil
+import socket
 import sqlite3
 from pathlib import Path
 
@@ -6,6 +7,7 @@ import pytest
 from mlflow import MlflowClient
 
 from components.runtime import tracking
+from components.runtime.outages import TrackingError
 from components.runtime.tracking import TrainingRun
 
 PARAMS = {"optimization": {"steps": 20, "betas": (0.9, 0.999)}, "mirror": True}
@@ -137,3 +139,46 @@ def test_the_environment_names_another_place(
     begin()
     assert (tmp_path / "other.db").exists()
     assert not (tmp_path / "mlflow.db").exists()
+
+
+@pytest.mark.usefixtures("database")
+def test_parameters_that_a_kill_prevented_are_written_by_the_next_begin(tmp_path: Path) -> None:
+    first = begin()
+    with sqlite3.connect(tmp_path / "mlflow.db") as opened:
+        opened.execute("delete from params where key = 'mirror'")
+    second = begin()
+    assert second.id == first.id
+    assert second._client.get_run(second.id).data.params["mirror"] == "True"
+
+
+def test_no_server_at_the_start_is_told_in_one_line(monkeypatch: pytest.MonkeyPatch) -> None:
+    with socket.create_server(("127.0.0.1", 0)) as taken:
+        nobody = f"http://127.0.0.1:{taken.getsockname()[1]}"
+    monkeypatch.setenv("MLFLOW_TRACKING_URI", nobody)
+    monkeypatch.setattr(tracking, "_BEGIN_LIMIT_S", 0)
+    with pytest.raises(TrackingError) as caught:
+        begin()
+    told = str(caught.value)
+    assert told.startswith(f"MLflow at {nobody} (MLFLOW_TRACKING_URI) has not answered for 0 s")
+    assert "Connection refused" in told
+    assert len(told.splitlines()) == 1
+
+
+@pytest.mark.parametrize(
+    "uri",
+    [
+        "http://somebody:hidden-1f@127.0.0.1:5000",
+        "https://hidden-1f@127.0.0.1/mlflow",
+        "postgresql://somebody:hidden-1f@127.0.0.1/runs",
+        "postgresql://127.0.0.1/runs?user=somebody&password=hidden-1f",
+        "http://[hidden-1f",
+    ],
+)
+def test_an_address_with_a_password_is_refused_without_it(
+    uri: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("MLFLOW_TRACKING_URI", uri)
+    with pytest.raises(ValueError, match="MLFLOW_TRACKING_URI") as caught:
+        begin()
+    assert "hidden" not in str(caught.value)
+    assert len(str(caught.value).splitlines()) == 1
