@@ -27,8 +27,9 @@ $(STAMP):
 	@test -x $(BIN)/python || $(PYTHON) -m venv .venv
 	@$(BIN)/python -c 'import sys; assert sys.version_info[:2] == (3, 11), f"Python 3.11 is needed, .venv has {sys.version}: remove .venv, run make PYTHON=..."'
 	@test -x $(BIN)/uv || $(BIN)/python -m pip install --quiet --disable-pip-version-check 'uv>=0.9,<1'
+	@# cv2 anew: removing the other OpenCV of an older environment takes its files along.
 	@# Bytecode now, once: some systems forbid writing it later, and each of the many processes would compile anew.
-	@$(BIN)/uv pip sync --quiet --compile-bytecode --python $(BIN)/python requirements.lock
+	@$(BIN)/uv pip sync --quiet --compile-bytecode --reinstall-package opencv-python-headless --python $(BIN)/python requirements.lock
 	@$(BIN)/uv pip install --quiet --python $(BIN)/python --no-deps --no-build-isolation --editable .
 	@rm -f .venv/.made-from-* && touch $@
 
