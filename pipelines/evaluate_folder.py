@@ -26,6 +26,7 @@ from components.metrics.catalogue import CATALOGUE, open_metrics
 from components.reporting import comparison
 from components.reporting.comparison import GAIN, ROLES, Comparison, FaceScores, Pair
 from components.restorer import Restorer
+from components.runtime import tracking
 from components.weights.manifest import RESTORER, Description
 
 log = logging.getLogger(__name__)
@@ -102,6 +103,7 @@ def _trained_folder(model: str, downloads: Path) -> Path:
     if not re.fullmatch("[0-9a-f]{32}", run_id):  # else MLflow would make a database to look it up
         raise ValueError(f"{model!r} is neither a folder nor an MLflow run (32 hexadecimal digits)")
 
+    tracking.uri()  # refuses a password in it: the address is part of the message below
     import mlflow
     from mlflow.exceptions import MlflowException
 

@@ -199,6 +199,7 @@ def uri() -> str | None:
 def _client() -> "MlflowClient":
     given = uri()
     os.environ.setdefault("MLFLOW_DISABLE_TELEMETRY", "1")
+    os.environ.setdefault("MLFLOW_SUPPRESS_PRINTING_URL_TO_STDOUT", "1")
     # MLflow would wait for minutes, and send again what the server has perhaps written.
     os.environ["MLFLOW_HTTP_REQUEST_MAX_RETRIES"] = "0"
     os.environ.setdefault("MLFLOW_HTTP_REQUEST_TIMEOUT", str(_TIMEOUT_S))

@@ -22,6 +22,7 @@ pytestmark = [pytest.mark.cluster, pytest.mark.slow]
 
 STEPS = list(range(4, 41, 4))
 PASSWORD = "not-a-real-password-77ab"
+PATIENCE_S = 200
 
 
 @pytest.fixture(scope="module")
@@ -38,7 +39,7 @@ def server(s3: str, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Mlflow
 
 
 class Project:
-    """A folder in which one small training runs, as a process of its own."""
+    """A folder in which one small training runs at a time, as a process of its own."""
 
     def __init__(self, folder: Path, server: MlflowServer, repository: Path) -> None:
         self.folder, self.server = folder, server
@@ -53,29 +54,31 @@ class Project:
         }
         self._known = {run.info.run_id for run in self._runs()}
 
-    def start(self, **settings: object) -> "subprocess.Popen[str]":
-        return subprocess.Popen(
-            [sys.executable, "-m", small_training.__name__, self.out],
-            cwd=self.folder,
-            env={**self._environment, **{name: str(value) for name, value in settings.items()}},
-            stdout=subprocess.PIPE,
-            stderr=subprocess.STDOUT,
-            text=True,
-        )
+    def start(self, **settings: object) -> None:
+        with (self.folder / "said").open("w") as said:
+            self.process = subprocess.Popen(
+                [sys.executable, "-m", small_training.__name__, self.out],
+                cwd=self.folder,
+                env={**self._environment, **{name: str(value) for name, value in settings.items()}},
+                stdout=said,
+                stderr=subprocess.STDOUT,
+            )
 
-    def end(self, training: "subprocess.Popen[str]") -> tuple[int, str]:
+    def end(self) -> tuple[int, str]:
         """Wait for the training; give its exit code and what it said."""
-        said, _ = training.communicate(timeout=200)
+        code = self.process.wait(PATIENCE_S)
+        said = (self.folder / "said").read_text()
         assert PASSWORD not in said
-        return training.returncode, said
+        return code, said
 
     def wait_for_points(self) -> None:
         self.wait_until(lambda: any(self._steps(run, "loss") for run in self._new_runs()))
 
     def wait_until(self, is_so: Callable[[], bool]) -> None:
-        end = time.monotonic() + 90
+        end = time.monotonic() + PATIENCE_S
         while not is_so():
             assert time.monotonic() < end, "nothing happens"
+            assert self.process.poll() is None, (self.folder / "said").read_text()
             time.sleep(0.2)
 
     def check_finished(self) -> None:
@@ -113,8 +116,10 @@ class Project:
 
 
 @pytest.fixture
-def project(tmp_path: Path, server: MlflowServer, repository: Path) -> Project:
-    return Project(tmp_path, server, repository)
+def project(tmp_path: Path, server: MlflowServer, repository: Path) -> Iterator[Project]:
+    made = Project(tmp_path, server, repository)
+    yield made
+    made.process.kill()
 
 
 def test_a_run_is_read_back_from_the_database_and_its_model_from_s3(
@@ -180,12 +185,12 @@ def test_points_whose_answers_are_lost_are_there_once(
 
 @pytest.mark.ray
 def test_a_training_whose_server_was_away_has_each_point_once(project: Project) -> None:
-    training = project.start(PAUSE_S=0.3)
+    project.start(PAUSE_S=0.3)
     project.wait_for_points()
     project.server.stop()
     time.sleep(5)
     project.server.start()
-    code, said = project.end(training)
+    code, said = project.end()
     assert code == 0, said
     assert said.count("does not answer") == 1
     assert said.count("answers again, after") == 1
@@ -196,16 +201,17 @@ def test_a_training_whose_server_was_away_has_each_point_once(project: Project) 
 def test_a_training_whose_server_stays_away_ends_after_a_checkpoint_and_goes_on_later(
     project: Project,
 ) -> None:
-    training = project.start(PAUSE_S=0.3, LIMIT_S=4)
+    project.start(PAUSE_S=0.3, LIMIT_S=4)
     project.wait_for_points()
     project.server.stop()
-    code, said = project.end(training)
+    code, said = project.end()
     assert code != 0
     _check_told(project, said)
     assert not project.out.exists()
 
     project.server.start()
-    code, said = project.end(project.start())
+    project.start()
+    code, said = project.end()
     assert code == 0, said
     assert "goes on after step" in said
     project.check_finished()
@@ -214,18 +220,19 @@ def test_a_training_whose_server_stays_away_ends_after_a_checkpoint_and_goes_on_
 @pytest.mark.ray
 def test_a_server_that_is_gone_at_the_end_costs_no_training(project: Project) -> None:
     hold = project.folder / "hold"
-    training = project.start(HOLD=hold, LIMIT_S=1)
+    project.start(HOLD=hold, LIMIT_S=1)
     project.wait_until((project.folder / "exporting").exists)
     project.server.stop()
     hold.touch()
-    code, said = project.end(training)
+    code, said = project.end()
     assert code != 0
     _check_told(project, said)
     assert not project.out.exists()
 
     project.server.start()
     (project.folder / "exporting").unlink()
-    code, said = project.end(project.start(HOLD=hold))
+    project.start(HOLD=hold)
+    code, said = project.end()
     assert code == 0, said
     assert not (project.folder / "exporting").exists()  # it was trained already
     project.check_finished()
