@@ -2,18 +2,20 @@
 
     python -m pipelines.job NAME COMMAND...
 
-Without a data root the command runs and nothing else happens.
+Packages of the tree's lock that the cluster has not are installed first. Without a data root
+nothing is sent.
 """
 
 import logging
+import os
 import signal
 import subprocess
 import sys
 import threading
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
-from components.runtime import logs, results
+from components.runtime import environment, logs, results
 from components.storage import Storage, data_root
 
 _LOOK_EVERY_S = 1.0
@@ -24,23 +26,25 @@ log = logging.getLogger(__name__)
 
 def run(job: str, command: Sequence[str], folder: Path = Path()) -> int:
     """Run the command, and return its exit code as a shell would give it."""
+    lacking = environment.differences(folder / environment.LOCK)
+    settings = environment.complete(lacking) if lacking else os.environ
     root = data_root()
     if root is None:
-        return _run(command)
+        return _run(command, settings)
     results.use_remote(folder, root)
     results.go_on(folder, root, job)
     is_over = threading.Event()
     sender = threading.Thread(target=_keep_sending, args=(folder, root, job, is_over))
     sender.start()
     try:
-        return _run(command)
+        return _run(command, settings)
     finally:
         is_over.set()
         sender.join()
 
 
-def _run(command: Sequence[str]) -> int:
-    with subprocess.Popen(command) as process:
+def _run(command: Sequence[str], settings: Mapping[str, str]) -> int:
+    with subprocess.Popen(command, env=settings) as process:
         for number in (signal.SIGTERM, signal.SIGINT):
             signal.signal(number, lambda signum, _: process.send_signal(signum))
         code = process.wait()

@@ -28,6 +28,8 @@ if TYPE_CHECKING:
 # As Ray itself looks for the address of its job server, in this order.
 ADDRESS_VARIABLES = ("RAY_API_SERVER_ADDRESS", "RAY_ADDRESS")
 _TIMEOUT_S = 5.0  # of a question; Ray's own client would wait for minutes
+_ANSWER_TIMEOUT_S = 20.0  # of every other call: for a connection, and for each part of an answer
+_HEARTBEAT_S = 30.0  # of a log: without an answer for half as long, the connection is lost
 _STOP_TIMEOUT_S = 30.0  # Ray kills a job that has not ended three seconds after it was told to
 # What these say comes as an exception, too, or is of no use to who submits.
 _TALKATIVE = (
@@ -84,8 +86,16 @@ def connect(address: str) -> "JobSubmissionClient":
     for name in _TALKATIVE:
         logging.getLogger(name).setLevel(logging.ERROR)
     os.environ[ADDRESS_VARIABLES[0]] = address  # Ray lets this win over the argument
+
+    class Client(JobSubmissionClient):
+        """Ray's, which does not wait for ever."""
+
+        def _do_request(self, *arguments: Any, **options: Any) -> Any:
+            options.setdefault("timeout", _ANSWER_TIMEOUT_S)
+            return super()._do_request(*arguments, **options)
+
     with _in_words(address):
-        client = JobSubmissionClient(address)
+        client = Client(address)
         _check_versions(client)
     return client
 
@@ -173,8 +183,7 @@ def submit(client: "JobSubmissionClient", command: Sequence[str], source: Tree) 
     metadata["tree"] = results.digest(source.folder, list(source.files))
     metadata["lock"] = results.lock_hash(source.folder)
     settings = _settings()
-    if ROOT_VARIABLE in settings:
-        command = ["python", "-m", "pipelines.job", job, *command]
+    command = ["python", "-m", "pipelines.job", job, *command]
     with tempfile.TemporaryDirectory() as folder:
         archive = Path(folder) / "tree.zip"
         size = working_tree.pack(source, archive, job)
@@ -221,20 +230,51 @@ def follow(client: "JobSubmissionClient", job: str, write: Callable[[str], objec
     Raises: ValueError if there is no such job, or the connection is lost.
     """
 
-    async def tail() -> None:
-        async for text in client.tail_job_logs(job):
-            write(text)
+    from aiohttp import ClientError
 
-    advice = f"; {job} goes on without its log: attach to it again"
     if (details := _details(client, job)).status.is_terminal():
         with _in_words(client.get_address()):
             write(client.get_job_logs(job))  # to tail a whole log takes Ray six seconds longer
         return _exit_code(job, details)
-    with _in_words(client.get_address(), advice):
-        asyncio.run(tail())
-        if not (details := _details(client, job)).status.is_terminal():
-            raise RuntimeError("the log broke off")
+    log_so_far = _Log(write)
+    advice = f"; {job} goes on without its log: attach to it again"
+    while not details.status.is_terminal():
+        with contextlib.suppress(OSError, ClientError):  # is it gone for good? The next call says
+            asyncio.run(_tail(client, job, log_so_far))
+        details = _details(client, job, advice)
     return _exit_code(job, details)
+
+
+class _Log:
+    """Hands on a log that may arrive in several attempts, each from its beginning."""
+
+    def __init__(self, write: Callable[[str], object]) -> None:
+        self._write, self._written, self._seen = write, 0, 0
+
+    def begin(self) -> None:
+        self._seen = 0
+
+    def add(self, text: str) -> None:
+        known = max(0, self._written - self._seen)
+        self._seen += len(text)
+        if fresh := text[known:]:
+            self._write(fresh)
+            self._written += len(fresh)
+
+
+async def _tail(client: "JobSubmissionClient", job: str, log_so_far: _Log) -> None:
+    """Follow a log as Ray's `tail_job_logs`, but not for ever when the network goes silently."""
+    import aiohttp
+
+    url = f"{client.get_address()}/api/jobs/{job}/logs/tail"
+    log_so_far.begin()
+    async with (
+        aiohttp.ClientSession(cookies=client._cookies, headers=client._headers) as session,
+        session.ws_connect(url, heartbeat=_HEARTBEAT_S, ssl=client._ssl_context) as log_socket,
+    ):
+        async for message in log_socket:
+            if message.type == aiohttp.WSMsgType.TEXT:
+                log_so_far.add(message.data)
 
 
 def stop(client: "JobSubmissionClient", job: str) -> int:
@@ -252,8 +292,8 @@ def stop(client: "JobSubmissionClient", job: str) -> int:
     return _exit_code(job, details)
 
 
-def _details(client: "JobSubmissionClient", job: str) -> Any:
-    with _in_words(client.get_address()):
+def _details(client: "JobSubmissionClient", job: str, advice: str = "") -> Any:
+    with _in_words(client.get_address(), advice):
         if job in {details.submission_id for details in client.list_jobs()}:
             return client.get_job_info(job)
     raise ValueError(f"no job '{job}' at {client.get_address()}: 'hdrface jobs' lists them")

@@ -82,7 +82,7 @@ def line(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Line]:
 
     home = Checkout(tmp_path / "home", os.environ)
     home.hdrface("config", "use", *PROFILE)
-    _commit(home.folder)
+    home.commit()
     storage._s3.cache_clear()
     with s3_server() as endpoint, ray_nodes(os.environ, [home.folder]) as nodes:
         environment = {**s3_environment(endpoint), "HDRFACE_ROOT": ROOT}
@@ -90,15 +90,6 @@ def line(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Line]:
             monkeypatch.setenv(name, value)
         home.environment = {**home.environment, **environment}
         yield Line(nodes, home, environment, [])
-
-
-def _commit(folder: Path) -> None:
-    (folder / ".dvc/config.local").unlink()
-    (folder / ".gitignore").write_text("/data\n/models\n/reports\n/.hdrface\n__pycache__\n")
-    (folder / ".dvc/.gitignore").write_text("/config.local\n/tmp\n/cache\n")
-    git = ("git", "-c", "user.name=someone", "-c", "user.email=someone@example.org")
-    for words in (["init", "-q"], ["add", "-A"], ["commit", "-qm", "the line"]):
-        subprocess.run([*git, *words], cwd=folder, check=True)
 
 
 def _start(line: Line, **settings: str) -> None:
