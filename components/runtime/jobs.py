@@ -229,7 +229,6 @@ def follow(client: "JobSubmissionClient", job: str, write: Callable[[str], objec
     Returns: the exit code of its command, as a shell would give it; 1 if it failed without one.
     Raises: ValueError if there is no such job, or the connection is lost.
     """
-
     from aiohttp import ClientError
 
     if (details := _details(client, job)).status.is_terminal():
