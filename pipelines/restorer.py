@@ -119,24 +119,28 @@ def work(config: dict[str, Any], seat: Seat) -> None:
     restorer: RestorerTraining = config["restorer"]
     pairs: Table = config["pairs"]
     step = restorer.start(seat.device)
-    stream = RowStream(
-        [
-            pc.sum(_is_train(pairs.read_shard(index, ["split"]))).as_py() or 0
-            for index in range(len(pairs.shards))
-        ],
-        lambda index: _train_rows(pairs.read_shard(index, [*PAIR_COLUMNS, "split"])),
-        seed=restorer.optimization.seed,
-        rank=seat.rank,
-        world_size=seat.world_size,
-        shuffle_shards=config["shuffle_shards"],
-    )
-    batches = PairBatches(
-        stream,
-        step.encode,
-        seat.device,
-        seed=restorer.optimization.seed,
-        mirror=config["mirror"],
-    )
+    num_rows = [
+        pc.sum(_is_train(pairs.read_shard(index, ["split"]))).as_py() or 0
+        for index in range(len(pairs.shards))
+    ]
+
+    def batches(number: int) -> PairBatches:
+        stream = RowStream(
+            num_rows,
+            lambda index: _train_rows(pairs.read_shard(index, [*PAIR_COLUMNS, "split"])),
+            seed=restorer.optimization.seed,
+            number=number,
+            num_streams=seat.num_streams,
+            shuffle_shards=config["shuffle_shards"],
+        )
+        return PairBatches(
+            stream,
+            step.encode,
+            seat.device,
+            seed=restorer.optimization.seed,
+            mirror=config["mirror"],
+        )
+
     loop.train(
         step,
         batches,
@@ -144,6 +148,7 @@ def work(config: dict[str, Any], seat: Seat) -> None:
         report=seat.report,
         rank=seat.rank,
         world_size=seat.world_size,
+        num_streams=seat.num_streams,
         device=seat.device,
         resume_from=seat.resume_from,
         export=lambda folder: restorer.export(step, folder / training_run.TRAINED),

@@ -157,21 +157,26 @@ def work(config: dict[str, Any], seat: Seat) -> None:
     restorer: RestorerTraining = config["restorer"]
     features: Table = config["features"]
     step = restorer.start(seat.device)
-    stream = RowStream(
-        [shard.rows for shard in features.shards],
-        lambda index: features.read_shard(index, FEATURE_COLUMNS),
-        seed=restorer.optimization.seed,
-        rank=seat.rank,
-        world_size=seat.world_size,
-        shuffle_shards=config["shuffle_shards"],
-    )
+
+    def batches(number: int) -> FeatureBatches:
+        stream = RowStream(
+            [shard.rows for shard in features.shards],
+            lambda index: features.read_shard(index, FEATURE_COLUMNS),
+            seed=restorer.optimization.seed,
+            number=number,
+            num_streams=seat.num_streams,
+            shuffle_shards=config["shuffle_shards"],
+        )
+        return FeatureBatches(stream, seat.device)
+
     loop.train(
         step,
-        FeatureBatches(stream, seat.device),
+        batches,
         restorer.optimization,
         report=seat.report,
         rank=seat.rank,
         world_size=seat.world_size,
+        num_streams=seat.num_streams,
         device=seat.device,
         resume_from=seat.resume_from,
         export=lambda folder: restorer.export(step, folder / training_run.TRAINED),

@@ -116,7 +116,7 @@ class PairBatches:
     def _is_flipped(self, row: Row) -> bool:
         if not self._mirror:
             return False
-        # The place in the table, beside the number: ranks count alike.
+        # The place in the table, beside the number: streams count alike.
         place = f"shard {row.shard} row {row.index}"
         return bool(generator(self._seed, place, row.position, "mirror").random() < 0.5)
 

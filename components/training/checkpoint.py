@@ -2,16 +2,16 @@
 
     model.safetensors          trainable parameters and buffers         written by rank 0
     optimizer.safetensors      KIND/PARAMETER, e.g. exp_avg/unet.conv_in.weight
-    state.json                 format, step, number of workers
+    state.json                 format, step, number of streams
     history.json               the points logged up to this step
-    worker-R.safetensors       random states of rank R                  written by rank R
-    worker-R.json              rows that rank R has read
+    stream-S.safetensors       random states of stream S                written by its rank
+    stream-S.json              rows of stream S that have been read
 
 All ranks write into one folder, or into folders that are merged afterwards.
 """
 
 import json
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -20,66 +20,82 @@ import torch
 from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
-FORMAT = 1
+from components.training.streams import Stream
+
+FORMAT = 2
 Point = dict[str, float]  # of the history: `step`, `loss` and its terms, `images_per_s`, ...
 
 
 @dataclass
 class Progress:
-    """Where one rank's training stands."""
+    """Where a training stands."""
 
     step: int = 0  # optimizer steps taken
-    position: int = 0  # rows that this rank has read
     history: list[Point] = field(default_factory=list)
 
 
 class Moving(NamedTuple):
-    """What a training step changes, beside the random state of the process."""
+    """What a training step changes, beside its streams."""
 
     model: nn.Module
     optimizer: torch.optim.Optimizer
-    noise: torch.Generator
 
 
-def save(folder: Path, moving: Moving, progress: Progress, *, rank: int, world_size: int) -> None:
-    """Write this rank's part of a checkpoint into an existing folder."""
-    model, optimizer, noise = moving
-    save_file(_random_states(noise), folder / f"worker-{rank}.safetensors")
-    _write(folder / f"worker-{rank}.json", {"position": progress.position})
-    if rank == 0:
+def save(
+    folder: Path,
+    moving: Moving,
+    progress: Progress,
+    streams: Sequence[Stream],
+    *,
+    num_streams: int,
+    is_first_rank: bool = True,
+) -> None:
+    """Write this rank's part of a checkpoint, `streams` of all, into an existing folder."""
+    for stream in streams:
+        name = f"stream-{stream.number}"
+        save_file(stream.random_states(), folder / f"{name}.safetensors")
+        _write(folder / f"{name}.json", {"position": stream.batches.position})
+    if is_first_rank:
+        model, optimizer = moving
         save_file(_contiguous(_trained(model)), folder / "model.safetensors")
         save_file(_contiguous(dict(_moments(model, optimizer))), folder / "optimizer.safetensors")
         _write(folder / "history.json", progress.history)
         _write(
             folder / "state.json",
-            {"format": FORMAT, "step": progress.step, "world_size": world_size},
+            {"format": FORMAT, "step": progress.step, "num_streams": num_streams},
         )
 
 
-def load(folder: Path, moving: Moving, *, rank: int, world_size: int) -> Progress:
-    """Put a checkpoint into `moving` and the random state of this process.
+def load(folder: Path, moving: Moving, streams: Sequence[Stream], *, num_streams: int) -> Progress:
+    """Put a checkpoint into `moving` and this rank's `streams`, whichever ranks wrote it.
 
-    Raises: ValueError if the checkpoint is of another number of workers, format or model.
+    If it is of another number of streams, the rows are dealt anew: all streams start where an even
+    share of the rows read so far ends, so that some rows of the epoch come twice and others not.
+
+    Raises: ValueError if the checkpoint is of another format or model.
     """
-    model, optimizer, noise = moving
     state = json.loads((folder / "state.json").read_text())
     if state["format"] != FORMAT:
         raise ValueError(
             f"{folder} has checkpoint format {state['format']}, this is {FORMAT}: delete it"
         )
-    if state["world_size"] != world_size:
-        raise ValueError(
-            f"{folder} was written by {state['world_size']} workers and cannot go on with "
-            f"{world_size}: set the number of workers back, or delete the checkpoint"
-        )
-    _load_model(folder / "model.safetensors", model)
-    _load_moments(folder / "optimizer.safetensors", model, optimizer)
-    _set_random_states(load_file(folder / f"worker-{rank}.safetensors"), noise)
+    _load_model(folder / "model.safetensors", moving.model)
+    _load_moments(folder / "optimizer.safetensors", moving.model, moving.optimizer)
+    positions = [_position(folder, number) for number in range(state["num_streams"])]
+    for stream in streams:
+        if state["num_streams"] == num_streams:
+            states = load_file(folder / f"stream-{stream.number}.safetensors")
+            stream.resume(positions[stream.number], states)
+        else:
+            stream.start(sum(positions) // num_streams)
     return Progress(
-        step=state["step"],
-        position=json.loads((folder / f"worker-{rank}.json").read_text())["position"],
-        history=json.loads((folder / "history.json").read_text()),
+        step=state["step"], history=json.loads((folder / "history.json").read_text())
     )
+
+
+def _position(folder: Path, stream: int) -> int:
+    position: int = json.loads((folder / f"stream-{stream}.json").read_text())["position"]
+    return position
 
 
 def _trained(model: nn.Module) -> dict[str, Tensor]:
@@ -125,20 +141,6 @@ def _load_moments(file: Path, model: nn.Module, optimizer: torch.optim.Optimizer
         parameter = parameters[name]
         # The optimizer keeps `step` where it makes it: on the CPU unless fused on a GPU.
         optimizer.state[parameter][kind] = value.to(parameter.device)
-
-
-def _random_states(noise: torch.Generator) -> dict[str, Tensor]:
-    states = {"torch": torch.get_rng_state(), "noise": noise.get_state()}
-    if torch.cuda.is_available():
-        states["cuda"] = torch.cuda.get_rng_state()
-    return states
-
-
-def _set_random_states(states: dict[str, Tensor], noise: torch.Generator) -> None:
-    torch.set_rng_state(states["torch"])
-    noise.set_state(states["noise"])
-    if torch.cuda.is_available() and "cuda" in states:
-        torch.cuda.set_rng_state(states["cuda"])
 
 
 def _contiguous(tensors: dict[str, Tensor]) -> dict[str, Tensor]:

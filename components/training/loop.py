@@ -1,6 +1,7 @@
 """The training loop: plain PyTorch, on one process or on many that share their gradients.
 
-It knows no cluster. Points of the history and checkpoints leave through a callable `report`, which
+It knows no cluster. Rows come in streams (`components.training.streams`): how many there are decides
+the batch of a step and its rows, and how many processes serve them does not. Points of the history and checkpoints leave through a callable `report`, which
 every rank calls at the same steps: Ray Train's in a stage, a list's `append` in a test.
 """
 
@@ -10,16 +11,15 @@ import tempfile
 import time
 from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import Any, Protocol
 
 import torch
 import torch.distributed as dist
 from torch import Tensor, nn
 
-from components.keyed_random import generator
 from components.training import checkpoint
 from components.training.checkpoint import Moving, Point, Progress
 from components.training.optimization import OptimizationParams
+from components.training.streams import Batches, Stream
 
 log = logging.getLogger(__name__)
 
@@ -31,28 +31,15 @@ class NonFiniteLossError(ArithmeticError):
     """A loss was infinite or not a number; going on would only spoil the weights."""
 
 
-class Batches(Protocol):
-    """An endless source of batches that says where it stands."""
-
-    @property
-    def position(self) -> int:
-        """How many rows have been read."""
-
-    def seek(self, position: int) -> None:
-        """Go on after `position` rows, as if they had been read."""
-
-    def take(self, count: int) -> Any:
-        """Give the next `count` rows as one batch, on the training's device."""
-
-
 def train(
     step: nn.Module,
-    batches: Batches,
+    batches: Callable[[int], Batches],
     optimization: OptimizationParams,
     *,
     report: Report,
     rank: int = 0,
     world_size: int = 1,
+    num_streams: int | None = None,
     device: torch.device | None = None,
     resume_from: Path | None = None,
     export: Callable[[Path], None] | None = None,
@@ -61,13 +48,15 @@ def train(
 
     Args:
         step: `step(batch, noise_generator)` gives {"loss": scalar, and its terms by name}.
-        batches: this rank's rows.
+        batches: gives the rows of a stream by its number, from 0.
         optimization: the optimizer's side of the training.
         report: called with each new point of the history after `log_every` steps (after a resume,
             first with all points so far), and with a checkpoint's folder after `checkpoint_every`
             steps and the last; the folder is deleted when `report` returns.
         rank: number of this process; more than one need an initialised `torch.distributed`.
         world_size: number of processes.
+        num_streams: number of streams, of which each gives `batch_size` rows to every backward pass
+            of a step; at least `world_size`, which it is if not given.
         device: where `step` is.
         resume_from: the folder of a checkpoint, with the parts of all ranks.
         export: adds files to the last checkpoint, on rank 0.
@@ -75,23 +64,28 @@ def train(
     Raises: NonFiniteLossError naming step and term, before a checkpoint holds the damage.
     """
     device = device or torch.device("cpu")
+    num_streams = num_streams or world_size
+    streams = [
+        Stream(batches(number), number, seed=optimization.seed, device=device)
+        for number in range(rank, num_streams, world_size)
+    ]
     trainable = [parameter for parameter in step.parameters() if parameter.requires_grad]
     optimizer = optimization.optimizer(trainable)
-    noise = _noise_generator(optimization.seed, rank, device)
-    moving = Moving(step, optimizer, noise)
+    moving = Moving(step, optimizer)
     progress = Progress()
     if resume_from is not None:
-        progress = checkpoint.load(resume_from, moving, rank=rank, world_size=world_size)
-        batches.seek(progress.position)
+        progress = checkpoint.load(resume_from, moving, streams, num_streams=num_streams)
         report(list(progress.history), None)
     forward = _shared(step, device) if world_size > 1 else step
-    window = _Window(optimization.batch_size * optimization.accumulate * world_size)
+    # Ranks average their gradients, so one with more streams than others counts for more.
+    passes = optimization.accumulate * num_streams / world_size
+    window = _Window(optimization.batch_size * optimization.accumulate * num_streams)
 
     while progress.step < optimization.steps:
         rate = optimization.learning_rate_at(progress.step)
         for group in optimizer.param_groups:
             group["lr"] = rate
-        window.add(_descend(forward, batches, optimizer, trainable, noise, optimization))
+        window.add(_descend(forward, streams, optimizer, trainable, passes, optimization))
         progress.step += 1
         is_last = progress.step == optimization.steps
         points: list[Point] = []
@@ -99,12 +93,19 @@ def train(
             points = [{**window.close(progress.step, world_size), "learning_rate": rate}]
             progress.history += points
         if is_last or progress.step % optimization.checkpoint_every == 0:
-            progress.position = batches.position
-            with tempfile.TemporaryDirectory(prefix="checkpoint-") as folder:
-                checkpoint.save(Path(folder), moving, progress, rank=rank, world_size=world_size)
-                if is_last and export is not None and rank == 0:
-                    export(Path(folder))
-                report(points, Path(folder))
+            with tempfile.TemporaryDirectory(prefix="checkpoint-") as name:
+                folder, is_first = Path(name), rank == 0
+                checkpoint.save(
+                    folder,
+                    moving,
+                    progress,
+                    streams,
+                    num_streams=num_streams,
+                    is_first_rank=is_first,
+                )
+                if is_last and export is not None and is_first:
+                    export(folder)
+                report(points, folder)
             window.restart_clock()
         elif points:
             report(points, None)
@@ -112,23 +113,30 @@ def train(
 
 def _descend(
     forward: nn.Module,
-    batches: Batches,
+    streams: Sequence[Stream],
     optimizer: torch.optim.Optimizer,
     trainable: Sequence[nn.Parameter],
-    noise: torch.Generator,
+    passes: float,
     optimization: OptimizationParams,
 ) -> dict[str, Tensor]:
-    """Take one step of the optimizer and give the mean loss and terms of its backward passes."""
+    """Take one step of the optimizer and give this rank's part of the mean loss and terms.
+
+    `passes` is how many backward passes a rank makes on average: over all ranks, the parts have as
+    their mean the mean of all passes, and so have the gradients.
+    """
     optimizer.zero_grad(set_to_none=True)
     sums: dict[str, Tensor] = {}
-    for turn in range(optimization.accumulate):
-        is_last = turn == optimization.accumulate - 1
+    turns = [stream for stream in streams for _ in range(optimization.accumulate)]
+    for turn, stream in enumerate(turns, start=1):
         if isinstance(forward, nn.parallel.DistributedDataParallel):
-            forward.require_backward_grad_sync = is_last  # what `no_sync` sets
-        losses: dict[str, Tensor] = forward(batches.take(optimization.batch_size), noise)
-        (losses["loss"] / optimization.accumulate).backward()  # type: ignore[no-untyped-call]
+            forward.require_backward_grad_sync = turn == len(turns)  # what `no_sync` sets
+        with stream.randomness() as noise:
+            losses: dict[str, Tensor] = forward(
+                stream.batches.take(optimization.batch_size), noise
+            )
+            (losses["loss"] / passes).backward()  # type: ignore[no-untyped-call]
         for name, value in losses.items():
-            part = value.detach() / optimization.accumulate
+            part = value.detach() / passes
             sums[name] = sums[name] + part if name in sums else part
     if optimization.gradient_clip is not None:
         nn.utils.clip_grad_norm_(trainable, optimization.gradient_clip)
@@ -169,7 +177,7 @@ class _Window:
         rate = len(self._steps) * self._images_per_step / seconds
         self._steps = []
         self.restart_clock()
-        return {"step": step, **means, "images_per_s": rate}
+        return {"step": step, **means, "images_per_s": rate, "workers": world_size}
 
 
 def _what_is_not_finite(values_ST: Tensor, names: Sequence[str], step: int) -> str:
@@ -183,12 +191,6 @@ def _what_is_not_finite(values_ST: Tensor, names: Sequence[str], step: int) -> s
             if not math.isfinite(value):
                 return f"step {first + offset}: {name} is {value}: {hint}"
     return f"steps {first} to {step}: a loss of another worker is not finite: {hint}"
-
-
-def _noise_generator(seed: int, rank: int, device: torch.device) -> torch.Generator:
-    """Give each rank noise of its own."""
-    drawn = generator(seed, f"rank {rank}", 0, "training noise").integers(2**63)
-    return torch.Generator(device).manual_seed(int(drawn))
 
 
 def _shared(step: nn.Module, device: torch.device) -> nn.Module:

@@ -1,6 +1,6 @@
-"""The order in which one worker reads the rows of a table: endless, shuffled, and known in advance.
+"""The order in which a stream reads the rows of a table: endless, shuffled, and known in advance.
 
-In epoch e the shards are permuted, and rank r of W takes every W-th of them. It opens a few shards
+In epoch e the shards are permuted, and stream s of S takes every S-th of them. It opens a few shards
 at a time (a group) and permutes the rows of the group. Both permutations are keyed by the seed and
 the epoch, so a stream is told by one number, the rows read so far, and goes on exactly there.
 """
@@ -17,7 +17,7 @@ from components.keyed_random import generator
 
 @dataclass(frozen=True)
 class Row:
-    """One row, and its number in this rank's stream."""
+    """One row, and its number in this stream."""
 
     position: int
     shard: int
@@ -26,7 +26,7 @@ class Row:
 
 
 class RowStream:
-    """The rows of one rank, one after the other.
+    """The rows of one stream, one after the other.
 
     A table of at most `shuffle_shards` shards is one group: it is read once and kept. Of a larger
     one, a group and the next one, read ahead in a thread, are in memory.
@@ -38,23 +38,23 @@ class RowStream:
         read_shard: Callable[[int], pa.Table],
         *,
         seed: int,
-        rank: int = 0,
-        world_size: int = 1,
+        number: int = 0,
+        num_streams: int = 1,
         shuffle_shards: int = 8,
     ) -> None:
         """Take the rows of each shard and the function that reads one.
 
-        Raises: ValueError if there are fewer shards with rows than workers.
+        Raises: ValueError if there are fewer shards with rows than streams.
         """
         self._num_rows = tuple(num_rows)
         self._shards = [index for index, rows in enumerate(num_rows) if rows]
-        if len(self._shards) < world_size:
+        if len(self._shards) < num_streams:
             raise ValueError(
-                f"{world_size} workers need a shard each, and the table has {len(self._shards)} "
+                f"{num_streams} workers need a shard each, and the table has {len(self._shards)} "
                 "with rows: train with fewer workers, or make the table with fewer rows a shard"
             )
         self._read_shard = read_shard
-        self._seed, self._rank, self._world_size = seed, rank, world_size
+        self._seed, self._number, self._num_streams = seed, number, num_streams
         self._shuffle_shards = shuffle_shards
         self.is_kept = len(self._shards) <= shuffle_shards
         self._kept: dict[int, pa.Table] = {}
@@ -113,13 +113,13 @@ class RowStream:
             epoch += 1
 
     def _shards_of(self, epoch: int) -> list[int]:
-        """Give this rank's shards of an epoch; every rank permutes all of them alike."""
+        """Give this stream's shards of an epoch; every stream permutes all of them alike."""
         order = generator(self._seed, "", epoch, "order of shards").permutation(len(self._shards))
-        return [self._shards[place] for place in order[self._rank :: self._world_size]]
+        return [self._shards[place] for place in order[self._number :: self._num_streams]]
 
     def _order(self, epoch: int, shards: Sequence[int]) -> list[tuple[int, int]]:
         rows = [(shard, index) for shard in shards for index in range(self._num_rows[shard])]
-        # The first shard names the group: no other group of the epoch has it, on any rank.
+        # The first shard names the group: no other group of the epoch has it, in any stream.
         order = generator(self._seed, f"shard {shards[0]}", epoch, "order of rows")
         return [rows[place] for place in order.permutation(len(rows))]
 

@@ -110,8 +110,10 @@ def shard(index: int) -> pa.Table:
     return pa.table(columns)
 
 
-def stream(rank: int, world_size: int) -> RowStream:
-    return RowStream(NUM_ROWS, shard, seed=3, rank=rank, world_size=world_size, shuffle_shards=2)
+def stream(number: int, num_streams: int) -> RowStream:
+    return RowStream(
+        NUM_ROWS, shard, seed=3, number=number, num_streams=num_streams, shuffle_shards=2
+    )
 
 
 def make_step() -> Step:
@@ -121,16 +123,16 @@ def make_step() -> Step:
 
 def work(config: dict[str, Any], seat: Seat) -> None:
     step = make_step()
-    torch.manual_seed(100 + seat.rank)  # dropout differs from rank to rank
-    batches = Rows(stream(seat.rank, seat.world_size), config["pause_s"])
-    for victim, row in config["kills"]:
-        done = Path(config["marks"], f"{victim}-{row}")
-        if not done.exists() and (
-            (victim == "driver" and seat.rank == 0) or victim == str(seat.rank)
-        ):
-            process = config["driver"] if victim == "driver" else os.getpid()
-            batches = DeadlyRows(stream(seat.rank, seat.world_size), process, row, done)
-            break
+
+    def batches(number: int) -> Rows:
+        rows = stream(number, seat.num_streams)
+        for victim, row in config["kills"]:
+            done = Path(config["marks"], f"{victim}-{row}")
+            is_here = victim == str(number) or (victim == "driver" and number == 0)
+            if is_here and not done.exists():
+                process = config["driver"] if victim == "driver" else os.getpid()
+                return DeadlyRows(rows, process, row, done)
+        return Rows(rows, config["pause_s"])
 
     def export(folder: Path) -> None:
         trained = folder / training_run.TRAINED
@@ -149,6 +151,7 @@ def work(config: dict[str, Any], seat: Seat) -> None:
         report=seat.report,
         rank=seat.rank,
         world_size=seat.world_size,
+        num_streams=seat.num_streams,
         resume_from=seat.resume_from,
         export=export,
     )
@@ -161,11 +164,10 @@ def work_without_ray(rank: int, folder: str) -> None:
         "gloo", store=dist.FileStore(f"{folder}/store", 2), rank=rank, world_size=2
     )
     step = make_step()
-    torch.manual_seed(100 + rank)
     points: list[dict[str, float]] = []
     loop.train(
         step,
-        Rows(stream(rank, 2)),
+        lambda number: Rows(stream(number, 2)),
         OPTIMIZATION,
         report=lambda new, _: points.extend(new),
         rank=rank,

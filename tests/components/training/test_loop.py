@@ -21,8 +21,8 @@ class Pair(NamedTuple):
 class Rows:
     """Rows that follow from their number."""
 
-    def __init__(self, rank: int = 0, poison: int | None = None) -> None:
-        self.position, self.rank, self.poison = 0, rank, poison
+    def __init__(self, stream: int = 0, poison: int | None = None) -> None:
+        self.position, self.stream, self.poison = 0, stream, poison
 
     def seek(self, position: int) -> None:
         self.position = position
@@ -30,7 +30,7 @@ class Rows:
     def take(self, count: int) -> Pair:
         numbers = torch.arange(self.position, self.position + count).float()
         self.position += count
-        x_BD = torch.stack([torch.sin(numbers * k + self.rank) for k in range(1, 5)], dim=1)
+        x_BD = torch.stack([torch.sin(numbers * k + self.stream) for k in range(1, 5)], dim=1)
         y_BD = 2 * x_BD + 1
         if self.poison is not None and self.position > self.poison:
             y_BD = y_BD * math.inf
@@ -79,7 +79,7 @@ def run(
                 copytree(checkpoint, folder / str(kept[-1]))
 
     step = Step()
-    loop.train(step, Rows(), params, report=report, **how)  # type: ignore[arg-type]
+    loop.train(step, Rows, params, report=report, **how)  # type: ignore[arg-type]
     return step, points, kept
 
 
@@ -98,7 +98,7 @@ def test_it_learns_and_leaves_frozen_parameters_alone() -> None:
     assert torch.equal(step.frozen.weight, before.frozen.weight)
     assert [point["step"] for point in points] == [3, 6, 9, 12, 15, 18, 20]
     assert kept == [6, 12, 18, 20]
-    assert points[0].keys() == {"step", "loss", "pixel", "images_per_s", "learning_rate"}
+    assert points[0].keys() == {"step", "loss", "pixel", "images_per_s", "workers", "learning_rate"}
     assert all(point["loss"] == pytest.approx(2 * point["pixel"]) for point in points)
 
 
@@ -122,8 +122,8 @@ def test_accumulating_gives_the_gradient_of_the_larger_batch() -> None:
         step.forward = _without_noise(step)  # type: ignore[method-assign]
     one = optimization(steps=5, batch_size=8)
     two = optimization(steps=5, batch_size=4, accumulate=2)
-    loop.train(whole, Rows(), one, report=lambda *_: None)
-    loop.train(accumulated, Rows(), two, report=lambda *_: None)
+    loop.train(whole, Rows, one, report=lambda *_: None)
+    loop.train(accumulated, Rows, two, report=lambda *_: None)
     assert torch.allclose(weights(whole), weights(accumulated), atol=1e-6)
 
 
@@ -137,7 +137,9 @@ def _without_noise(step: Step) -> object:
 
 def test_a_loss_that_is_not_finite_stops_with_step_and_term_before_any_checkpoint() -> None:
     kept: list[Path] = []
-    rows = Rows(poison=4 * 7)  # the eighth batch is the first one spoiled
+
+    def rows(stream: int) -> Rows:
+        return Rows(stream, poison=4 * 7)  # the eighth batch is the first one spoiled
 
     def report(_: list[dict[str, float]], checkpoint: Path | None) -> None:
         kept.extend([checkpoint] if checkpoint else [])
@@ -182,7 +184,6 @@ def _one_of_three(rank: int, folder: str, start: str | None) -> None:
     step = Step()
     with torch.no_grad():
         step.layer.weight += rank  # what rank 0 says counts
-    torch.manual_seed(rank)
 
     def report(points: list[dict[str, float]], checkpoint: Path | None) -> None:
         if checkpoint is not None and start is None:
@@ -190,7 +191,7 @@ def _one_of_three(rank: int, folder: str, start: str | None) -> None:
 
     loop.train(
         step,
-        Rows(rank),
+        Rows,
         optimization(steps=12, accumulate=2),
         report=report,
         rank=rank,

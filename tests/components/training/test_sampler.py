@@ -17,13 +17,15 @@ def read(shard: int) -> pa.Table:
     return pa.table({"name": [f"{shard}/{index}" for index in range(NUM_ROWS[shard])]})
 
 
-def stream(rank: int = 0, world_size: int = 1, shuffle_shards: int = 2, seed: int = 3) -> RowStream:
+def stream(
+    number: int = 0, num_streams: int = 1, shuffle_shards: int = 2, seed: int = 3
+) -> RowStream:
     return RowStream(
         NUM_ROWS,
         read,
         seed=seed,
-        rank=rank,
-        world_size=world_size,
+        number=number,
+        num_streams=num_streams,
         shuffle_shards=shuffle_shards,
     )
 
@@ -46,8 +48,8 @@ def test_a_row_is_the_one_of_its_shard_and_index() -> None:
         assert row.values["name"].to_pylist() == [f"{row.shard}/{row.index}"]
 
 
-def test_ranks_share_an_epoch_without_overlap() -> None:
-    shards = [{row.shard for row in stream(rank, 2).take(8)} for rank in range(2)]
+def test_streams_share_an_epoch_without_overlap() -> None:
+    shards = [{row.shard for row in stream(number, 2).take(8)} for number in range(2)]
     assert not shards[0] & shards[1]
 
 
@@ -65,15 +67,15 @@ def test_the_seed_decides() -> None:
 @settings(deadline=None)
 @given(
     position=st.integers(0, 200),
-    world_size=st.integers(1, 3),
+    num_streams=st.integers(1, 3),
     shuffle_shards=st.sampled_from([1, 2, 6]),
     data=st.data(),
 )
 def test_a_stream_goes_on_exactly_where_it_stopped(
-    position: int, world_size: int, shuffle_shards: int, data: st.DataObject
+    position: int, num_streams: int, shuffle_shards: int, data: st.DataObject
 ) -> None:
-    rank = data.draw(st.integers(0, world_size - 1))
-    whole, resumed = (stream(rank, world_size, shuffle_shards) for _ in range(2))
+    number = data.draw(st.integers(0, num_streams - 1))
+    whole, resumed = (stream(number, num_streams, shuffle_shards) for _ in range(2))
     whole.take(position)
     resumed.seek(position)
     assert resumed.position == whole.position == position
@@ -85,7 +87,7 @@ def test_fewer_shards_with_rows_than_workers_are_refused_with_advice() -> None:
     with pytest.raises(
         ValueError, match=r"6 workers need a shard each, and the table has 5 .*fewer"
     ):
-        stream(world_size=6)
+        stream(num_streams=6)
 
 
 def test_a_small_table_is_read_once_and_a_large_one_as_it_comes() -> None:
