@@ -177,38 +177,90 @@ def test_impossible_parameters_are_refused(changes: dict[str, object], message: 
         optimization(**changes)
 
 
-def _one_of_three(rank: int, folder: str, start: str | None) -> None:
+def _one_of_several(
+    rank: int, world_size: int, num_streams: int, folder: str, start: str | None, changes: dict
+) -> None:
     torch.set_num_threads(1)
-    store = torch.distributed.FileStore(f"{folder}/store-{start}", 3)
-    torch.distributed.init_process_group("gloo", store=store, rank=rank, world_size=3)
+    if world_size > 1:
+        store = torch.distributed.FileStore(f"{folder}/store-{start}", world_size)
+        torch.distributed.init_process_group(
+            "gloo", store=store, rank=rank, world_size=world_size
+        )
     step = Step()
     with torch.no_grad():
         step.layer.weight += rank  # what rank 0 says counts
+    history: list[dict[str, float]] = []
 
     def report(points: list[dict[str, float]], checkpoint: Path | None) -> None:
-        if checkpoint is not None and start is None:
+        history.extend(points)
+        if checkpoint is not None:
             copytree(checkpoint, f"{folder}/{points[-1]['step']}", dirs_exist_ok=True)
 
     loop.train(
         step,
         Rows,
-        optimization(steps=12, accumulate=2),
+        optimization(accumulate=2, **changes),
         report=report,
         rank=rank,
-        world_size=3,
+        world_size=world_size,
+        num_streams=num_streams,
         resume_from=Path(folder, start) if start else None,
     )
-    torch.save(weights(step), f"{folder}/weights-{start}-{rank}")
-    torch.distributed.destroy_process_group()
+    gradient = torch.cat([step.layer.weight.grad.flatten(), step.layer.bias.grad])
+    torch.save((weights(step), gradient, history), f"{folder}/end-{start}-{rank}")
+
+
+class End(NamedTuple):
+    weights: Tensor
+    gradient: Tensor  # of the last step
+    history: list[dict[str, float]]
+
+
+def together(
+    folder: Path, world_size: int, num_streams: int, start: str | None = None, **changes: object
+) -> End:
+    """Train with as many processes, which must end with the same weights, and give them."""
+    folder.mkdir(exist_ok=True)
+    mp.start_processes(
+        _one_of_several,
+        (world_size, num_streams, str(folder), start, changes),
+        nprocs=world_size,
+        start_method="fork",
+    )
+    ends = [End(*torch.load(folder / f"end-{start}-{rank}")) for rank in range(world_size)]
+    assert all(torch.equal(ends[0].weights, other.weights) for other in ends[1:])
+    return ends[0]
 
 
 @pytest.mark.slow
 def test_three_ranks_keep_the_same_weights_and_resume_bit_for_bit(tmp_path: Path) -> None:
-    for start in (None, "6"):
-        mp.start_processes(_one_of_three, (str(tmp_path), start), nprocs=3, start_method="fork")
-    ends = [
-        torch.load(tmp_path / f"weights-{start}-{rank}")
-        for start in (None, "6")
-        for rank in range(3)
-    ]
-    assert all(torch.equal(ends[0], other) for other in ends[1:])
+    whole = together(tmp_path, 3, 3, steps=12)
+    resumed = together(tmp_path, 3, 3, steps=12, start="6")
+    assert torch.equal(whole.weights, resumed.weights)
+    assert without_rate(whole.history) == without_rate(resumed.history)
+
+
+@pytest.mark.slow
+def test_fewer_workers_have_the_same_gradient(tmp_path: Path) -> None:
+    """Of four streams, three workers have two, one and one."""
+    expected = together(tmp_path / "4", 4, 4, steps=1)
+    for world_size in (1, 2, 3):
+        found = together(tmp_path / str(world_size), world_size, 4, steps=1)
+        torch.testing.assert_close(found.gradient, expected.gradient, rtol=1e-5, atol=1e-6)
+        assert found.history[0]["loss"] == pytest.approx(expected.history[0]["loss"], rel=1e-6)
+        assert found.history[0]["workers"] == world_size
+
+
+@pytest.mark.slow
+def test_a_training_that_shrinks_and_grows_takes_the_steps_of_one_that_does_not(
+    tmp_path: Path,
+) -> None:
+    expected = together(tmp_path / "4", 4, 4)
+    together(tmp_path / "resized", 2, 4)
+    together(tmp_path / "resized", 1, 4, start="6")
+    found = together(tmp_path / "resized", 2, 4, start="12")
+    torch.testing.assert_close(found.weights, expected.weights, rtol=1e-4, atol=1e-5)
+    assert [point["workers"] for point in found.history] == [2, 2, 1, 1, 2, 2, 2]
+    for one, other in zip(found.history, expected.history, strict=True):
+        assert one["step"] == other["step"]
+        assert one["loss"] == pytest.approx(other["loss"], rel=1e-4)
