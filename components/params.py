@@ -6,10 +6,17 @@ declared beside the code that it steers and nested there. Where the work runs is
 
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
-from typing import Any, Self
+from typing import Annotated, Any, Literal, Self
 
 import yaml
-from pydantic import BaseModel, ConfigDict, NonNegativeFloat, PositiveFloat, PositiveInt
+from pydantic import (
+    BaseModel,
+    BeforeValidator,
+    ConfigDict,
+    NonNegativeFloat,
+    PositiveFloat,
+    PositiveInt,
+)
 from pydantic import ValidationError as _Invalid
 
 PARAMS_FILE = Path("params.yaml")
@@ -59,6 +66,22 @@ class Params(BaseModel):
             raise ParamsError(file, list(_problems(section, error))) from error
 
 
+def _checked_workers(value: object) -> object:
+    match value:
+        case int() if value >= 1 and not isinstance(value, bool):
+            return value
+        case [int(fewest), int(most)] if 1 <= fewest <= most:
+            return fewest, most
+    raise ValueError("expected a number of workers from 1, or [min, max] with 1 <= min <= max")
+
+
+# Of a training: so many, or as many as there is room for between two numbers.
+Workers = Annotated[int | tuple[int, int], BeforeValidator(_checked_workers)]
+# What a training with [min, max] workers does when they are fewer than max: go on with the batch of
+# max workers, each taking more of it, or with a batch a worker. The same with a fixed number.
+ElasticBatch = Literal["global", "per_worker"]
+
+
 class Compute(Params):
     """Where a stage's work runs; it changes no result, so neither DVC nor an identity sees it."""
 
@@ -66,6 +89,10 @@ class Compute(Params):
     gpus: NonNegativeFloat = 0  # per worker
     cpus: PositiveFloat = 1  # per worker
     memory: PositiveFloat | None = None  # GiB per worker, reserved; None: Ray does not count it
+    # Of a training with [min, max] workers, seconds: how long it waits for all of them, at the
+    # start and when one is lost, and how long it stays with fewer, at least, before it grows.
+    start_wait_s: PositiveFloat = 120
+    resize_interval_s: NonNegativeFloat = 300
 
     @classmethod
     def load_compute(cls, stage: str, file: Path = PARAMS_FILE) -> Self:

@@ -20,7 +20,7 @@ from pydantic import Field, PositiveInt
 from components import images
 from components.backbones.catalogue import BackboneName
 from components.backbones.protocol import LoraParams, Trainable
-from components.params import Compute, Params
+from components.params import Compute, ElasticBatch, Params, Workers
 from components.restorer import Need, RestorerSpec
 from components.runtime import logs, training_run
 from components.runtime.distributed import Seat
@@ -47,7 +47,8 @@ class RestorerParams(Params):
     # Qwen-Image: how often a step sees the degraded latent without noise (p of eq. 19: 0.5).
     clean_condition: float = Field(ge=0, le=1)
     optimization: OptimizationParams
-    workers: PositiveInt  # a parameter, not `compute`: it changes the result
+    workers: Workers  # a parameter, not `compute`: it changes the result
+    elastic_batch: ElasticBatch = "global"
     mirror: bool  # flips half of the rows
     shuffle_shards: PositiveInt = 8  # shards whose rows are mixed; they are in memory
     seed: int  # of the restorer's noise
@@ -88,9 +89,12 @@ def plan(
     training = training_run.Training(
         stage=f"restorer@{backbone}",
         module="pipelines.restorer",
-        params=params.model_dump(mode="json", exclude={"pairs", "weights", "models", "workers"}),
+        params=params.model_dump(
+            mode="json", exclude={"pairs", "weights", "models", "workers", "elastic_batch"}
+        ),
         inputs={"pairs": pairs.identity, "backbone": weights.identity},
         workers=params.workers,
+        elastic_batch=params.elastic_batch,
         num_steps=params.optimization.steps,
     )
     restorer = RestorerTraining(

@@ -19,7 +19,7 @@ from components import images
 from components.backbones.catalogue import BackboneName
 from components.backbones.protocol import LoraParams, Trainable
 from components.fusion.condition import ConditionName
-from components.params import Compute, Params
+from components.params import Compute, ElasticBatch, Params, Workers
 from components.restorer import Need, RestorerSpec
 from components.runtime import logs, training_run
 from components.runtime.distributed import Seat
@@ -50,7 +50,8 @@ class TrainParams(Params):
     # Qwen-Image: how often a step sees the degraded latent without noise (p of eq. 19: 0.5).
     clean_condition: float = Field(ge=0, le=1)
     optimization: OptimizationParams
-    workers: PositiveInt  # a parameter, not `compute`: it changes the result
+    workers: Workers  # a parameter, not `compute`: it changes the result
+    elastic_batch: ElasticBatch = "global"
     shuffle_shards: PositiveInt = 8  # shards whose rows are mixed; they are in memory
     seed: int  # of the restorer's noise
 
@@ -107,6 +108,7 @@ def plan(
                 "intermediate",
                 "models",
                 "workers",
+                "elastic_batch",
             },
         ),
         inputs={
@@ -114,6 +116,7 @@ def plan(
             **{role: identity for role, (_, identity, _) in folders.items()},
         },
         workers=params.workers,
+        elastic_batch=params.elastic_batch,
         num_steps=params.optimization.steps,
     )
     out = _out(backbone, condition, params)

@@ -20,7 +20,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from components.params import Compute
+from components.params import Compute, ElasticBatch, Workers
 from components.runtime import cluster, room
 from components.storage import Storage
 
@@ -42,7 +42,6 @@ _SETTINGS = {
     # A line for every report otherwise.
     "RAY_TRAIN_ENABLE_WORKER_STRUCTURED_LOGGING": "0",
     "RAY_TRAIN_ENABLE_CONTROLLER_STRUCTURED_LOGGING": "0",
-    "RAY_TRAIN_WORKER_GROUP_START_TIMEOUT_S": "120",
     # Paths in a configuration are relative to where the stage was started.
     "RAY_CHDIR_TO_TRIAL_DIR": "0",
 }
@@ -72,6 +71,7 @@ class Seat:
 
     rank: int
     world_size: int
+    num_streams: int  # of rows: see `components.training.streams`
     device: "torch.device"
     resume_from: Path | None
     report: Callable[[list[Point], Path | None], None]
@@ -79,10 +79,11 @@ class Seat:
 
 @dataclass(frozen=True)
 class News:
-    """What the driver is told: new points, or that a checkpoint is safe."""
+    """What the driver is told: new points, that a checkpoint is safe, or what is waited for."""
 
     points: Sequence[Point] = ()
     covered_step: float | None = None  # no step up to this one will be taken again
+    notice: str = ""
 
 
 Worker = Callable[[dict[str, Any], Seat], None]
@@ -94,31 +95,31 @@ def fit(
     *,
     name: str,
     storage: Storage,
-    workers: int,
+    workers: Workers,
+    compute: Compute,
     listen: Callable[[News], None],
-    cpus: float = 1,
-    gpus: float = 0,
-    memory: float | None = None,
+    elastic_batch: ElasticBatch = "global",
     max_failures: int = 3,
 ) -> Storage:
     """Run `worker(config, seat)` on every worker and give the folder of the last checkpoint.
 
     A training of this `name` in `storage` that was interrupted goes on from its last checkpoint, in
-    a new call, and within one when a worker is lost, up to `max_failures` times.
+    a new call, and within one when a worker is lost: with as many workers, which it waits for; with
+    [min, max], with those that it has after a while, and with more when there is room.
 
     Args:
         worker: a function of an importable module; `config` must pickle.
         config: handed to every worker.
         name: must contain what the training is made from: the same name means the same training.
         storage: that all nodes see.
-        workers: number of processes.
+        workers: number of processes, or the fewest and the most.
+        compute: what each worker needs, CPUs being its number of threads too; and the waits.
         listen: called in a thread of this process with what rank 0 reports, and at least every
             half second, perhaps with no news; the training ends after its next checkpoint if it
             raises an error.
-        cpus: of each worker; also its number of threads.
-        gpus: of each worker.
-        memory: GiB that are reserved for each worker.
-        max_failures: how often lost workers are replaced.
+        elastic_batch: "global": as many streams of rows as `workers` are at most; "per_worker": as
+            they are.
+        max_failures: how often workers may be lost with no checkpoint between.
 
     Raises: TrainingError with the worker's own error, or that of `listen`.
     """
@@ -131,8 +132,8 @@ def fit(
 
     from components.runtime.lean_trainer import LeanTrainer, SharedDevices
 
-    available = ray.cluster_resources()  # type: ignore[no-untyped-call]
-    _check_resources(available, workers, cpus, gpus)
+    fewest, most = workers if isinstance(workers, tuple) else (workers, workers)
+    _check_room(fewest, compute)
     _drop_broken_snapshot(storage / name)
     mailbox = _open_mailbox(name)
     trainer = LeanTrainer(
@@ -141,22 +142,25 @@ def fit(
             # As bytes: the controller reads this dictionary, and would import what the worker does.
             "worker": ray.cloudpickle.dumps((worker, config)),  # type: ignore[no-untyped-call]
             "mailbox": mailbox,
-            "cpus": cpus,
+            "cpus": compute.cpus,
             "place": cluster.Workplace.here(),
+            "num_streams": most if elastic_batch == "global" else None,
         },
+        compute=compute,
+        tell=lambda notice: mailbox.put.remote(News(notice=notice)),
         backend_config=SharedDevices(),
         scaling_config=train.ScalingConfig(
-            num_workers=workers,
-            use_gpu=gpus > 0,
-            resources_per_worker=room.needs(Compute(cpus=cpus, gpus=gpus, memory=memory)),
+            num_workers=(fewest, _within_reach(most, compute)),  # type: ignore[arg-type]
+            use_gpu=compute.gpus > 0,
+            resources_per_worker=room.needs(compute),
         ),
         run_config=train.RunConfig(
             name=name,
             storage_path=storage.path,
             storage_filesystem=storage.filesystem,
-            failure_config=train.FailureConfig(max_failures=max_failures),
+            failure_config=train.FailureConfig(max_failures=-1),  # the callback counts
             checkpoint_config=train.CheckpointConfig(num_to_keep=1),
-            callbacks=[_callback(mailbox)],
+            callbacks=[_callback(mailbox, max_failures)],
         ),
     )
     try:
@@ -171,15 +175,20 @@ def fit(
     return storage / str(result.checkpoint.path).removeprefix(f"{storage.path}/")
 
 
-def _check_resources(available: dict[str, float], workers: int, cpus: float, gpus: float) -> None:
-    for kind, each in (("CPU", cpus), ("GPU", gpus)):
-        needed, found = workers * each, available.get(kind, 0)
-        if needed <= found:
-            continue
-        short = f"{workers} workers need {needed:g} {kind}s, and Ray has {found:g}"
-        if "RAY_ADDRESS" not in os.environ:
-            raise ValueError(f"{short}: train with fewer workers, or on a cluster (RAY_ADDRESS)")
-        log.warning("%s: waiting until the cluster has grown", short)
+def _check_room(fewest: int, compute: Compute) -> None:
+    """Refuse what this machine has no room for; a cluster may grow."""
+    if (found := room.capacity(compute)) >= fewest:
+        return
+    each = room.shown(room.needs(compute))
+    short = f"{fewest} workers need {each} each, and Ray has room for {found}"
+    if "RAY_ADDRESS" not in os.environ:
+        raise ValueError(f"{short}: train with fewer workers, or on a cluster (RAY_ADDRESS)")
+    log.warning("%s: waiting until the cluster has grown", short)
+
+
+def _within_reach(most: int, compute: Compute) -> int:
+    """Give as many workers as may ever come; this machine does not grow."""
+    return most if "RAY_ADDRESS" in os.environ else min(most, room.capacity(compute))
 
 
 def _drop_broken_snapshot(folder: Storage) -> None:
@@ -196,17 +205,20 @@ def _drop_broken_snapshot(folder: Storage) -> None:
         folder.delete(file)
 
 
-def _callback(mailbox: Any) -> Any:
+def _callback(mailbox: Any, max_failures: int) -> Any:
     """Make what the controller calls after each checkpoint and after each error of a worker."""
     import ray
     from ray.train import UserCallback
 
     class Callback(UserCallback):
+        num_failures = 0  # since the last checkpoint
+
         def after_report(
             self, run_context: Any, metrics: list[dict[str, Any]], checkpoint: Any
         ) -> None:
             """Tell the driver: only now would a restart find the checkpoint."""
             del run_context, checkpoint
+            self.num_failures = 0
             mailbox.put.remote(News(covered_step=metrics[0]["step"]))
             if reason := ray.get(mailbox.reason_to_end.remote()):
                 raise TrainingError(reason)
@@ -214,13 +226,20 @@ def _callback(mailbox: Any) -> Any:
         def after_exception(
             self, run_context: Any, worker_exceptions: dict[int, Exception]
         ) -> None:
-            """End the training at a mistake, instead of making it again."""
+            """End the training at a mistake, or if it does not get on, and do not try again."""
             del run_context
             for rank, error in worker_exceptions.items():
                 if isinstance(error, _MISTAKES):
                     trace = "".join(getattr(error, "__notes__", ()))
                     kind = type(error).__name__
                     raise TrainingError(f"worker {rank}: {kind}: {error}\n{trace}")
+            self.num_failures += 1
+            if self.num_failures > max_failures:
+                first = next(iter(worker_exceptions.values()))
+                raise TrainingError(
+                    f"workers were lost {self.num_failures} times with no checkpoint between: "
+                    f"{first}"
+                )
 
     return Callback()
 
@@ -280,13 +299,17 @@ def _listening(mailbox: Any, listen: Callable[[News], None]) -> Iterator[None]:
     is_over = threading.Event()
     errors: list[Exception] = []
 
+    def hear(arrived: list[News]) -> None:
+        for news in arrived:
+            if news.notice:
+                log.info(news.notice)
+            listen(news)
+
     def take() -> None:
         try:
             while not is_over.wait(_TAKE_EVERY_S):
-                for news in ray.get(mailbox.take.remote()) or [News()]:
-                    listen(news)
-            for news in ray.get(mailbox.take.remote()):
-                listen(news)
+                hear(ray.get(mailbox.take.remote()) or [News()])
+            hear(ray.get(mailbox.take.remote()))
         except Exception as error:  # noqa: BLE001 - raised again in the driver's thread
             errors.append(error)
             mailbox.end.remote(str(error))
@@ -327,6 +350,7 @@ def _work(task: dict[str, Any]) -> None:
     cluster.limit_threads(task["cpus"])
     context = train.get_context()
     rank, world_size = context.get_world_rank(), context.get_world_size()
+    num_streams = task["num_streams"] or world_size
     device = _device()
     mailbox = task["mailbox"]
 
@@ -347,7 +371,7 @@ def _work(task: dict[str, Any]) -> None:
     ):
         resume_from = None if folder is None else Path(folder)
         try:
-            worker(config, Seat(rank, world_size, device, resume_from, report))
+            worker(config, Seat(rank, world_size, num_streams, device, resume_from, report))
         except _MISTAKES as error:
             error.add_note(traceback.format_exc())  # else it stays in this process
             raise

@@ -42,16 +42,22 @@ def capacity(compute: Compute) -> int:
     return sum(_fits(node["Resources"], compute) for node in _alive())
 
 
+def free(compute: Compute) -> int:
+    """Count the workers that could start beside all that runs there now."""
+    from ray._private.state import available_resources_per_node
+
+    nodes = available_resources_per_node()  # type: ignore[no-untyped-call]
+    return sum(_fits(resources, compute) for resources in nodes.values())
+
+
 def wait(compute: Compute) -> None:
     """Return when a worker could start.
 
     Raises: ValueError, within seconds, if neither a node nor the autoscaler can hold a worker.
     """
     import ray
-    from ray._private.state import available_resources_per_node
 
-    free = available_resources_per_node()  # type: ignore[no-untyped-call]
-    if any(_fits(resources, compute) for resources in free.values()):
+    if free(compute):
         return
     if not capacity(compute) and not has_autoscaler():
         raise ValueError(_refusal(compute))
@@ -64,7 +70,7 @@ def wait(compute: Compute) -> None:
             raise ValueError(_refusal(compute))
         if (waited := time.monotonic() - started) > next_word:
             next_word = waited + _NEXT_WORD_AFTER_S
-            log.info("waiting for %s: %s", _shown(needs(compute)), _about_cluster(compute))
+            log.info("waiting for %s: %s", shown(needs(compute)), _about_cluster(compute))
 
 
 def has_autoscaler() -> bool:
@@ -114,8 +120,8 @@ def _refusal(compute: Compute) -> str:
     }
     more = " and its autoscaler can add none" if has_autoscaler() else ""
     return (
-        f"a worker needs {_shown(needs(compute))}; {where} no node with that{more} (at most "
-        f"{_shown(largest)} on one): change the stage's section in 'compute:', or set RAY_ADDRESS "
+        f"a worker needs {shown(needs(compute))}; {where} no node with that{more} (at most "
+        f"{shown(largest)} on one): change the stage's section in 'compute:', or set RAY_ADDRESS "
         "to a cluster that has it"
     )
 
@@ -126,10 +132,11 @@ def _about_cluster(compute: Compute) -> str:
     return "no node has that, the autoscaler is asked for one"
 
 
-def _shown(resources: Mapping[str, float]) -> str:
-    shown = {
+def shown(resources: Mapping[str, float]) -> str:
+    """Say it for people, in the unit of each kind."""
+    told = {
         "CPU": f"{resources.get('CPU', 0):g} CPUs",
         "GPU": f"{resources.get('GPU', 0):g} GPUs",
         "memory": f"{resources.get('memory', 0) / _GIB:.3g} GiB of memory",
     }
-    return ", ".join(shown[kind] for kind in resources)
+    return ", ".join(told[kind] for kind in resources)

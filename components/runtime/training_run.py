@@ -17,7 +17,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from components.params import Compute
+from components.params import Compute, ElasticBatch, Workers
 from components.runtime import cluster, distributed, lineage, unfinished
 from components.runtime.distributed import News, Point, TrainingError, Worker
 from components.runtime.outages import TrackingError
@@ -40,8 +40,9 @@ class Training:
     module: str  # whose sources count: `pipelines.train`
     params: Mapping[str, Any]
     inputs: Mapping[str, str]  # identities of tables and weights, by name
-    workers: int
+    workers: Workers
     num_steps: int
+    elastic_batch: ElasticBatch = "global"
 
     @property
     def identity(self) -> str:
@@ -50,6 +51,7 @@ class Training:
             params=dict(self.params),
             inputs=dict(self.inputs),
             workers=self.workers,
+            elastic_batch=self.elastic_batch,
             sources=lineage.source_hashes(self.module),
         )
 
@@ -82,7 +84,7 @@ def run(
         out: the result, replaced as a whole.
         worker: see `distributed.fit`; gets `config` and its `identity`.
         config: must pickle.
-        compute: CPUs and GPUs of a worker.
+        compute: what a worker needs, and the waits of an elastic training.
         tags: gives more tags of the MLflow run.
 
     Raises: Locked if another process trains this; TrainingError, also if MLflow is away for longer
@@ -166,7 +168,11 @@ def _begin(training: Training, identity: str, tags: Mapping[str, str]) -> Traini
     return TrainingRun.begin(
         identity,
         name=training.stage,
-        params={**training.params, "workers": training.workers},
+        params={
+            **training.params,
+            "workers": training.workers,
+            "elastic_batch": training.elastic_batch,
+        },
         tags={f"input.{name}": value for name, value in training.inputs.items()} | dict(tags),
     )
 
@@ -187,9 +193,8 @@ def _fit(
             name=config["identity"][:16],
             storage=storage,
             workers=training.workers,
-            cpus=compute.cpus,
-            gpus=compute.gpus,
-            memory=compute.memory,
+            compute=compute,
+            elastic_batch=training.elastic_batch,
             listen=recorder.listen,
         )
 

@@ -88,9 +88,7 @@ def load(folder: Path, moving: Moving, streams: Sequence[Stream], *, num_streams
             stream.resume(positions[stream.number], states)
         else:
             stream.start(sum(positions) // num_streams)
-    return Progress(
-        step=state["step"], history=json.loads((folder / "history.json").read_text())
-    )
+    return Progress(step=state["step"], history=json.loads((folder / "history.json").read_text()))
 
 
 def _position(folder: Path, stream: int) -> int:

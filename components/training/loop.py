@@ -1,8 +1,9 @@
 """The training loop: plain PyTorch, on one process or on many that share their gradients.
 
-It knows no cluster. Rows come in streams (`components.training.streams`): how many there are decides
-the batch of a step and its rows, and how many processes serve them does not. Points of the history and checkpoints leave through a callable `report`, which
-every rank calls at the same steps: Ray Train's in a stage, a list's `append` in a test.
+It knows no cluster. Rows come in streams (`components.training.streams`): their number decides the
+batch and the rows of a step, and how many processes serve them does not. Points of the history and
+checkpoints leave through a callable `report`, which every rank calls at the same steps: Ray Train's
+in a stage, a list's `append` in a test.
 """
 
 import logging
@@ -131,9 +132,7 @@ def _descend(
         if isinstance(forward, nn.parallel.DistributedDataParallel):
             forward.require_backward_grad_sync = turn == len(turns)  # what `no_sync` sets
         with stream.randomness() as noise:
-            losses: dict[str, Tensor] = forward(
-                stream.batches.take(optimization.batch_size), noise
-            )
+            losses: dict[str, Tensor] = forward(stream.batches.take(optimization.batch_size), noise)
             (losses["loss"] / passes).backward()  # type: ignore[no-untyped-call]
         for name, value in losses.items():
             part = value.detach() / passes

@@ -1,8 +1,8 @@
 """The order in which a stream reads the rows of a table: endless, shuffled, and known in advance.
 
-In epoch e the shards are permuted, and stream s of S takes every S-th of them. It opens a few shards
-at a time (a group) and permutes the rows of the group. Both permutations are keyed by the seed and
-the epoch, so a stream is told by one number, the rows read so far, and goes on exactly there.
+In epoch e the shards are permuted, and stream s of S takes every S-th of them. It opens a few at a
+time (a group) and permutes the rows of the group. Both permutations are keyed by the seed and the
+epoch, so a stream is told by one number, the rows read so far, and goes on exactly there.
 """
 
 from collections.abc import Callable, Iterator, Sequence

@@ -4,7 +4,8 @@
 
 trains on two workers. The environment may hold: `KILL`, victims, and the rows before their ends;
 `PAUSE_S`, seconds that each batch takes; `HOLD`, a file that the last checkpoint waits for (it
-makes `exporting` beside it meanwhile); `LIMIT_S`, how long MLflow may be away.
+makes `exporting` beside it meanwhile); `LIMIT_S`, how long MLflow may be away; `WORKERS`, another
+number; `COMPUTE`, the waits.
 """
 
 import json
@@ -182,12 +183,13 @@ def work_without_ray(rank: int, folder: str) -> None:
 def main(out: Path) -> None:
     logs.configure()
     outages.LIMIT_S = float(os.environ.get("LIMIT_S", outages.LIMIT_S))
+    workers = json.loads(os.environ.get("WORKERS", "2"))
     training = training_run.Training(
         stage="train@small",
         module="components.training.loop",
         params={"optimization": OPTIMIZATION.model_dump()},
         inputs={"features": "none"},
-        workers=2,
+        workers=tuple(workers) if isinstance(workers, list) else workers,
         num_steps=OPTIMIZATION.steps,
     )
     training_run.run(
@@ -201,7 +203,7 @@ def main(out: Path) -> None:
             "pause_s": float(os.environ.get("PAUSE_S", 0)),
             "hold": os.environ.get("HOLD"),
         },
-        compute=Compute(cpus=1),
+        compute=Compute(**json.loads(os.environ.get("COMPUTE", "{}"))),
         tags=dict,
     )
 

@@ -28,7 +28,7 @@ def fit(worker: distributed.Worker, folder: Path, **config: Any) -> tuple[Storag
         name="small",
         storage=Storage(str(folder)),
         workers=1,
-        cpus=0.5,
+        compute=Compute(cpus=0.5),
         listen=news.append,
     )
     return checkpoint, news
@@ -75,9 +75,15 @@ def test_a_mistake_ends_the_training_at_once_with_its_message(tmp_path: Path) ->
 
 
 def test_more_workers_than_the_machine_has_are_refused_at_once(tmp_path: Path) -> None:
-    with pytest.raises(ValueError, match="1000 workers need 1000 CPUs, and Ray has"):
+    with pytest.raises(ValueError, match="1000 workers need 1 CPUs each, and Ray has room for"):
         distributed.fit(
-            count, {}, name="x", storage=Storage(str(tmp_path)), workers=1000, listen=lambda _: None
+            count,
+            {},
+            name="x",
+            storage=Storage(str(tmp_path)),
+            workers=1000,
+            compute=Compute(),
+            listen=lambda _: None,
         )
 
 

@@ -54,10 +54,12 @@ def test_what_decides_the_result_decides_the_identity() -> None:
         replace(training, params={"seed": 2}),
         replace(training, inputs={"features": "9c0d"}),
         replace(training, workers=3),
+        replace(training, workers=(1, 2)),
+        replace(training, workers=(1, 2), elastic_batch="per_worker"),
         replace(training, stage="train@qwen-sdfm"),
     ]
     identities = {training.identity, *(other.identity for other in others)}
-    assert len(identities) == 5
+    assert len(identities) == 7
     assert replace(training).identity == training.identity
 
 

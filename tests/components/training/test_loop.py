@@ -183,9 +183,7 @@ def _one_of_several(
     torch.set_num_threads(1)
     if world_size > 1:
         store = torch.distributed.FileStore(f"{folder}/store-{start}", world_size)
-        torch.distributed.init_process_group(
-            "gloo", store=store, rank=rank, world_size=world_size
-        )
+        torch.distributed.init_process_group("gloo", store=store, rank=rank, world_size=world_size)
     step = Step()
     with torch.no_grad():
         step.layer.weight += rank  # what rank 0 says counts
