@@ -27,7 +27,7 @@ _LARGEST = 384  # pixels of a picture on the page
 _LOSSLESS = 160  # up to here PNG; larger ones as WebP, or a page of 512-pixel faces is 80 MB
 _NUM_SHOWN = 200  # of rejected pictures, a table
 _RATE = "images_per_s"
-_NO_LOSSES = (_RATE, "learning_rate")
+_NO_LOSSES = (_RATE, "workers", "learning_rate")
 
 
 @dataclass(frozen=True)
