@@ -3,7 +3,7 @@ from pathlib import Path
 import pytest
 from pydantic import PositiveInt, ValidationError
 
-from components.params import Compute, Params, ParamsError, read
+from components.params import Compute, Params, ParamsError, Workers, read
 
 
 class Recipe(Params):
@@ -103,3 +103,21 @@ def test_a_section_cannot_be_changed(file: Path) -> None:
     section = Degrade.load("degrade", file)
     with pytest.raises(ValidationError, match="frozen"):
         section.seed = 1  # type: ignore[misc]
+
+
+class Training(Params):
+    workers: Workers
+
+
+@pytest.mark.parametrize(("written", "read"), [("2", 2), ("[1, 4]", (1, 4)), ("[2, 2]", (2, 2))])
+def test_workers_are_a_number_or_two(file: Path, written: str, read: object) -> None:
+    file.write_text(f"train: {{workers: {written}}}")
+    assert Training.load("train", file).workers == read
+
+
+@pytest.mark.parametrize("written", ["0", "[0, 2]", "[3, 2]", "[1, 2, 3]", "true", "2.5", "two"])
+def test_workers_that_cannot_be_are_refused_in_one_line(file: Path, written: str) -> None:
+    file.write_text(f"train: {{workers: {written}}}")
+    with pytest.raises(ParamsError, match=r"train\.workers = .*or \[min, max\] with 1 <= min") as e:
+        Training.load("train", file)
+    assert len(e.value.problems) == 1

@@ -69,7 +69,7 @@ def _check_tracked(folder: Path, history: list[dict[str, float]]) -> None:
     assert experiment is not None
     (run,) = client.search_runs([experiment.experiment_id])
     assert run.info.status == "FINISHED"
-    for key in ("loss", "pixel", "size", "images_per_s", "learning_rate"):
+    for key in ("loss", "pixel", "size", "images_per_s", "workers", "learning_rate"):
         metrics = client.get_metric_history(run.info.run_id, key)
         assert [metric.step for metric in metrics] == STEPS, key
     losses = client.get_metric_history(run.info.run_id, "loss")

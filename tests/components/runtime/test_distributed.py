@@ -20,7 +20,9 @@ def ray() -> Iterator[None]:
         yield
 
 
-def fit(worker: distributed.Worker, folder: Path, **config: Any) -> tuple[Storage, list[News]]:
+def fit(
+    worker: distributed.Worker, folder: Path, *, max_failures: int = 3, **config: Any
+) -> tuple[Storage, list[News]]:
     news: list[News] = []
     checkpoint = distributed.fit(
         worker,
@@ -30,6 +32,7 @@ def fit(worker: distributed.Worker, folder: Path, **config: Any) -> tuple[Storag
         workers=1,
         compute=Compute(cpus=0.5),
         listen=news.append,
+        max_failures=max_failures,
     )
     return checkpoint, news
 
@@ -72,6 +75,20 @@ def test_a_mistake_ends_the_training_at_once_with_its_message(tmp_path: Path) ->
     ):
         fit(fail, tmp_path / "storage", marks=str(marks))
     assert len(list(marks.iterdir())) == 1
+
+
+def die(config: dict[str, Any], seat: Seat) -> None:
+    del seat
+    Path(config["marks"], str(os.getpid())).touch()
+    os.kill(os.getpid(), signal.SIGKILL)
+
+
+def test_a_training_that_only_loses_workers_ends_after_some(tmp_path: Path) -> None:
+    marks = tmp_path / "marks"
+    marks.mkdir()
+    with pytest.raises(TrainingError, match="lost 2 times with no checkpoint between"):
+        fit(die, tmp_path / "storage", max_failures=1, marks=str(marks))
+    assert len(list(marks.iterdir())) == 2
 
 
 def test_more_workers_than_the_machine_has_are_refused_at_once(tmp_path: Path) -> None:
