@@ -5,7 +5,7 @@ import os
 import subprocess
 import sys
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from threading import Thread
@@ -98,7 +98,7 @@ def test_a_training_goes_on_with_fewer_workers_and_with_more_again(
     tmp_path: Path,
     repository: Path,
     undisturbed: tuple[dict[str, torch.Tensor], list[dict[str, float]]],
-    record_property: pytest.RecordProperty,
+    record_property: Callable[[str, object], None],
 ) -> None:
     weights, expected = undisturbed
     waits = json.dumps({"start_wait_s": 10, "resize_interval_s": 1})
