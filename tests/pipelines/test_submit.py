@@ -5,18 +5,17 @@ import pty
 import re
 import shutil
 import signal
-import socket
 import subprocess
 import sys
 import tempfile
 import time
-import urllib.error
-import urllib.request
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import NamedTuple
 
 import pytest
+
+from tests.cluster.ray_nodes import free_ports, wait_for
 
 pytestmark = [pytest.mark.ray, pytest.mark.slow]
 
@@ -92,28 +91,6 @@ def cluster(repository: Path) -> Iterator[Cluster]:
         os.killpg(head.pid, signal.SIGTERM)
         head.wait(30)
         shutil.rmtree(folder, ignore_errors=True)
-
-
-def free_ports(count: int) -> list[int]:
-    sockets = [socket.create_server(("127.0.0.1", 0)) for _ in range(count)]
-    ports = [each.getsockname()[1] for each in sockets]
-    for each in sockets:
-        each.close()
-    return ports
-
-
-def wait_for(address: str, head: subprocess.Popen[bytes]) -> None:
-    end = time.monotonic() + 40
-    while time.monotonic() < end:
-        assert head.poll() is None, "Ray did not start"
-        try:
-            urllib.request.urlopen(f"{address}/api/version", timeout=5)
-        except urllib.error.HTTPError as error:
-            assert error.code == 401  # it asks for the token  # noqa: PT017
-            return
-        except OSError:
-            time.sleep(0.2)
-    pytest.fail("Ray's job server did not answer in 40 seconds")
 
 
 @pytest.fixture
