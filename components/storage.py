@@ -194,8 +194,11 @@ def data_root() -> Storage | None:
         credentials.
     """
     url = os.environ.get(ROOT_VARIABLE, "").rstrip("/")
-    if not url:
-        return None
+    return open_storage(url) if url else None
+
+
+def open_storage(url: str) -> Storage:
+    """Return the storage of a data root's URL. Raises: ValueError as `data_root`."""
     if url.startswith("s3://"):
         parts = urlsplit(url)
         if "@" in parts.netloc or parts.query:

@@ -12,6 +12,7 @@ import signal
 import subprocess
 import sys
 import threading
+import time
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
@@ -19,7 +20,7 @@ from components.runtime import environment, logs, results
 from components.storage import Storage, data_root
 
 _LOOK_EVERY_S = 1.0
-_LAST_TRIES = 5
+_LAST_TRIES = 3
 
 log = logging.getLogger(__name__)
 
@@ -56,14 +57,30 @@ def _keep_sending(folder: Path, root: Storage, job: str, is_over: threading.Even
     sent = results.lock_hash(folder)
     while not is_over.wait(_LOOK_EVERY_S):
         now = results.lock_hash(folder)
-        if now != sent and results.send(folder, root, job):
+        if now != sent and _is_sent(folder, root, job):
             sent = now
     for _ in range(_LAST_TRIES):
-        if results.send(folder, root, job):
+        if _is_sent(folder, root, job):
             return
-    log.warning("DVC's outs could not all be pushed to its remote: see 'dvc push'")
+        time.sleep(_LOOK_EVERY_S)
+    log.error("%s has ended, and not all of its results are in %s", job, root.url)
+
+
+def _is_sent(folder: Path, root: Storage, job: str) -> bool:
+    """Try to send; a root that is away for a while costs the command nothing."""
+    try:
+        results.send(folder, root, job)
+    except OSError as error:
+        log.warning("%s", error)
+        return False
+    return True
 
 
 if __name__ == "__main__":
     logs.configure()
-    sys.exit(run(sys.argv[1], sys.argv[2:]))
+    try:
+        code = run(sys.argv[1], sys.argv[2:])
+    except (ValueError, OSError) as error:
+        log.error("%s", error)
+        code = 2
+    sys.exit(code)

@@ -46,7 +46,10 @@ def attach(job: str, address: str | None, *, folder: Path = Path()) -> int:
 
     Raises: ValueError if there is no such job or cluster.
     """
-    return _follow(jobs.connect(jobs.find_address(address)), job, folder)
+    client = jobs.connect(jobs.find_address(address))
+    if "root" not in jobs.metadata(client, job):
+        log.warning("%s began without %s: what it makes stays on the cluster", job, ROOT_VARIABLE)
+    return _follow(client, job, folder)
 
 
 def _send(
@@ -77,10 +80,17 @@ def _follow(client: "JobSubmissionClient", job: str, folder: Path) -> int:
 def _land(client: "JobSubmissionClient", job: str, folder: Path) -> None:
     """Bring the results home; that it cannot be done does not change how the job ended."""
     try:
+        sent = jobs.metadata(client, job)
+        if "root" not in sent:
+            return  # that was told before
         source = working_tree.tree(folder)
-        results.land(source.folder, job, list(source.files), jobs.metadata(client, job))
+    except ValueError as error:
+        log.warning("the results of %s are not fetched: %s", job, error)
+        return
+    try:
+        results.land(source.folder, job, list(source.files), sent)
     except (ValueError, OSError) as error:
-        log.warning("the results of %s stay under jobs/%s of the data root: %s", job, job, error)
+        log.warning("the results of %s stay in %s/jobs/%s: %s", job, sent["root"], job, error)
 
 
 def _is_asked_to_stop(job: str) -> bool:

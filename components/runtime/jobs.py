@@ -18,7 +18,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 from urllib.parse import urlsplit
 
-from components.runtime import results, working_tree
+from components.runtime import results, tracking, working_tree
 from components.runtime.working_tree import Tree
 from components.storage import ROOT_VARIABLE, data_root
 
@@ -28,8 +28,9 @@ if TYPE_CHECKING:
 # As Ray itself looks for the address of its job server, in this order.
 ADDRESS_VARIABLES = ("RAY_API_SERVER_ADDRESS", "RAY_ADDRESS")
 _TIMEOUT_S = 5.0  # of a question; Ray's own client would wait for minutes
-_ANSWER_TIMEOUT_S = 20.0  # of every other call: for a connection, and for each part of an answer
-_HEARTBEAT_S = 30.0  # of a log: without an answer for half as long, the connection is lost
+_ANSWER_TIMEOUT_S = 15.0  # of every other call: for a connection, and for each part of an answer
+_SEND_TIMEOUT_S = 60.0  # the server stores what it was sent before it answers
+_HEARTBEAT_S = 10.0  # of a log: without an answer for half as long, the connection is lost
 _STOP_TIMEOUT_S = 30.0  # Ray kills a job that has not ended three seconds after it was told to
 # What these say comes as an exception, too, or is of no use to who submits.
 _TALKATIVE = (
@@ -90,9 +91,9 @@ def connect(address: str) -> "JobSubmissionClient":
     class Client(JobSubmissionClient):
         """Ray's, which does not wait for ever."""
 
-        def _do_request(self, *arguments: Any, **options: Any) -> Any:
-            options.setdefault("timeout", _ANSWER_TIMEOUT_S)
-            return super()._do_request(*arguments, **options)
+        def _do_request(self, method: str, *arguments: Any, **options: Any) -> Any:
+            patience = _ANSWER_TIMEOUT_S if method == "GET" else _SEND_TIMEOUT_S
+            return super()._do_request(method, *arguments, **{"timeout": patience, **options})
 
     with _in_words(address):
         client = Client(address)
@@ -182,7 +183,10 @@ def submit(client: "JobSubmissionClient", command: Sequence[str], source: Tree) 
     metadata = {"git_commit": commit, "git_dirty": json.dumps(dirty)} if commit else {}
     metadata["tree"] = results.digest(source.folder, list(source.files))
     metadata["lock"] = results.lock_hash(source.folder)
+    metadata["command"] = shlex.join(command)
     settings = _settings()
+    if ROOT_VARIABLE in settings:
+        metadata["root"] = settings[ROOT_VARIABLE]
     command = ["python", "-m", "pipelines.job", job, *command]
     with tempfile.TemporaryDirectory() as folder:
         archive = Path(folder) / "tree.zip"
@@ -208,13 +212,8 @@ def _settings() -> dict[str, str]:
     settings = {}
     if (root := data_root()) is not None:
         settings[ROOT_VARIABLE] = root.url
-    if tracking := os.environ.get("MLFLOW_TRACKING_URI"):
-        if "@" in urlsplit(tracking).netloc:
-            raise ValueError(
-                "MLFLOW_TRACKING_URI holds credentials, and Ray would show them in its dashboard: "
-                "give them to the cluster's head as MLFLOW_TRACKING_USERNAME and _PASSWORD"
-            )
-        settings["MLFLOW_TRACKING_URI"] = tracking
+    if (server := tracking.uri()) is not None:
+        settings[tracking.URI_VARIABLE] = server
     return settings
 
 
@@ -238,9 +237,17 @@ def follow(client: "JobSubmissionClient", job: str, write: Callable[[str], objec
     log_so_far = _Log(write)
     advice = f"; {job} goes on without its log: attach to it again"
     while not details.status.is_terminal():
-        with contextlib.suppress(OSError, ClientError):  # is it gone for good? The next call says
+        try:
             asyncio.run(_tail(client, job, log_so_far))
+            broke_off = False
+        except (OSError, ClientError):  # is it gone for good? The next call says
+            broke_off = True
+            time.sleep(1)
         details = _details(client, job, advice)
+    if broke_off:
+        with _in_words(client.get_address(), advice):
+            log_so_far.begin()
+            log_so_far.add(client.get_job_logs(job))
     return _exit_code(job, details)
 
 
@@ -323,7 +330,7 @@ def find_jobs(client: "JobSubmissionClient") -> list[Job]:
             started_at=details.start_time / 1000 if details.start_time else None,
             commit=(details.metadata or {}).get("git_commit"),
             dirty=(details.metadata or {}).get("git_dirty") == "true",
-            command=details.entrypoint,
+            command=(details.metadata or {}).get("command", details.entrypoint),
         )
         for details in found
     ]

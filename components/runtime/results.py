@@ -16,7 +16,8 @@ from pathlib import Path
 
 import yaml
 
-from components.storage import Storage, data_root
+from components.runtime import push_outs
+from components.storage import Storage, open_storage
 
 LOCK = "dvc.lock"
 PARAMS = "params.yaml"
@@ -44,13 +45,23 @@ def digest(folder: Path, names: list[str]) -> str:
 
 
 def use_remote(folder: Path, root: Storage) -> None:
-    """Make ROOT/dvc the DVC remote of a checkout that has none, in its `.dvc/config.local`."""
-    if not (folder / ".dvc").is_dir() or _dvc(folder, "remote", "list").stdout.strip():
+    """Make ROOT/dvc the default DVC remote of a checkout that has none of its own.
+
+    It is written into `.dvc/config.local`, and anew there when the root has another address.
+
+    Raises: ValueError with what DVC said if it cannot.
+    """
+    if not (folder / ".dvc").is_dir():
         return
-    words = ("remote", "add", "--local", "--default", _REMOTE, f"{root.url}/dvc")
+    url = f"{root.url}/dvc"
+    default = _dvc(folder, "config", "core.remote").stdout.strip()
+    known = _dvc(folder, "config", f"remote.{_REMOTE}.url").stdout.strip()
+    if default not in ("", _REMOTE) or (default, known) == (_REMOTE, url):
+        return
+    words = ("remote", "add", "--local", "--default", "--force", _REMOTE, url)
     if (done := _dvc(folder, *words)).returncode:
-        raise ValueError(f"dvc remote add in {folder}: {done.stderr.strip()}")
-    log.info("DVC's default remote here is now %s/dvc (.dvc/config.local)", root.url)
+        raise ValueError(f"dvc remote add in {folder}: {_last_line(done.stderr)}")
+    log.info("DVC's default remote here is now %s (.dvc/config.local)", url)
 
 
 def go_on(folder: Path, root: Storage, job: str) -> None:
@@ -68,7 +79,8 @@ def go_on(folder: Path, root: Storage, job: str) -> None:
         # Also a job that finishes nothing hands on what it found.
         for name in _results(folder):
             place.write(name, (folder / name).read_bytes())
-        _dvc(folder, "pull", "--quiet", "--allow-missing", "--force")
+        if (done := _dvc(folder, "pull", "--quiet", "--allow-missing", "--force")).returncode:
+            log.warning("dvc pull: %s; what is missing is made again", _last_line(done.stderr))
     root.write(f"jobs/last-{project}", job.encode())
 
 
@@ -98,11 +110,18 @@ def _merge_lock(folder: Path, last: Storage) -> None:
             (folder / name).write_bytes(last.read(name))
 
 
-def send(folder: Path, root: Storage, job: str) -> bool:
-    """Push the outs of finished stages, then `dvc.lock` and the rest; False if DVC was busy."""
+def send(folder: Path, root: Storage, job: str) -> None:
+    """Push the outs of finished stages, then `dvc.lock` and the rest.
+
+    Raises: OSError if the remote or the data root does not take them.
+    """
     lock = _lock(folder)
-    if lock and _dvc(folder, "push", "--quiet").returncode:
-        return False
+    if lock and (folder / ".dvc").is_dir():
+        # A process of its own: whatever DVC and its remote raise ends that one alone.
+        command = [sys.executable, "-m", push_outs.__name__, str(folder.absolute())]
+        done = subprocess.run(command, input=lock, capture_output=True, check=False)
+        if done.returncode:
+            raise OSError(f"DVC's outs are not pushed: {_last_line(done.stderr.decode())}")
     place = root / "jobs" / job
     for name in _results(folder):
         # The lock as it was when its outs were pushed: a stage may have ended since.
@@ -123,13 +142,13 @@ def land(folder: Path, job: str, names: list[str], sent: Mapping[str, str]) -> N
         folder: the tree.
         job: the job's name.
         names: the files of the tree that would travel now.
-        sent: the job's metadata: `tree` and `lock` hash what was sent.
+        sent: the job's metadata: `root` is its data root, `tree` and `lock` hash what was sent.
 
     Raises: OSError if the data root cannot be reached.
     """
-    root = data_root()
-    if root is None:
-        return
+    root = open_storage(sent["root"])
+    if root.is_folder and not Path(root.path).is_dir():
+        raise FileNotFoundError(f"{root.url} is not mounted on this machine")
     place = root / "jobs" / job
     results = {name: place.read(name) for name in place.sizes() if name != _SENT_LOCK}
     if not results:
@@ -143,13 +162,18 @@ def land(folder: Path, job: str, names: list[str], sent: Mapping[str, str]) -> N
         use_remote(folder, root)
         log.info("%d results of %s are here; 'dvc pull' brings the rest", len(results), job)
     else:
+        # git leaves the folder alone, and so no job is sent it.
+        (folder / BESIDE).with_name(".gitignore").write_text("*\n")
         log.warning("this tree is not what was sent: the results of %s are in %s", job, target)
 
 
 def _is_as_sent(
     folder: Path, names: list[str], sent: Mapping[str, str], results: Mapping[str, bytes]
 ) -> bool:
-    if "tree" not in sent or digest(folder, names) != sent["tree"]:
+    here = {name: (folder / name).is_file() and (folder / name).read_bytes() for name in results}
+    if here == results:
+        return True  # they have landed before
+    if digest(folder, names) != sent["tree"]:
         return False
     return lock_hash(folder) in (sent["lock"], hashlib.sha256(results.get(LOCK, b"")).hexdigest())
 
@@ -172,6 +196,10 @@ def _project_of(folder: Path) -> str:
         check=False,
     )
     return done.stdout.split()[-1][:16] if done.returncode == 0 else "without-git"
+
+
+def _last_line(said: str) -> str:
+    return (said.strip() or "it says nothing").splitlines()[-1]
 
 
 def _dvc(folder: Path, *words: str) -> "subprocess.CompletedProcess[str]":

@@ -29,7 +29,7 @@ GALLERY_PATH = "gallery"
 _LONGEST_PARAM = 6000  # characters, MLflow's limits
 _LARGEST_BATCH = 1000  # metrics
 _QUIET = ("alembic", "mlflow")
-_URI = "MLFLOW_TRACKING_URI"
+URI_VARIABLE = "MLFLOW_TRACKING_URI"
 _BEGIN_LIMIT_S = 8.0  # nothing is lost yet: better an error at once
 _TIMEOUT_S, _UPLOAD_TIMEOUT_S = 10, 300  # the server answers an upload when its storage has all
 
@@ -179,18 +179,20 @@ def uri() -> str | None:
 
     Raises: ValueError, without its value, if it has a password in it: it is written into logs.
     """
-    given = os.environ.get(_URI)
+    given = os.environ.get(URI_VARIABLE)
     if not given:
         return None
     try:
         parts = urlsplit(given)
     except ValueError:
-        raise ValueError(f"{_URI} is no URL: give http://HOST:PORT of an MLflow server") from None
+        raise ValueError(
+            f"{URI_VARIABLE} is no URL: give http://HOST:PORT of an MLflow server"
+        ) from None
     is_web = parts.scheme in ("http", "https")
     if parts.password or (is_web and "@" in parts.netloc) or "password=" in parts.query:
         raise ValueError(
-            f"{_URI} has a user name or password in it, and is written into logs: take it out, and "
-            "set MLFLOW_TRACKING_USERNAME and MLFLOW_TRACKING_PASSWORD or write "
+            f"{URI_VARIABLE} has a user name or password in it, and is written into logs: take it "
+            "out, and set MLFLOW_TRACKING_USERNAME and MLFLOW_TRACKING_PASSWORD or write "
             "~/.mlflow/credentials"
         )
     return given

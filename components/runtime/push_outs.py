@@ -1,0 +1,42 @@
+"""Push what a `dvc.lock` names to DVC's default remote, while `dvc repro` works in the same folder.
+
+    python -m components.runtime.push_outs FOLDER < dvc.lock
+
+`dvc push` would hold the project's lock all the while, and a `dvc repro` whose stage ends meanwhile
+waits for it for three seconds and then fails. Objects of the cache never change once they are
+there, so that reading them needs no lock. What is not in the cache (outs that DVC does not cache,
+or that were never pulled) is left out.
+"""
+
+import sys
+from pathlib import Path
+from typing import Any
+
+import yaml
+
+
+def push(folder: Path, lock: bytes) -> None:
+    """Push every object of the cache that a lock's outs name, with all that is in folders.
+
+    Raises: OSError if not all could be pushed, and what DVC and its remote raise.
+    """
+    from dvc.repo import Repo
+
+    with Repo(str(folder)) as repo:
+        cached = [found for found in _outs(lock) if repo.cache.local.exists(found.value)]
+        if not cached:
+            return
+        if failed := repo.cloud.push(cached).failed:
+            raise OSError(f"{len(failed)} objects of the cache could not be pushed")
+
+
+def _outs(lock: bytes) -> set[Any]:
+    from dvc_data.hashfile.hash_info import HashInfo
+
+    stages = (yaml.safe_load(lock) or {}).get("stages", {}).values()
+    outs = (out for stage in stages for out in stage.get("outs", ()))
+    return {HashInfo("md5", out["md5"]) for out in outs if out.get("hash") == "md5"}
+
+
+if __name__ == "__main__":
+    push(Path(sys.argv[1]), sys.stdin.buffer.read())
