@@ -126,7 +126,6 @@ def send(folder: Path, root: Storage, job: str) -> None:
     for name in _results(folder):
         # The lock as it was when its outs were pushed: a stage may have ended since.
         place.write(name, lock if name == LOCK else (folder / name).read_bytes())
-    return True
 
 
 def _results(folder: Path) -> Iterator[str]:
