@@ -65,7 +65,7 @@ def test_a_network_that_goes_without_a_word_ends_the_following(
         proxy.is_silent.set()
         silent_since = time.monotonic()
         out, _ = process.communicate(timeout=150)
-    assert time.monotonic() - silent_since < 100
+    assert time.monotonic() - silent_since < 45
     assert process.returncode == 2
     assert "goes on without its log: attach to it again" in out
     assert "Traceback" not in out

@@ -22,6 +22,7 @@ stages:
     cmd:
       - mkdir out metrics && cp seed.txt out/a && cp out/a out/b && cp out/a metrics/one.json
     deps: [seed.txt]
+    params: [x]
     outs: [out]
     metrics: [{metrics/one.json: {cache: false}}]
   two:
@@ -50,6 +51,7 @@ def checkout(tmp_path: Path) -> Path:
     git(folder, "init")
     dvc(folder, "init", "--quiet")
     (folder / "dvc.yaml").write_text(LINE)
+    (folder / "params.yaml").write_text("x: 1\n")
     (folder / "seed.txt").write_text("1\n")
     (folder / ".gitignore").write_text("/two.txt\n/alone.txt\n/out\n")
     git(folder, "add", ".")
@@ -99,7 +101,8 @@ def test_outs_are_pushed_while_a_repro_has_the_lock(checkout: Path, root: Storag
         results.send(job, root, "job")
     pushed = [name for name in (root / "dvc").sizes() if name.startswith("files/md5/")]
     assert len(pushed) == 2  # the folder's list, and the content of its two files
-    assert sorted((root / "jobs/job").sizes()) == ["dvc.lock", "metrics/one.json", "sent.lock"]
+    told = ["dvc.lock", "metrics/one.json", "params.yaml", "sent.lock"]
+    assert sorted((root / "jobs/job").sizes()) == told
 
 
 def test_the_next_job_goes_on_from_the_last_one(checkout: Path, root: Storage) -> None:
@@ -155,6 +158,19 @@ def test_results_land_once_and_beside_a_tree_that_changed(checkout: Path, root: 
     beside = checkout / results.BESIDE / "job"
     assert (beside / "dvc.lock").read_bytes() == (job / "dvc.lock").read_bytes()
     assert not [name for name in names(checkout) if name.startswith(".hdrface")]
+
+
+def test_an_experiment_lands_with_its_parameters(checkout: Path, root: Storage) -> None:
+    sent = sent_of(checkout, root)
+    job = begin(checkout, root, "job")
+    dvc(job, "exp", "run", "--quiet", "-S", "x=2")
+    results.send(job, root, "job")
+    for _ in range(2):
+        results.land(checkout, "job", names(checkout), sent)
+        assert (checkout / "params.yaml").read_text() == "x: 2\n"
+        assert not (checkout / results.BESIDE).exists()
+    dvc(checkout, "pull", "--quiet")
+    assert "Running stage" not in dvc(checkout, "repro")
 
 
 def test_a_root_that_is_not_here_is_named(checkout: Path, tmp_path: Path) -> None:
