@@ -30,7 +30,8 @@ ADDRESS_VARIABLES = ("RAY_API_SERVER_ADDRESS", "RAY_ADDRESS")
 _TIMEOUT_S = 5.0  # of a question; Ray's own client would wait for minutes
 _ANSWER_TIMEOUT_S = 15.0  # of every other call: for a connection, and for each part of an answer
 _SEND_TIMEOUT_S = 60.0  # the server stores what it was sent before it answers
-_HEARTBEAT_S = 10.0  # of a log: without an answer for half as long, the connection is lost
+_HEARTBEAT_S = 5.0  # how often the server is asked, while a log says nothing, whether it is there
+_SIGN_OF_LIFE = ("GET", "/api/version")
 _STOP_TIMEOUT_S = 30.0  # Ray kills a job that has not ended three seconds after it was told to
 # What these say comes as an exception, too, or is of no use to who submits.
 _TALKATIVE = (
@@ -236,14 +237,15 @@ def follow(client: "JobSubmissionClient", job: str, write: Callable[[str], objec
         return _exit_code(job, details)
     log_so_far = _Log(write)
     advice = f"; {job} goes on without its log: attach to it again"
-    while not details.status.is_terminal():
+    while True:
+        broke_off = False
         try:
             asyncio.run(_tail(client, job, log_so_far))
-            broke_off = False
         except (OSError, ClientError):  # is it gone for good? The next call says
             broke_off = True
-            time.sleep(1)
-        details = _details(client, job, advice)
+        if (details := _details(client, job, advice)).status.is_terminal():
+            break
+        time.sleep(1)
     if broke_off:
         with _in_words(client.get_address(), advice):
             log_so_far.begin()
@@ -269,18 +271,30 @@ class _Log:
 
 
 async def _tail(client: "JobSubmissionClient", job: str, log_so_far: _Log) -> None:
-    """Follow a log as Ray's `tail_job_logs`, but not for ever when the network goes silently."""
+    """Follow a log as Ray's `tail_job_logs`, but not for ever when the network goes silently.
+
+    The sign of life is a question of its own: Ray's server answers no ping of a log's connection.
+    """
     import aiohttp
 
     url = f"{client.get_address()}/api/jobs/{job}/logs/tail"
     log_so_far.begin()
+    farewell = aiohttp.ClientWSTimeout(ws_close=1.0)  # to a network that is gone
     async with (
         aiohttp.ClientSession(cookies=client._cookies, headers=client._headers) as session,
-        session.ws_connect(url, heartbeat=_HEARTBEAT_S, ssl=client._ssl_context) as log_socket,
+        session.ws_connect(url, timeout=farewell, ssl=client._ssl_context) as log_socket,
     ):
-        async for message in log_socket:
-            if message.type == aiohttp.WSMsgType.TEXT:
-                log_so_far.add(message.data)
+        waiting = asyncio.create_task(log_socket.receive())
+        while True:
+            if not (await asyncio.wait({waiting}, timeout=_HEARTBEAT_S))[0]:
+                await asyncio.to_thread(client._do_request, *_SIGN_OF_LIFE, timeout=_TIMEOUT_S)
+                continue
+            if (message := waiting.result()).type != aiohttp.WSMsgType.TEXT:
+                break
+            log_so_far.add(message.data)
+            waiting = asyncio.create_task(log_socket.receive())
+        if log_socket.close_code == aiohttp.WSCloseCode.ABNORMAL_CLOSURE:
+            raise ConnectionResetError(f"the log of {job} broke off")
 
 
 def stop(client: "JobSubmissionClient", job: str) -> int:
