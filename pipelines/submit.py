@@ -58,9 +58,10 @@ def _send(
     address = jobs.find_address(address)
     source = working_tree.tree(folder)
     client = jobs.connect(address)
+    job = jobs.submit(client, command, source)
     if data_root() is None:
         log.warning("%s is not set: what the job makes stays on the cluster", ROOT_VARIABLE)
-    return client, jobs.submit(client, command, source)
+    return client, job
 
 
 def _follow(client: "JobSubmissionClient", job: str, folder: Path) -> int:

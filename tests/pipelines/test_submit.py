@@ -127,8 +127,8 @@ def test_a_job_runs_in_a_copy_of_the_tree_and_another_one_in_its_own(
         assert f'\n{names}\n{head_of(checkout)}\n\n{status}\n\nit\'s "changed"\n' in out
     told = err.splitlines()
     assert len(told) == 3  # and nothing of Ray's own
-    assert "HDRFACE_ROOT is not set: what the job makes stays on the cluster" in told[0]
-    assert re.search(r"sending 4 files, 0\.0 MB, commit \w{9} and changes$", told[1])
+    assert "HDRFACE_ROOT is not set: what the job makes stays on the cluster" in told[1]
+    assert re.search(r"sending 4 files, 0\.0 MB, commit \w{9} and changes$", told[0])
 
 
 def test_a_failed_job_gives_its_exit_code_and_its_log_again_and_is_listed(
