@@ -21,12 +21,19 @@ def push(folder: Path, lock: bytes) -> None:
     Raises: OSError if not all could be pushed, and what DVC and its remote raise.
     """
     from dvc.repo import Repo
+    from dvc_data.hashfile.db import get_index
+    from dvc_data.hashfile.transfer import transfer
 
     with Repo(str(folder)) as repo:
-        cached = [found for found in _outs(lock) if repo.cache.local.exists(found.value)]
+        cache = repo.cache.local
+        cached = [found for found in _outs(lock) if cache.exists(found.value)]
         if not cached:
             return
-        if failed := repo.cloud.push(cached).failed:
+        remote = repo.cloud.get_remote_odb(command="push")
+        index = get_index(remote)
+        # Not `shallow`: of a folder, its list alone would be pushed.
+        done = transfer(cache, remote, cached, dest_index=index, cache_odb=cache, shallow=False)
+        if failed := done.failed:
             raise OSError(f"{len(failed)} objects of the cache could not be pushed")
 
 

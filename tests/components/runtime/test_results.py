@@ -1,5 +1,6 @@
 """What a job's tree and the submitter's exchange through a data root, with a real DVC and S3."""
 
+import hashlib
 import os
 import shutil
 import subprocess
@@ -20,13 +21,14 @@ LINE = """
 stages:
   one:
     cmd:
-      - mkdir out metrics && cp seed.txt out/a && cp out/a out/b && cp out/a metrics/one.json
+      - mkdir out metrics && cp seed.txt out/a && echo b > out/b
+      - cat seed.txt out/b out/b > metrics/one.json
     deps: [seed.txt]
     params: [x]
     outs: [out]
     metrics: [{metrics/one.json: {cache: false}}]
   two:
-    cmd: cp out/a two.txt && cp two.txt alone.txt
+    cmd: cat out/a out/b > two.txt
     deps: [out]
     outs: [two.txt]
 """
@@ -100,7 +102,9 @@ def test_outs_are_pushed_while_a_repro_has_the_lock(checkout: Path, root: Storag
     with Repo(str(job)).lock:  # a `dvc push` fails here, and would have kept it from a repro
         results.send(job, root, "job")
     pushed = [name for name in (root / "dvc").sizes() if name.startswith("files/md5/")]
-    assert len(pushed) == 2  # the folder's list, and the content of its two files
+    for content in ("1\n", "b\n"):  # each file of the folder, not its list alone
+        digest = hashlib.md5(content.encode()).hexdigest()
+        assert f"files/md5/{digest[:2]}/{digest[2:]}" in pushed
     told = ["dvc.lock", "metrics/one.json", "params.yaml", "sent.lock"]
     assert sorted((root / "jobs/job").sizes()) == told
 
@@ -113,7 +117,7 @@ def test_the_next_job_goes_on_from_the_last_one(checkout: Path, root: Storage) -
 
     second = begin(checkout, root, "second")
     assert (second / "out/a").read_text() == "1\n"
-    assert (second / "metrics/one.json").read_text() == "1\n"
+    assert (second / "metrics/one.json").read_text() == "1\nb\nb\n"
     told = dvc(second, "repro")
     assert "Stage 'one' didn't change, skipping" in told
     assert "Running stage 'two'" in told
@@ -136,7 +140,7 @@ def test_a_stage_that_the_tree_has_made_since_is_not_forgotten(
 
     assert stages(second)["one"] == stages(checkout)["one"]
     assert stages(second)["two"] == stages(first)["two"]
-    assert (second / "metrics/one.json").read_text() == "new\n"
+    assert (second / "metrics/one.json").read_text() == "new\nb\nb\n"
 
 
 def test_results_land_once_and_beside_a_tree_that_changed(checkout: Path, root: Storage) -> None:
@@ -209,6 +213,6 @@ def test_dvc_finds_the_s3_server_of_the_environment(checkout: Path, bucket: Stor
     results.send(job, bucket, "job")
     results.land(checkout, "job", names(checkout), sent)
     dvc(checkout, "pull", "--quiet")
-    assert (checkout / "out/b").read_text() == "1\n"
+    assert (checkout / "out/b").read_text() == "b\n"
     assert "Running stage" not in dvc(checkout, "repro")
     assert os.environ["AWS_SECRET_ACCESS_KEY"] not in (checkout / ".dvc/config.local").read_text()
