@@ -70,6 +70,7 @@ def _is_sent(folder: Path, root: Storage, job: str) -> bool:
     """Try to send; a root that is away for a while costs the command nothing."""
     try:
         results.send(folder, root, job)
+        results.send_experiments(folder, root, job)
     except OSError as error:
         log.warning("%s", error)
         return False

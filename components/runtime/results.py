@@ -2,6 +2,7 @@
 
     ROOT/dvc/               outs of finished stages: DVC's own remote
     ROOT/jobs/JOB/          dvc.lock, params.yaml, metrics/, the report, after each finished stage
+    ROOT/jobs/JOB/experiments.bundle  git's, of what 'dvc exp run' has made
     ROOT/jobs/last-PROJECT  the project's last job: the next one goes on from its dvc.lock
 
 A project is known by the first commit of its history.
@@ -11,6 +12,7 @@ import hashlib
 import logging
 import subprocess
 import sys
+import tempfile
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 
@@ -24,6 +26,9 @@ PARAMS = "params.yaml"
 _ALWAYS = (LOCK, PARAMS, "reports/index.html")
 _METRICS = "metrics"
 _SENT_LOCK = "sent.lock"  # the dvc.lock that the job began with
+_BUNDLE = "experiments.bundle"
+_OWN = (_SENT_LOCK, _BUNDLE)  # of a job's folder, and no files of the tree
+_EXPERIMENT = "refs/exps/??/*/*"  # COMMIT/NAME; others of DVC's are its own, for a while
 _REMOTE = "hdrface"
 BESIDE = ".hdrface/jobs"  # where results wait that do not fit the tree
 
@@ -79,8 +84,10 @@ def go_on(folder: Path, root: Storage, job: str) -> None:
         # Also a job that finishes nothing hands on what it found.
         for name in _results(folder):
             place.write(name, (folder / name).read_bytes())
-        if (done := _dvc(folder, "pull", "--quiet", "--allow-missing", "--force")).returncode:
-            log.warning("dvc pull: %s; what is missing is made again", _last_line(done.stderr))
+        # Not `dvc pull`: with one object missing in the remote, it takes none.
+        if (done := _dvc(folder, "fetch", "--quiet")).returncode:
+            log.warning("dvc fetch: %s; what is missing is made again", _last_line(done.stderr))
+        _dvc(folder, "checkout", "--quiet", "--allow-missing", "--force")
     root.write(f"jobs/last-{project}", job.encode())
 
 
@@ -117,15 +124,53 @@ def send(folder: Path, root: Storage, job: str) -> None:
     """
     lock = _lock(folder)
     if lock and (folder / ".dvc").is_dir():
-        # A process of its own: whatever DVC and its remote raise ends that one alone.
-        command = [sys.executable, "-m", push_outs.__name__, str(folder.absolute())]
-        done = subprocess.run(command, input=lock, capture_output=True, check=False)
-        if done.returncode:
-            raise OSError(f"DVC's outs are not pushed: {_last_line(done.stderr.decode())}")
+        _push(folder, lock)
     place = root / "jobs" / job
     for name in _results(folder):
         # The lock as it was when its outs were pushed: a stage may have ended since.
         place.write(name, lock if name == LOCK else (folder / name).read_bytes())
+
+
+def _push(folder: Path, lock: bytes) -> None:
+    # A process of its own: whatever DVC and its remote raise ends that one alone.
+    command = [sys.executable, "-m", push_outs.__name__, str(folder.absolute())]
+    done = subprocess.run(command, input=lock, capture_output=True, check=False)
+    if done.returncode:
+        raise OSError(f"DVC's outs are not pushed: {_last_line(done.stderr.decode())}")
+
+
+def send_experiments(folder: Path, root: Storage, job: str) -> None:
+    """Push the outs of all experiments of DVC, then their commits as a bundle; none is no error.
+
+    Raises: OSError as `send`.
+    """
+    found = _git(folder, "for-each-ref", "--format=%(refname)", _EXPERIMENT).stdout.decode().split()
+    if not found:
+        return
+    for ref in found:
+        if lock := _git(folder, "show", f"{ref}:{LOCK}").stdout:
+            _push(folder, lock)
+    with tempfile.TemporaryDirectory() as temporary:
+        bundle = Path(temporary) / _BUNDLE
+        # Who gets it has the commit that they stand on.
+        done = _git(folder, "bundle", "create", "--quiet", str(bundle), *found, "^HEAD")
+        if done.returncode:
+            raise OSError(f"git bundle: {_last_line(done.stderr.decode())}")
+        (root / "jobs" / job).put(bundle, _BUNDLE)
+
+
+def _land_experiments(folder: Path, place: Storage, job: str) -> None:
+    if place.size(_BUNDLE) is None:
+        return
+    with tempfile.TemporaryDirectory() as temporary:
+        bundle = Path(temporary) / _BUNDLE
+        place.get(_BUNDLE, bundle)
+        done = _git(folder, "fetch", "--quiet", str(bundle), "+refs/exps/*:refs/exps/*")
+    if done.returncode:
+        said = _last_line(done.stderr.decode())
+        log.warning("experiments of %s stay in %s/%s: %s", job, place.url, _BUNDLE, said)
+    else:
+        log.info("experiments of %s are here: 'dvc exp show' lists them", job)
 
 
 def _results(folder: Path) -> Iterator[str]:
@@ -149,7 +194,8 @@ def land(folder: Path, job: str, names: list[str], sent: Mapping[str, str]) -> N
     if root.is_folder and not Path(root.path).is_dir():
         raise FileNotFoundError(f"{root.url} is not mounted on this machine")
     place = root / "jobs" / job
-    results = {name: place.read(name) for name in place.sizes() if name != _SENT_LOCK}
+    _land_experiments(folder, place, job)
+    results = {name: place.read(name) for name in place.sizes() if name not in _OWN}
     if not results:
         log.info("%s has finished no stage", job)
         return
@@ -188,13 +234,12 @@ def _lock(folder: Path) -> bytes:
 
 
 def _project_of(folder: Path) -> str:
-    done = subprocess.run(
-        ["git", "-C", str(folder), "rev-list", "--max-parents=0", "HEAD"],
-        capture_output=True,
-        text=True,
-        check=False,
-    )
-    return done.stdout.split()[-1][:16] if done.returncode == 0 else "without-git"
+    done = _git(folder, "rev-list", "--max-parents=0", "HEAD")
+    return done.stdout.decode().split()[-1][:16] if done.returncode == 0 else "without-git"
+
+
+def _git(folder: Path, *words: str) -> "subprocess.CompletedProcess[bytes]":
+    return subprocess.run(["git", "-C", str(folder), *words], capture_output=True, check=False)
 
 
 def _last_line(said: str) -> str:

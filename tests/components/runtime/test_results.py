@@ -21,7 +21,7 @@ LINE = """
 stages:
   one:
     cmd:
-      - mkdir out metrics && cp seed.txt out/a && echo b > out/b
+      - mkdir -p out metrics && cp seed.txt out/a && echo b > out/b
       - cat seed.txt out/b out/b > metrics/one.json
     deps: [seed.txt]
     params: [x]
@@ -175,6 +175,47 @@ def test_an_experiment_lands_with_its_parameters(checkout: Path, root: Storage) 
         assert not (checkout / results.BESIDE).exists()
     dvc(checkout, "pull", "--quiet")
     assert "Running stage" not in dvc(checkout, "repro")
+
+
+def test_what_the_remote_lacks_is_made_again_and_the_rest_is_used(
+    checkout: Path, root: Storage
+) -> None:
+    first = begin(checkout, root, "first")
+    dvc(first, "repro")
+    results.send(first, root, "first")
+    stages = yaml.safe_load((first / "dvc.lock").read_text())["stages"]
+    lost = next(out["md5"] for out in stages["one"]["outs"] if out["path"] == "out")
+    (root / "dvc/files/md5").delete(f"{lost[:2]}/{lost[2:]}")
+
+    told = dvc(begin(checkout, root, "second"), "repro")
+
+    assert "Running stage 'one'" in told
+    assert "Stage 'two' didn't change, skipping" in told
+
+
+def test_experiments_come_home_with_what_they_made(checkout: Path, root: Storage) -> None:
+    stage = "stages:\n  copy:\n    cmd: cp params.yaml out\n    params: [x]\n    outs: [out]\n"
+    (checkout / "dvc.yaml").write_text(stage)
+    (checkout / "params.yaml").write_text("x: 1\n")
+    git(checkout, "add", ".")
+    git(checkout, "commit", "-m", "An experiment")
+    sent = sent_of(checkout, root)
+    job = begin(checkout, root, "job")
+    dvc(job, "exp", "run", "--quiet", "--temp", "--name", "with-2", "-S", "x=2")
+    dvc(job, "exp", "run", "--quiet", "--name", "with-3", "-S", "x=3")
+    results.send(job, root, "job")
+    results.send_experiments(job, root, "job")
+
+    results.land(checkout, "job", names(checkout), sent)
+
+    assert set(dvc(checkout, "exp", "list", "--name-only").split()) == {"with-2", "with-3"}
+    results.use_remote(checkout, root)
+    # It says with its exit code that the outs are not here yet.
+    subprocess.run(
+        [sys.executable, "-m", "dvc", "exp", "apply", "with-2"], cwd=checkout, check=False
+    )
+    dvc(checkout, "pull", "--quiet")
+    assert (checkout / "out").read_text() == "x: 2\n"
 
 
 def test_a_root_that_is_not_here_is_named(checkout: Path, tmp_path: Path) -> None:
