@@ -36,10 +36,13 @@ def differences(lock: Path) -> list[str]:
         return []
     needed = _needed(lock.with_name("pyproject.toml"))
     found = []
-    for name, version in _locked(lock):
+    for wanted in _locked(lock):
+        name = canonicalize_name(wanted.name)
         installed = _installed(name)
-        if installed != version and (installed is not None or name in needed):
-            found.append(f"{name}=={version}")
+        # A build of a version for one kind of machine, 2.14.1+cu130, is that version.
+        agrees = installed is not None and wanted.specifier.contains(installed, prereleases=True)
+        if not agrees and (installed is not None or name in needed):
+            found.append(f"{name}{wanted.specifier}")
     return found
 
 
@@ -50,15 +53,15 @@ def _needed(project: Path) -> set[str]:
     return {canonicalize_name(Requirement(line).name) for line in listed}
 
 
-def _locked(lock: Path) -> list[tuple[str, str]]:
-    found: list[tuple[str, str]] = []
+def _locked(lock: Path) -> list[Requirement]:
+    found = []
     for line in lock.read_text(encoding="utf-8").splitlines():
         try:
             wanted = Requirement(line.rstrip(" \\"))
         except InvalidRequirement:
             continue  # a hash, or an empty line
         if wanted.marker is None or wanted.marker.evaluate():
-            found.append((canonicalize_name(wanted.name), next(iter(wanted.specifier)).version))
+            found.append(wanted)
     return found
 
 
@@ -86,5 +89,8 @@ def complete(packages: Sequence[str]) -> Mapping[str, str]:
         raise ValueError(f"{', '.join(packages)} of {LOCK} cannot be installed: {said}")
     path = [str(folder), *filter(None, [os.environ.get("PYTHONPATH")])]
     config = json.loads(os.environ.get(_JOB_CONFIG, "{}"))
-    config.setdefault("runtime_env", {})["pip"] = {"packages": list(packages)}
+    # uv is in the lock, and so on every node; pip is not. Ray leaves the dependencies to it: the
+    # lock has said all there is to install.
+    uv = {"packages": list(packages), "uv_pip_install_options": ["--no-deps"]}
+    config.setdefault("runtime_env", {})["uv"] = uv
     return {**os.environ, "PYTHONPATH": os.pathsep.join(path), _JOB_CONFIG: json.dumps(config)}
