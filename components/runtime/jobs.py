@@ -3,6 +3,7 @@
 import asyncio
 import contextlib
 import http.client
+import io
 import json
 import logging
 import os
@@ -94,6 +95,8 @@ def connect(address: str) -> "JobSubmissionClient":
 
         def _do_request(self, method: str, *arguments: Any, **options: Any) -> Any:
             patience = _ANSWER_TIMEOUT_S if method == "GET" else _SEND_TIMEOUT_S
+            if data := options.pop("data", None):
+                options["data"] = io.BytesIO(data)  # goes in pieces, and the limit is for each
             return super()._do_request(method, *arguments, **{"timeout": patience, **options})
 
     with _in_words(address):

@@ -144,6 +144,14 @@ def serving(pages: Mapping[str, object]) -> Iterator[str]:
             self.end_headers()
             self.wfile.write(json.dumps(pages.get(self.path)).encode())
 
+        def do_PUT(self) -> None:
+            left = int(self.headers["Content-Length"])
+            while left:
+                left -= len(self.rfile.read(min(left, 1 << 20)))
+                time.sleep(0.1)
+            self.send_response(200)
+            self.end_headers()
+
         def log_message(self, *_: object) -> None:
             pass
 
@@ -190,3 +198,15 @@ def test_other_versions_are_refused(ray_there: str, python_there: str, told: str
     }
     with serving(pages) as address, pytest.raises(ValueError, match=told):
         jobs.connect(address)
+
+
+def test_a_tree_may_take_longer_to_send_than_an_answer_may(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(jobs, "_SEND_TIMEOUT_S", 2.0)
+    pages = {
+        "/api/version": {"version": "4", "ray_version": ray.__version__, "ray_commit": "x"},
+        "/api/v0/cluster_metadata": {"data": {"pythonVersion": platform.python_version()}},
+    }
+    with serving(pages) as address:
+        client = jobs.connect(address)
+        answer = client._do_request("PUT", "/api/packages/gcs/tree.zip", data=bytes(40 << 20))
+        assert answer.status_code == 200  # four seconds later
