@@ -188,7 +188,11 @@ def interrupt(follower: subprocess.Popen[str]) -> None:
     follower.send_signal(signal.SIGINT)
 
 
-def test_an_experiment_of_dvc_runs_in_a_job(cluster: Cluster, checkout: Path) -> None:
+def test_an_experiment_of_dvc_runs_in_a_job_and_comes_home(
+    cluster: Cluster, checkout: Path, tmp_path_factory: pytest.TempPathFactory
+) -> None:
+    root = str(tmp_path_factory.mktemp("root"))
+    at = Cluster(cluster.address, {**cluster.environment, "HDRFACE_ROOT": root})
     stage = "stages:\n  copy:\n    cmd: cp tracked.txt out\n    params: [x]\n    outs: [out]\n"
     (checkout / "dvc.yaml").write_text(stage)
     (checkout / "params.yaml").write_text("x: 1\n")
@@ -196,11 +200,14 @@ def test_an_experiment_of_dvc_runs_in_a_job(cluster: Cluster, checkout: Path) ->
     subprocess.run(["git", "add", "."], cwd=checkout, check=True)
 
     command = "dvc exp run --quiet -S x=2 && cat params.yaml && git for-each-ref"
-    code, out, err = cluster.run(checkout, "submit", "--", "sh", "-c", command)
+    code, out, err = at.run(checkout, "submit", "--", "sh", "-c", command)
 
     assert code == 0, out + err
     assert "\nx: 2\n" in out
-    assert "refs/exps/" in out
+    [name] = dvc(checkout, "exp", "list", "--name-only").split()
+    assert f"/{name}\n" in out
+    assert "'dvc exp show' lists them" in err
+    assert (checkout / "params.yaml").read_text() == "x: 2\n"
 
 
 LINE = """
