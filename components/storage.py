@@ -11,6 +11,7 @@
 Credentials for S3 come from where AWS' own tools take them: the environment, `~/.aws`, a role.
 """
 
+import contextlib
 import functools
 import os
 import time
@@ -150,9 +151,15 @@ class Storage:
         if self.is_folder:
             self._write_beside(Path(path), fill)
             return
-        # Its parts become an object when the stream is closed; not if `fill` raises.
         stream = self.filesystem.open_output_stream(path)
-        fill(stream)
+        try:
+            fill(stream)
+        except BaseException:
+            # Arrow cannot give up a stream: even one that is let go becomes an object, of the half.
+            with contextlib.suppress(OSError):
+                stream.close()
+                self.filesystem.delete_file(path)
+            raise
         stream.close()
 
     def _write_beside(self, target: Path, fill: Callable[[pa.NativeFile], object]) -> None:

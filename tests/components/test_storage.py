@@ -4,6 +4,7 @@ from pathlib import Path
 
 import pytest
 
+from components import storage
 from components.storage import ROOT_VARIABLE, Storage, data_root
 from tests.faulty_proxy import FaultyProxy
 from tests.servers import S3_SECRET, s3_environment, s3_server
@@ -31,7 +32,6 @@ def root(
 
 
 def _reach(endpoint: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    from components import storage
 
     storage._s3.cache_clear()
     for name, value in s3_environment(endpoint).items():
@@ -78,6 +78,15 @@ def test_a_write_that_fails_leaves_nothing(root: Storage, tmp_path: Path) -> Non
         (root / "a").put(tmp_path / "gone", "x")
     assert (root / "a").read("x") == b"old"
     assert not [name for name in root.sizes() if "tmp" in name]
+
+
+def test_a_file_that_cannot_be_read_to_its_end_leaves_nothing(
+    root: Storage, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(storage, "_ROUNDS", 1)
+    with pytest.raises(OSError, match="Input/output error"):
+        (root / "a").put(Path("/proc/self/mem"), "x")
+    assert not root.sizes()
 
 
 def test_a_folder_of_an_output_does_not_come_back(tmp_path: Path) -> None:
