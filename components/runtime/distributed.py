@@ -11,7 +11,6 @@ torch, one after the other, before the first worker does; here only workers do.
 import logging
 import os
 import queue
-import signal
 import threading
 import traceback
 from collections.abc import Callable, Iterator, Sequence
@@ -164,7 +163,7 @@ def fit(
         ),
     )
     try:
-        with _listening(mailbox, listen), _interruptible():
+        with _listening(mailbox, listen):
             result = trainer.fit()
     except TrainingFailedError as error:
         raise TrainingError(_reason(error)) from error
@@ -323,21 +322,6 @@ def _listening(mailbox: Any, listen: Callable[[News], None]) -> Iterator[None]:
         listener.join()
     if errors:
         raise errors[0]
-
-
-@contextmanager
-def _interruptible() -> Iterator[None]:
-    """Let Ctrl-C end the process as an interruption: Ray would take it for a success, exit 0."""
-    if threading.current_thread() is not threading.main_thread():
-        yield  # signals do not arrive here, and Ray does not touch them
-        return
-    before = signal.getsignal(signal.SIGINT)
-    try:
-        yield
-    except SystemExit as stopped:
-        raise KeyboardInterrupt from stopped
-    finally:
-        signal.signal(signal.SIGINT, before)
 
 
 def _work(task: dict[str, Any]) -> None:

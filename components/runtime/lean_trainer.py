@@ -160,6 +160,7 @@ class LeanTrainer(DataParallelTrainer):
         """Take what `Sizes` needs, beside Ray's own."""
         super().__init__(*arguments, **options)
         self._compute, self._tell = compute, tell
+        self._controller: Any = None
 
     def _create_default_callbacks(self) -> list[Any]:
         callbacks = super()._create_default_callbacks()
@@ -167,4 +168,17 @@ class LeanTrainer(DataParallelTrainer):
 
     def _initialize_and_run_controller(self, **parts: Any) -> Any:
         parts["scaling_policy"] = Sizes(self.scaling_config, compute=self._compute, tell=self._tell)
-        return super()._initialize_and_run_controller(**parts)
+        try:
+            return super()._initialize_and_run_controller(**parts)
+        except KeyboardInterrupt:
+            if self._controller is not None:
+                ray.kill(self._controller)  # its workers and their places go with it
+            raise
+
+    def _register_sigint_handler(self, controller: Any) -> None:
+        """Let Ctrl-C interrupt here as anywhere.
+
+        Ray's handler asks the controller, which does not listen while it waits for room, and takes
+        the end for a success (exit code 0).
+        """
+        self._controller = controller

@@ -128,10 +128,10 @@ def test_the_launcher_takes_its_file(launcher: dict[str, Any]) -> None:
         validate_config({**prepare_config(launcher), "worker_nodez": {}})
 
 
-def test_aws_would_start_a_head_without_cpus_behind_ssh_alone(
-    launcher: dict[str, Any], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+def test_aws_would_start_a_head_without_cpus_that_opens_ssh_to_one_address_alone(
+    repository: Path, launcher: dict[str, Any], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """The launcher's own steps before it starts a machine, against moto's AWS."""
+    """The account's stack, then the launcher's own steps before a machine, in moto's AWS."""
     moto = pytest.importorskip("moto")
     import boto3
     from ray.autoscaler._private.aws.config import bootstrap_aws
@@ -140,15 +140,27 @@ def test_aws_would_start_a_head_without_cpus_behind_ssh_alone(
     (tmp_path / ".ssh").mkdir()
     secrets = dict.fromkeys(("AWS_ACCESS_KEY_ID", "AWS_SECRET_ACCESS_KEY"), "none")
     monkeypatch.setenv("HOME", str(tmp_path))
+    region = launcher["provider"]["region"]
     with mock.patch.dict(os.environ, secrets), moto.mock_aws():
+        boto3.client("cloudformation", region_name=region).create_stack(
+            StackName="hdrface",
+            TemplateBody=(repository / "infra/aws/account.yaml").read_text(),
+            Parameters=[
+                {"ParameterKey": "Bucket", "ParameterValue": "faces"},
+                {"ParameterKey": "SshFrom", "ParameterValue": "203.0.113.7/32"},
+            ],
+        )
         types = bootstrap_aws(prepare_config(launcher))["available_node_types"]
         groups = {id for node in types.values() for id in node["node_config"]["SecurityGroupIds"]}
-        ec2 = boto3.resource("ec2", region_name=launcher["provider"]["region"])
+        ec2 = boto3.resource("ec2", region_name=region)
         rules = [rule for id in groups for rule in ec2.SecurityGroup(id).ip_permissions]
 
     assert [name for name, node in types.items() if node["resources"].get("CPU") == 0] == ["head"]
-    to_all = [rule for rule in rules if rule["IpRanges"] or rule["Ipv6Ranges"]]
-    assert [(rule["FromPort"], rule["ToPort"]) for rule in to_all] == [(22, 22)]
+    within, ssh = sorted(rules, key=lambda rule: rule["IpProtocol"])
+    assert {pair["GroupId"] for pair in within["UserIdGroupPairs"]} == groups
+    assert not within["IpRanges"] and not within["Ipv6Ranges"]
+    assert (ssh["FromPort"], ssh["ToPort"]) == (22, 22) and not ssh["Ipv6Ranges"]
+    assert [addresses["CidrIp"] for addresses in ssh["IpRanges"]] == ["203.0.113.7/32"]
 
 
 def test_the_account_is_sound_cloudformation(repository: Path) -> None:

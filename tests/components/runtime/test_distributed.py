@@ -104,6 +104,31 @@ def test_more_workers_than_the_machine_has_are_refused_at_once(tmp_path: Path) -
         )
 
 
+def test_ctrl_c_ends_a_training_that_waits_for_room(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("RAY_ADDRESS", "a cluster, which may grow")
+    heard: list[News] = []
+
+    def interrupt(news: News) -> None:
+        heard.append(news)
+        if len(heard) == 6:  # at least every half second: the controller waits by now
+            os.kill(os.getpid(), signal.SIGINT)
+
+    with pytest.raises(KeyboardInterrupt):
+        distributed.fit(
+            count,
+            {},
+            name="x",
+            storage=Storage(str(tmp_path)),
+            workers=1000,
+            compute=Compute(),
+            listen=interrupt,
+        )
+    assert len(heard) < 20
+    assert signal.getsignal(signal.SIGINT) is signal.default_int_handler
+
+
 def test_a_list_of_checkpoints_that_was_cut_short_is_forgotten(tmp_path: Path) -> None:
     file = tmp_path / "checkpoint_manager_snapshot.json"
     file.write_text('{"checkpoint_results": [')
