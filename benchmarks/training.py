@@ -28,13 +28,12 @@ def bare(config: dict[str, Any]) -> dict[str, float]:
     """Train in this process: what everyone writes first."""
     import torch
 
-    from components.runtime.tables import Table
     from components.training.batches import FEATURE_COLUMNS, FeatureBatches
     from components.training.sampler import RowStream
 
     torch.set_num_threads(1)
     restorer = config["restorer"]
-    features = Table.open(config["features"])
+    features = config["features"]
     step = restorer.start(torch.device("cpu"))
     batches = FeatureBatches(
         RowStream(
@@ -74,6 +73,7 @@ def under_ray(config: dict[str, Any]) -> dict[str, float]:
             name="benchmark",
             storage=Storage(folder),
             workers=1,
+            compute=Compute(cpus=1),
             listen=lambda news: points.extend(news.points),
         )
         whole = time.time() - since

@@ -14,6 +14,7 @@ import sys
 import threading
 import time
 from collections.abc import Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 from components.runtime import environment, logs, results
@@ -21,6 +22,7 @@ from components.storage import Storage, data_root
 
 _LOOK_EVERY_S = 1.0
 _LAST_TRIES = 3
+_NOT_SENT = 3  # the exit code of a command that went well, and whose results are lost
 
 log = logging.getLogger(__name__)
 
@@ -35,13 +37,13 @@ def run(job: str, command: Sequence[str], folder: Path = Path()) -> int:
     results.use_remote(folder, root)
     results.go_on(folder, root, job)
     is_over = threading.Event()
-    sender = threading.Thread(target=_keep_sending, args=(folder, root, job, is_over))
-    sender.start()
-    try:
-        return _run(command, settings)
-    finally:
-        is_over.set()
-        sender.join()
+    with ThreadPoolExecutor(max_workers=1) as pool:
+        sending = pool.submit(_keep_sending, folder, root, job, is_over)
+        try:
+            code = _run(command, settings)
+        finally:
+            is_over.set()
+    return code or (0 if sending.result() else _NOT_SENT)
 
 
 def _run(command: Sequence[str], settings: Mapping[str, str]) -> int:
@@ -52,8 +54,8 @@ def _run(command: Sequence[str], settings: Mapping[str, str]) -> int:
     return 128 - code if code < 0 else code
 
 
-def _keep_sending(folder: Path, root: Storage, job: str, is_over: threading.Event) -> None:
-    """Send what there is whenever a stage has ended: then DVC writes its lock."""
+def _keep_sending(folder: Path, root: Storage, job: str, is_over: threading.Event) -> bool:
+    """Send what there is whenever a stage has ended: then DVC writes its lock. Is all sent?"""
     sent = results.lock_hash(folder)
     while not is_over.wait(_LOOK_EVERY_S):
         now = results.lock_hash(folder)
@@ -61,9 +63,10 @@ def _keep_sending(folder: Path, root: Storage, job: str, is_over: threading.Even
             sent = now
     for _ in range(_LAST_TRIES):
         if _is_sent(folder, root, job):
-            return
+            return True
         time.sleep(_LOOK_EVERY_S)
     log.error("%s has ended, and not all of its results are in %s", job, root.url)
+    return False
 
 
 def _is_sent(folder: Path, root: Storage, job: str) -> bool:

@@ -77,6 +77,11 @@ def session(compute: Compute, *, show_worker_output: bool = False) -> Iterator[N
             yield
 
 
+def on_cluster() -> bool:
+    """Say whether Ray is somebody's cluster, which may grow, and not this machine's own."""
+    return "RAY_ADDRESS" in os.environ and _IMPORTS_OURS not in os.environ
+
+
 def _code() -> dict[str, Any] | None:
     """Say how workers get `components` and `pipelines`: from the job, or from this checkout."""
     comes_with_job = "RAY_JOB_CONFIG_JSON_ENV_VAR" in os.environ
@@ -169,7 +174,7 @@ def call(compute: Compute, function: Callable[..., T], *arguments: Any) -> T:
 
     What it raises is raised here. Raises: as `session`.
     """
-    if "RAY_ADDRESS" not in os.environ or _IMPORTS_OURS in os.environ:
+    if not on_cluster():
         return function(*arguments)
     import ray
 

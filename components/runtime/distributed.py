@@ -180,14 +180,14 @@ def _check_room(fewest: int, compute: Compute) -> None:
         return
     each = room.shown(room.needs(compute))
     short = f"{fewest} workers need {each} each, and Ray has room for {found}"
-    if "RAY_ADDRESS" not in os.environ:
+    if not cluster.on_cluster():
         raise ValueError(f"{short}: train with fewer workers, or on a cluster (RAY_ADDRESS)")
     log.warning("%s: waiting until the cluster has grown", short)
 
 
 def _within_reach(most: int, compute: Compute) -> int:
     """Give as many workers as may ever come; this machine does not grow."""
-    return most if "RAY_ADDRESS" in os.environ else min(most, room.capacity(compute))
+    return most if cluster.on_cluster() else min(most, room.capacity(compute))
 
 
 def _drop_broken_snapshot(folder: Storage) -> None:

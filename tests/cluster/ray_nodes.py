@@ -48,11 +48,14 @@ class Nodes:
         self.gcs_port, self._dashboard = free_ports(2)
         self.address = f"http://127.0.0.1:{self._dashboard}"
 
-    def start_head(self, environment: Mapping[str, str], *, cpus: int = 1) -> None:
-        """Start the head and wait for its job server."""
+    def start_head(
+        self, environment: Mapping[str, str], *, cpus: int = 1, autoscaler: Path | None = None
+    ) -> None:
+        """Start the head and wait for its job server; `autoscaler` is its file, of all nodes."""
         [client] = free_ports(1)
         words = ["--head", f"--port={self.gcs_port}", f"--dashboard-port={self._dashboard}"]
         words += [f"--ray-client-server-port={client}", "--include-dashboard=true"]
+        words += [f"--autoscaling-config={autoscaler}"] if autoscaler else []
         self._start("head", words, environment, cpus=cpus)
         wait_for(self.address, self._running["head"])
 

@@ -13,6 +13,7 @@ import yaml
 
 from components.runtime import results
 from components.storage import Storage, open_storage
+from pipelines import job
 from tests.servers import BUCKET, s3_environment, s3_server
 
 pytestmark = pytest.mark.slow
@@ -257,3 +258,13 @@ def test_dvc_finds_the_s3_server_of_the_environment(checkout: Path, bucket: Stor
     assert (checkout / "out/b").read_text() == "b\n"
     assert "Running stage" not in dvc(checkout, "repro")
     assert os.environ["AWS_SECRET_ACCESS_KEY"] not in (checkout / ".dvc/config.local").read_text()
+
+
+def test_a_job_whose_results_are_lost_has_failed(
+    checkout: Path, root: Storage, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("HDRFACE_ROOT", root.url)
+    monkeypatch.chdir(copy_of(checkout, "job"))
+    away = f"dvc repro one && rm -r {root.url} && touch {root.url}"
+    assert job.run("job", ["sh", "-c", away]) == 3
+    assert job.run("job", ["sh", "-c", "exit 5"]) == 5
