@@ -1,0 +1,217 @@
+"""The parts as deployments of Ray Serve: the HTTP side, face finding, each model, the counters.
+
+Each lives in processes of its own. A call whose replica dies is made again on another one, within
+the request's deadline; a full queue is refused at once.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import logging
+import threading
+from collections.abc import Awaitable, Callable, Mapping, Sequence
+from pathlib import Path
+from typing import Any, TypeVar
+
+import prometheus_client
+from ray import serve
+from ray.exceptions import RayActorError
+from ray.serve.exceptions import BackPressureError, DeploymentUnavailableError
+from ray.serve.handle import DeploymentHandle
+
+from components.faces.detect import Detector, open_detector
+from components.images import Image
+from components.photographs import restoration
+from components.photographs.restoration import Prepared, RestoreOptions
+from components.runtime import cluster, logs
+from components.serving.api import Event
+from components.serving.model import (
+    FacesToRestore,
+    FollowingModel,
+    ModelState,
+    RestoredFaces,
+)
+from components.serving.refusal import Refusal, Refused, busy
+
+T = TypeVar("T")
+
+log = logging.getLogger(__name__)
+
+TRIES = 5  # of a call whose replica is lost
+_RETRY_AFTER_S = 0.2
+_STATES_EVERY_S = 1.0
+_COUNT_EVERY_S = 0.5
+
+
+class FaceFinder:
+    """Finds faces and cuts them out."""
+
+    def __init__(self, detector: Path | None, min_score: float, cpus: float) -> None:
+        logs.configure()
+        cluster.limit_threads(cpus)
+        self._detector: Detector | None = None
+        if detector is not None:
+            self._detector = open_detector(detector, min_score=min_score)
+
+    async def find(self, image: Image, options: RestoreOptions, size: int) -> Prepared | Refused:
+        """Do as `restoration.prepare`."""
+        try:
+            return await asyncio.to_thread(
+                restoration.prepare, image, self._detector, options, size=size
+            )
+        except ValueError as error:
+            return Refused(422, "bad_options", str(error))
+
+
+class Model:
+    """Restores faces of many requests at once, with the newest version of its source."""
+
+    def __init__(
+        self,
+        name: str,
+        follow: Callable[[], FollowingModel],
+        *,
+        look_every_s: float,
+        max_batch: int,
+        batch_wait_s: float,
+        cpus: float,
+    ) -> None:
+        logs.configure()
+        cluster.limit_threads(cpus)
+        self._name, self._look_every_s = name, look_every_s
+        self.restore.set_max_batch_size(max_batch)  # type: ignore[attr-defined]
+        self.restore.set_batch_wait_timeout_s(batch_wait_s)  # type: ignore[attr-defined]
+        self._model = follow()
+        # A replica that is there answers, if only that there is no model: it must not look dead.
+        self._is_over = threading.Event()
+        threading.Thread(target=self._follow, daemon=True, name="follows-the-source").start()
+
+    def _follow(self) -> None:
+        self._model.follow()
+        while not self._is_over.wait(self._look_every_s):
+            self._model.follow()
+
+    @serve.batch(batch_size_fn=lambda asked: sum(max(1, len(one.faces)) for one in asked))
+    async def restore(self, asked: list[FacesToRestore]) -> list[RestoredFaces | Refused]:
+        """Restore faces: called with one request, run with those of many."""
+        return await asyncio.to_thread(self._model.restore, asked)
+
+    async def state(self) -> ModelState:
+        """Say how this replica is."""
+        return self._model.state(self._name)
+
+    def __del__(self) -> None:
+        self._is_over.set()
+
+
+class Meter:
+    """Counts for all replicas of the HTTP side: a scrape meets one of them."""
+
+    def __init__(self) -> None:
+        self._registry = prometheus_client.CollectorRegistry()
+        self._requests = prometheus_client.Counter(
+            "hdrface_requests", "Answered requests", ["model", "status"], registry=self._registry
+        )
+        self._faces = prometheus_client.Counter(
+            "hdrface_faces", "Restored faces", ["model"], registry=self._registry
+        )
+        self._seconds = prometheus_client.Histogram(
+            "hdrface_request_seconds", "From arrival to answer", registry=self._registry
+        )
+
+    async def add(self, events: Sequence[Event]) -> None:
+        for event in events:
+            self._requests.labels(event.model, str(event.status)).inc()
+            self._seconds.observe(event.seconds)
+            if event.faces:
+                self._faces.labels(event.model).inc(event.faces)
+
+    async def text(self) -> bytes:
+        return prometheus_client.generate_latest(self._registry)
+
+
+class ServeParts:
+    """Finding and restoring behind handles; see `components.serving.api.Parts`."""
+
+    def __init__(
+        self,
+        finder: DeploymentHandle[Any],
+        models: Mapping[str, DeploymentHandle[Any]],
+        meter: DeploymentHandle[Any],
+        *,
+        max_batch: int,
+    ) -> None:
+        self.names = list(models)
+        self._finder, self._models, self._meter = finder, models, meter
+        self._max_batch = max_batch
+        self._events: list[Event] = []
+        self._states = {name: ModelState(name, None, None, "it is starting") for name in models}
+        self._background: list[asyncio.Task[None]] = []
+
+    async def find(self, image: Image, options: RestoreOptions, size: int) -> Prepared:
+        return await _called(lambda: self._finder.find.remote(image, options, size))
+
+    async def restore(self, model: str, asked: FacesToRestore) -> RestoredFaces:
+        restore = self._models[model].restore
+        return await _called(lambda: restore.remote(asked))
+
+    async def states(self) -> Sequence[ModelState]:
+        self._start()
+        if any(state.size is None for state in self._states.values()):
+            await self._look()
+        return list(self._states.values())
+
+    def count(self, event: Event) -> None:
+        self._start()
+        self._events.append(event)
+
+    async def metrics(self) -> bytes:
+        return await _called(lambda: self._meter.text.remote())
+
+    def _start(self) -> None:
+        """Begin what goes on beside the requests; it needs a running loop."""
+        if not self._background:
+            self._background = [
+                asyncio.create_task(_again(self._look, _STATES_EVERY_S)),
+                asyncio.create_task(_again(self._send_events, _COUNT_EVERY_S)),
+            ]
+
+    async def _look(self) -> None:
+        for name, handle in self._models.items():
+            with contextlib.suppress(Refusal, asyncio.TimeoutError):
+                self._states[name] = await asyncio.wait_for(
+                    _called(lambda handle=handle: handle.state.remote()), 5
+                )
+
+    async def _send_events(self) -> None:
+        events, self._events = self._events, []
+        if events:
+            await _called(lambda: self._meter.add.remote(events))
+
+
+async def _called(call: Callable[[], Any]) -> Any:
+    """Call a deployment, again if its replica was lost meanwhile. Raises: Refusal."""
+    for _ in range(TRIES):
+        try:
+            answer = await call()
+        except RayActorError:
+            await asyncio.sleep(_RETRY_AFTER_S)
+        except BackPressureError:
+            raise busy().refusal() from None
+        except DeploymentUnavailableError:
+            raise Refused(503, "unavailable", "a part of the server has failed").refusal() from None
+        else:
+            if isinstance(answer, Refused):
+                raise answer.refusal()
+            return answer
+    raise Refused(503, "unavailable", "the replicas that worked on it were lost").refusal()
+
+
+async def _again(work: Callable[[], Awaitable[None]], every_s: float) -> None:
+    while True:
+        try:
+            await work()
+        except Exception as error:  # noqa: BLE001 - beside the requests: the next time may go well
+            log.warning("%s", error)
+        await asyncio.sleep(every_s)

@@ -1,0 +1,174 @@
+"""A model behind the endpoint: it restores faces and follows its source to new versions.
+
+The next version is loaded and tested beside the present one, which goes on answering; then they
+change places between two batches. What fails its test is not tried again.
+"""
+
+from __future__ import annotations
+
+import logging
+import threading
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+
+from components import images
+from components.images import Image
+from components.metrics.identity import IdentityAngle
+from components.photographs.color_fix import ColorFix
+from components.photographs.face_restorer import FaceRestorer, RestoredFace
+from components.serving import self_test
+from components.serving.refusal import Refused, not_ready, too_late
+
+log = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True)
+class Version:
+    """One version of a model: what answers name."""
+
+    name: str  # "hdrface/3" of a registry, or a folder's name
+    identity: str  # of the trained folder
+    run_id: str | None = None  # of MLflow
+
+
+@dataclass(frozen=True)
+class FacesToRestore:
+    """What one request asks of a model: aligned faces of its size, uint8 (size, size, 3)."""
+
+    faces: Sequence[Image]
+    fidelity: float = 1.0
+    color_fix: ColorFix | None = None
+    give_up_at: float = float("inf")  # seconds since the epoch: nobody waits for it then
+
+
+@dataclass(frozen=True)
+class RestoredFaces:
+    """The faces, the angles between their identities before and after, and who restored them."""
+
+    faces: Sequence[RestoredFace]
+    angles: Sequence[float] | None  # degrees; None: there is no identity network
+    version: Version
+
+
+@dataclass(frozen=True)
+class ModelState:
+    """How a model is, as `/v1/models` shows it."""
+
+    name: str
+    version: Version | None  # that restores now; None: not ready
+    size: int | None  # pixels of a face
+    problem: str  # why it is not ready, or why another version is not taken; "" otherwise
+
+
+@dataclass(frozen=True)
+class Loaded:
+    version: Version
+    restorer: FaceRestorer
+
+
+@dataclass
+class FollowingModel:
+    """Restores with the newest version of a source that has passed its test.
+
+    `locate` says cheaply which version is asked for, `load` gets it; both raise OSError or
+    ValueError with what is missing.
+    """
+
+    locate: Callable[[], Version]
+    load: Callable[[Version], FaceRestorer]
+    angle: IdentityAngle | None = None
+    present: Loaded | None = None
+    problem: str = "it is being loaded"
+    failed: dict[str, str] = field(default_factory=dict)  # reason by version
+    _following: threading.Lock = field(default_factory=threading.Lock)
+
+    def follow(self) -> None:
+        """Look for another version, and take it if it is sound. To be called again and again."""
+        with self._following:
+            try:
+                version = self.locate()
+                if self._is_new(version):
+                    self._take(version)
+            except Exception as error:  # noqa: BLE001 - a lost server costs no loaded model
+                self._say(str(error))
+
+    def restore(self, asked: Sequence[FacesToRestore]) -> list[RestoredFaces | Refused]:
+        """Restore the faces of several requests as one batch; late ones are dropped."""
+        loaded = self.present
+        if loaded is None:
+            return [not_ready(self.problem)] * len(asked)
+        now = time.time()
+        answers: list[RestoredFaces | Refused] = [too_late()] * len(asked)
+        alike: dict[tuple[float, ColorFix | None], list[int]] = {}
+        for index, one in enumerate(asked):
+            if one.give_up_at > now:
+                alike.setdefault((one.fidelity, one.color_fix), []).append(index)
+        for (fidelity, color_fix), indices in alike.items():
+            some = [asked[index] for index in indices]
+            for index, answer in zip(
+                indices, self._restore(loaded, some, fidelity, color_fix), strict=True
+            ):
+                answers[index] = answer
+        return answers
+
+    def state(self, name: str) -> ModelState:
+        loaded = self.present
+        if loaded is None:
+            return ModelState(name, None, None, self.problem)
+        return ModelState(name, loaded.version, loaded.restorer.size, self.problem)
+
+    def _restore(
+        self,
+        loaded: Loaded,
+        asked: Sequence[FacesToRestore],
+        fidelity: float,
+        color_fix: ColorFix | None,
+    ) -> Sequence[RestoredFaces | Refused]:
+        """Restore what is asked for with the same options."""
+        squares = [face for one in asked for face in one.faces]
+        if any(len(square) != loaded.restorer.size for square in squares):
+            return [Refused(409, "size_changed", "another version has come")] * len(asked)
+        try:
+            faces = loaded.restorer.restore(squares, fidelity=fidelity, color_fix=color_fix)
+        except ValueError as error:  # a choice that this model has not
+            return [Refused(422, "bad_options", str(error))] * len(asked)
+        angles = self._angles(faces, squares)
+        answers, start = [], 0
+        for one in asked:
+            own = slice(start, start + len(one.faces))
+            start = own.stop
+            answers.append(
+                RestoredFaces(faces[own], None if angles is None else angles[own], loaded.version)
+            )
+        return answers
+
+    def _angles(
+        self, restored: Sequence[RestoredFace], squares: Sequence[Image]
+    ) -> list[float] | None:
+        if self.angle is None or not squares:
+            return None
+        after = images.to_tensor([face.image for face in restored])
+        angles: list[float] = self.angle(after, images.to_tensor(squares)).tolist()
+        return angles
+
+    def _is_new(self, version: Version) -> bool:
+        if self.present is not None and self.present.version == version:
+            self.problem = ""
+            return False
+        return version.name not in self.failed
+
+    def _take(self, version: Version) -> None:
+        restorer = self.load(version)
+        if reason := self_test.failure(restorer):
+            self.failed[version.name] = reason
+            kept = f"; {self.present.version.name} stays" if self.present else ""
+            raise ValueError(f"{version.name} failed its self-test: {reason}{kept}")
+        before = f" after {self.present.version.name}" if self.present else ""
+        self.present, self.problem = Loaded(version, restorer), ""
+        log.info("%s restores%s", version.name, before)
+
+    def _say(self, problem: str) -> None:
+        if problem != self.problem:
+            log.warning("%s", problem)
+        self.problem = problem

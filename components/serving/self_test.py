@@ -1,0 +1,47 @@
+"""Is a loaded model sound? One drawn face, degraded in a known way, must come back as a face.
+
+A model that was cut short, mixed up or trained to nothing gives noise, one colour, or no numbers.
+The test is about that, not about quality, which the gate of the registry judges.
+"""
+
+from __future__ import annotations
+
+import cv2
+import numpy as np
+from skimage.metrics import peak_signal_noise_ratio
+
+from components.faces import align, portraits
+from components.images import Image
+from components.photographs.face_restorer import FaceRestorer
+
+SEED = 20_260_131
+BLUR = 0.02  # standard deviation, in widths of the face
+MAX_LOSS_DB = 3.0  # that a sound model may be worse than what it was given
+
+
+def fixed_face(size: int) -> Image:
+    """Draw the face, aligned, `size` pixels wide; always the same one."""
+    drawn = portraits.draw(SEED, 0)
+    return align.cut(drawn.image, align.fit(drawn.landmarks), size)
+
+
+def failure(restorer: FaceRestorer) -> str | None:
+    """Restore the fixed face; return what is wrong, or None.
+
+    PSNR of the restored face to the true one may be `MAX_LOSS_DB` below the degraded face's.
+    """
+    true = fixed_face(restorer.size)
+    degraded = cv2.GaussianBlur(true, (0, 0), BLUR * restorer.size)
+    try:
+        [restored] = restorer.restore([np.asarray(degraded)])
+    except (RuntimeError, ValueError, FloatingPointError) as error:
+        return f"it could not restore the fixed face: {error}"
+    before, after = (
+        float(peak_signal_noise_ratio(true, face)) for face in (degraded, restored.image)
+    )
+    if after < before - MAX_LOSS_DB:
+        return (
+            f"the fixed face comes back with {after:.1f} dB, given {before:.1f} dB, more than "
+            f"{MAX_LOSS_DB:g} dB worse"
+        )
+    return None

@@ -1,0 +1,206 @@
+"""The endpoint: `hdrface serve`, or `serve run pipelines.serve:app` on a cluster.
+
+    ingress (HTTP)  ->  finder (faces of a photograph)
+                    ->  model-NAME, one for each model (faces of many requests at once)
+                    ->  meter (the counters behind /metrics)
+
+Its section of params.yaml is `serve`; arguments of `serve run`, or `args` of a Serve file, stand in
+for single keys: `serve run pipelines.serve:app max_faces=4`.
+"""
+
+import functools
+import ipaddress
+import socket
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+from pydantic import Field, NonNegativeFloat, PositiveFloat, PositiveInt
+
+from components.params import Params, read
+
+if TYPE_CHECKING:
+    from fastapi import FastAPI
+    from ray.serve import Application
+
+    from components.serving.model import FollowingModel
+
+APP = "hdrface"
+_LATER_S = 30.0  # Serve's own patience beyond the deadline, which the ingress keeps
+Fraction = Annotated[float, Field(ge=0, le=1)]
+
+
+class Replicas(Params):
+    """How many processes a part has, and what each needs."""
+
+    min: PositiveInt = 1
+    max: PositiveInt = 1
+    cpus: NonNegativeFloat = 1
+    gpus: NonNegativeFloat = 0
+
+
+class ServeParams(Params):
+    """The section `serve`."""
+
+    # By name: a trained folder, models:/NAME@ALIAS, models:/NAME/VERSION or runs:/ID/model. The
+    # first answers when none is asked for.
+    models: dict[str, str]
+    look_every_s: PositiveFloat  # for another version behind an alias
+    detector: Path | None
+    min_score: Fraction
+    identity_network: Path | None
+    keys: (
+        Path | None
+    )  # a file of `hdrface keys`; None: no key is asked for, and only loopback served
+    max_upload_mb: PositiveFloat
+    max_pixels: PositiveInt
+    max_faces: PositiveInt
+    timeout_s: PositiveFloat
+    max_queued: PositiveInt  # requests that may wait for a part; the next ones get 429
+    max_batch: PositiveInt  # faces
+    batch_wait_s: NonNegativeFloat
+    ingress: Replicas
+    finder: Replicas
+    model: Replicas
+
+
+def app(arguments: dict[str, Any]) -> "Application":
+    """Build the application from `params.yaml` and what stands in for its keys."""
+    values = {**read().get("serve", {}), **arguments}
+    return build(ServeParams.parse("serve", {"serve": values}))
+
+
+def build(params: ServeParams) -> "Application":
+    """Put the deployments together."""
+    from ray import serve
+    from ray.serve.config import AutoscalingConfig, BackpressureConfig
+
+    from components.serving.deployments import FaceFinder, Meter, Model
+
+    def deployed(part: Any, name: str, replicas: Replicas, ongoing: int) -> Any:
+        return serve.deployment(part).options(
+            name=name,
+            max_ongoing_requests=ongoing,
+            max_queued_requests=params.max_queued,
+            backpressure_config=BackpressureConfig(status_code=429, retry_after_s=1),
+            autoscaling_config=AutoscalingConfig(
+                min_replicas=replicas.min,
+                max_replicas=replicas.max,
+                target_ongoing_requests=max(1, ongoing // 2),
+            ),
+            ray_actor_options={"num_cpus": replicas.cpus, "num_gpus": replicas.gpus},
+            health_check_period_s=5,
+        )
+
+    finder = deployed(FaceFinder, "finder", params.finder, 4).bind(
+        _absolute(params.detector), params.min_score, params.finder.cpus
+    )
+    models = {
+        name: deployed(Model, f"model-{name}", params.model, 2 * params.max_batch).bind(
+            name,
+            functools.partial(_follow, _source(source), params),
+            look_every_s=params.look_every_s,
+            max_batch=params.max_batch,
+            batch_wait_s=params.batch_wait_s,
+            cpus=params.model.cpus,
+        )
+        for name, source in params.models.items()
+    }
+    meter = deployed(Meter, "meter", Replicas(cpus=0), 100).bind()
+    # Serve takes a function, and nothing else that can be called, for one that makes the API.
+    front = serve.ingress(lambda: _front(params))(_Ingress)
+    return deployed(front, "ingress", params.ingress, params.max_queued).bind(finder, models, meter)
+
+
+class _Ingress:
+    """Holds the other deployments, so that they are deployed with it."""
+
+    def __init__(self, finder: Any, models: Any, meter: Any) -> None:
+        del finder, models, meter
+
+
+def _front(params: ServeParams) -> "FastAPI":
+    """Make the HTTP side, in its own process."""
+    from ray.serve import get_deployment_handle
+
+    from components.runtime import logs
+    from components.serving import api
+    from components.serving.deployments import ServeParts
+    from components.serving.keys import Keys
+
+    logs.configure()
+    parts = ServeParts(
+        get_deployment_handle("finder", APP),
+        {name: get_deployment_handle(f"model-{name}", APP) for name in params.models},
+        get_deployment_handle("meter", APP),
+        max_batch=params.max_batch,
+    )
+    limits = api.Limits(
+        upload_bytes=int(params.max_upload_mb * 1e6),
+        pixels=params.max_pixels,
+        faces=params.max_faces,
+        timeout_s=params.timeout_s,
+    )
+    keys = None if params.keys is None else Keys(params.keys)
+    return api.build(parts, limits=limits, keys=keys, threads=max(1, int(params.ingress.cpus)))
+
+
+def _follow(source: str, params: ServeParams) -> "FollowingModel":
+    """Begin to follow a model's source, in a replica's process."""
+    import torch
+
+    from components.metrics.identity import IdentityAngle
+    from components.photographs.face_restorer import FaceRestorer
+    from components.serving.model import FollowingModel
+    from pipelines import model_source
+
+    device = "cuda" if params.model.gpus and torch.cuda.is_available() else "cpu"
+    network = params.identity_network
+
+    def load(version: Any) -> FaceRestorer:
+        folder = model_source.fetch(source, version)
+        return FaceRestorer.load(folder, device=device, batch_size=params.max_batch)
+
+    return FollowingModel(
+        locate=functools.partial(model_source.locate, source),
+        load=load,
+        angle=None if network is None else IdentityAngle(network),
+    )
+
+
+def run(params: ServeParams, *, host: str, port: int) -> None:
+    """Serve until Ctrl-C, on this machine's own Ray or the one that RAY_ADDRESS names.
+
+    Raises: ValueError if others than this machine could reach it without a key.
+    """
+    from ray import serve
+    from ray.serve.config import HTTPOptions
+
+    from components.params import Compute
+    from components.runtime import cluster
+
+    if params.keys is None and not is_loopback(host):
+        raise ValueError(
+            f"{host} can be reached from other machines, and serve.keys names no file of API keys: "
+            "make one with 'hdrface keys add NAME', or serve on 127.0.0.1"
+        )
+    with cluster.session(Compute(cpus=params.model.cpus)):
+        serve.start(http_options=HTTPOptions(host=host, port=port))
+        serve.run(build(params), name=APP, blocking=True)
+
+
+def is_loopback(host: str) -> bool:
+    """Say whether only this machine reaches an address."""
+    try:
+        found = socket.getaddrinfo(host, None)
+    except OSError:
+        return False
+    return all(ipaddress.ip_address(address[4][0]).is_loopback for address in found)
+
+
+def _source(source: str) -> str:
+    """Give a folder absolutely: replicas work elsewhere."""
+    return source if ":/" in source else str(Path(source).absolute())
+
+
+def _absolute(file: Path | None) -> Path | None:
+    return None if file is None else file.absolute()
