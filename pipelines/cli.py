@@ -23,8 +23,10 @@ def _group(description: str) -> typer.Typer:
 app = _group("Blind face restoration in one diffusion step, from a folder of faces to a model.")
 config_app = _group("Compose params.yaml from a profile, or check it.")
 tables_app = _group("Work with the tables that stages write.")
+keys_app = _group("Work with the API keys of an endpoint.")
 app.add_typer(config_app, name="config")
 app.add_typer(tables_app, name="tables")
+app.add_typer(keys_app, name="keys")
 
 Profile = Annotated[str, typer.Argument(metavar="PROFILE", help="A file in conf/profile.")]
 Address = Annotated[
@@ -140,6 +142,55 @@ def submit(
         print(jobs.start(command or (), address))
     else:
         raise typer.Exit(jobs.run(command or (), address))
+
+
+@app.command()
+def serve(
+    host: Annotated[
+        str, typer.Option(help="Where to listen; others than this machine need API keys.")
+    ] = "127.0.0.1",
+    port: Annotated[int, typer.Option(help="Where to listen.")] = 8000,
+    overrides: Annotated[
+        list[str] | None,
+        typer.Argument(metavar="KEY=VALUE", help="Instead of what params.yaml has under serve."),
+    ] = None,
+) -> None:
+    """Serve restoration over HTTP, as the section serve of params.yaml says."""
+    from components.runtime import logs
+    from pipelines import serve as endpoint
+
+    logs.configure()
+    endpoint.run(endpoint.load(overrides or ()), host=host, port=port)
+
+
+KeyFile = Annotated[Path, typer.Option("--file", metavar="FILE", help="As serve.keys names it.")]
+KeyName = Annotated[str, typer.Argument(metavar="NAME", help="Of whom the key is for.")]
+KEYS = Path("keys.json")
+
+
+@keys_app.command("add")
+def keys_add(name: KeyName, file: KeyFile = KEYS) -> None:
+    """Make a key and print it, once; the file keeps its hash."""
+    from components.serving import keys
+
+    print(keys.add(file, name))
+
+
+@keys_app.command("remove")
+def keys_remove(name: KeyName, file: KeyFile = KEYS) -> None:
+    """Forget a key; a running endpoint refuses it from then on."""
+    from components.serving import keys
+
+    keys.remove(file, name)
+
+
+@keys_app.command("list")
+def keys_list(file: KeyFile = KEYS) -> None:
+    """Say who has a key, and since when."""
+    from components.serving import keys
+
+    for name, entry in keys.read(file).items():
+        print(f"{name}\t{entry.get('made', '')}")
 
 
 @app.command("jobs")

@@ -11,6 +11,7 @@ for single keys: `serve run pipelines.serve:app max_faces=4`.
 import functools
 import ipaddress
 import socket
+from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -25,7 +26,6 @@ if TYPE_CHECKING:
     from components.serving.model import FollowingModel
 
 APP = "hdrface"
-_LATER_S = 30.0  # Serve's own patience beyond the deadline, which the ingress keeps
 Fraction = Annotated[float, Field(ge=0, le=1)]
 
 
@@ -67,6 +67,15 @@ def app(arguments: dict[str, Any]) -> "Application":
     """Build the application from `params.yaml` and what stands in for its keys."""
     values = {**read().get("serve", {}), **arguments}
     return build(ServeParams.parse("serve", {"serve": values}))
+
+
+def load(overrides: Sequence[str] = ()) -> ServeParams:
+    """Read the section, with single values changed (`model.gpus=1`). Raises: ParamsError."""
+    from omegaconf import OmegaConf
+
+    section = OmegaConf.create(read().get("serve", {}))
+    changed = OmegaConf.merge(section, OmegaConf.from_dotlist(list(overrides)))
+    return ServeParams.parse("serve", {"serve": OmegaConf.to_container(changed)})
 
 
 def build(params: ServeParams) -> "Application":
@@ -129,9 +138,9 @@ def _front(params: ServeParams) -> "FastAPI":
 
     logs.configure()
     parts = ServeParts(
-        get_deployment_handle("finder", APP),
-        {name: get_deployment_handle(f"model-{name}", APP) for name in params.models},
-        get_deployment_handle("meter", APP),
+        get_deployment_handle("finder"),
+        {name: get_deployment_handle(f"model-{name}") for name in params.models},
+        get_deployment_handle("meter"),
         max_batch=params.max_batch,
     )
     limits = api.Limits(

@@ -11,6 +11,7 @@ import contextlib
 import logging
 import threading
 from collections.abc import Awaitable, Callable, Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -153,8 +154,22 @@ class ServeParts:
         return await _called(lambda: self._finder.find.remote(image, options, size))
 
     async def restore(self, model: str, asked: FacesToRestore) -> RestoredFaces:
-        restore = self._models[model].restore
-        return await _called(lambda: restore.remote(asked))
+        """Restore as many faces at a time as a batch holds."""
+        handle, most = self._models[model].restore, self._max_batch
+        pieces = [
+            replace(asked, faces=asked.faces[start : start + most])
+            for start in range(0, max(1, len(asked.faces)), most)
+        ]
+        # One by one: a photograph of many faces takes no other's place in the queue.
+        done = [await _called(lambda piece=piece: handle.remote(piece)) for piece in pieces]
+        if len({one.version for one in done}) > 1:
+            raise Refused(409, "size_changed", "another version has come").refusal()
+        angles = [one.angles for one in done]
+        return RestoredFaces(
+            [face for one in done for face in one.faces],
+            None if None in angles else [angle for some in angles for angle in some],
+            done[0].version,
+        )
 
     async def states(self) -> Sequence[ModelState]:
         self._start()

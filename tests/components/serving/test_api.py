@@ -1,0 +1,230 @@
+"""The HTTP side with real parts behind it, in this process."""
+
+import asyncio
+import base64
+import logging
+import time
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+
+import numpy as np
+import pytest
+from fastapi.testclient import TestClient
+
+from components import images
+from components.photographs import restoration
+from components.photographs.face_restorer import FaceRestorer
+from components.photographs.restoration import Prepared, RestoreOptions
+from components.serving import api, keys, self_test
+from components.serving.api import Event
+from components.serving.keys import Keys
+from components.serving.model import (
+    FacesToRestore,
+    FollowingModel,
+    ModelState,
+    RestoredFaces,
+    Version,
+)
+from components.serving.refusal import Refused
+from tests.components.test_restorer import trained
+from tests.small_networks import SIZE
+
+LIMITS = api.Limits(upload_bytes=200_000, pixels=300_000, faces=2, timeout_s=20)
+
+
+class HereParts:
+    """What Serve spreads over processes, in one."""
+
+    names = ("small",)
+
+    def __init__(self, model: FollowingModel) -> None:
+        self.model, self.events = model, list[Event]()
+        self.pause_s = 0.0
+
+    async def find(self, image: images.Image, options: RestoreOptions, size: int) -> Prepared:
+        return restoration.prepare(image, None, options, size=size)
+
+    async def restore(self, model: str, asked: FacesToRestore) -> RestoredFaces:
+        await asyncio.sleep(self.pause_s)
+        [answer] = self.model.restore([asked])
+        if isinstance(answer, Refused):
+            raise answer.refusal()
+        return answer
+
+    async def states(self) -> Sequence[ModelState]:
+        return [self.model.state("small")]
+
+    def count(self, event: Event) -> None:
+        self.events.append(event)
+
+    async def metrics(self) -> bytes:
+        return f"events {len(self.events)}\n".encode()
+
+
+@pytest.fixture(scope="module")
+def restorer(tmp_path_factory: pytest.TempPathFactory, networks: Path) -> FaceRestorer:
+    folder = trained(tmp_path_factory.mktemp("served"), networks, "sd21", "sdfm")
+    return FaceRestorer.load(folder, device="cpu")
+
+
+@pytest.fixture
+def parts(restorer: FaceRestorer, monkeypatch: pytest.MonkeyPatch) -> HereParts:
+    monkeypatch.setattr(self_test, "MIN_PSNR_DB", 9.0)  # these networks are untrained
+    model = FollowingModel(locate=lambda: Version("small", "id", "run"), load=lambda _: restorer)
+    model.follow()
+    return HereParts(model)
+
+
+@pytest.fixture
+def client(parts: HereParts) -> Iterator[TestClient]:
+    with TestClient(api.build(parts, limits=LIMITS, keys=None, threads=1)) as client:
+        yield client
+
+
+def picture(side: int = 48) -> bytes:
+    pixels = np.random.default_rng(side).integers(256, size=(side, side, 3), dtype=np.uint8)
+    return images.encode_png(pixels)
+
+
+def ask(client: TestClient, data: bytes, query: str = "aligned=true", **headers: str):
+    return client.post(
+        f"/v1/restore?{query}", content=data, headers={"content-type": "image/png", **headers}
+    )
+
+
+def test_a_picture_comes_back_restored_and_its_headers_say_how(
+    client: TestClient, restorer: FaceRestorer
+) -> None:
+    answer = ask(client, picture(SIZE))
+    assert answer.status_code == 200
+    assert answer.headers["content-type"] == "image/png"
+    assert answer.headers["x-hdrface-model"] == "small"
+    assert answer.headers["x-hdrface-run"] == "run"
+    assert answer.headers["x-hdrface-size"] == str(SIZE)
+    assert (answer.headers["x-hdrface-faces"], answer.headers["x-hdrface-restored"]) == ("1", "1")
+    assert "restore;dur=" in answer.headers["server-timing"]
+    [expected] = restorer.restore([images.decode_png(picture(SIZE))])
+    np.testing.assert_array_equal(images.decode_png(answer.content), expected.image)
+
+
+def test_a_form_and_raw_bytes_are_answered_alike_and_json_holds_boxes_and_gates(
+    client: TestClient,
+) -> None:
+    raw = ask(client, picture(), "aligned=true&scale=2&format=jpeg", accept="application/json")
+    form = client.post(
+        "/v1/restore?scale=3",
+        files={"image": ("x.png", picture(), "image/png")},
+        data={"aligned": "true", "scale": "2", "format": "jpeg"},
+        headers={"accept": "application/json"},
+    )
+    assert raw.status_code == form.status_code == 200, form.text
+    one, other = raw.json(), form.json()
+    assert one["picture"] == other["picture"]
+    assert one["media_type"] == "image/jpeg"
+    assert images.decode(base64.b64decode(one["picture"])).shape == (96, 96, 3)
+    assert one["record"]["faces"][0]["box"] == [0, 0, 48, 48]
+    assert images.decode_png(base64.b64decode(one["gates"][0])).shape == (SIZE, SIZE, 3)
+    assert one["model"] == {"name": "small", "identity": "id", "run_id": "run"}
+
+
+@pytest.mark.parametrize(
+    ("data", "query", "headers", "status", "code", "said"),
+    [
+        (b"", "aligned=1", {}, 400, "no_picture", "empty"),
+        (b"GIF89a", "aligned=1", {}, 422, "bad_picture", ""),
+        (picture()[:99], "aligned=1", {}, 422, "bad_picture", ""),
+        (picture(600), "aligned=1", {}, 413, "too_large", "larger than 0.2 MB"),
+        (picture(), "aligned=1&scale=9", {}, 422, "bad_options", "scale"),
+        (picture(), "aligned=1&colour=x", {}, 422, "bad_options", "colour"),
+        (picture(), "aligned=1&max_angle=nan", {}, 422, "bad_options", "max_angle"),
+        (picture(), "aligned=0", {}, 422, "bad_options", "detector"),
+        (picture(), "aligned=1&fidelity=0.5", {}, 422, "bad_options", "fidelity"),
+        (picture(), "aligned=1&model=other", {}, 404, "no_such_model", "there are small"),
+        (picture(), "aligned=1&timeout_s=0.000001", {}, 504, "too_late", "deadline"),
+        (picture(), "", {"content-type": "text/html"}, 415, "unsupported_type", "image/jpeg"),
+        (b"--x", "", {"content-type": "multipart/form-data"}, 400, "bad_form", ""),
+        (b"--x--", "", {"content-type": "multipart/form-data; boundary=x"}, 400, "no_picture", ""),
+    ],
+)
+def test_what_cannot_be_answered_is_refused_with_its_reason(
+    client: TestClient,
+    data: bytes,
+    query: str,
+    headers: dict[str, str],
+    status: int,
+    code: str,
+    said: str,
+) -> None:
+    answer = ask(client, data, query, **headers)
+    assert answer.status_code == status, answer.text
+    error = answer.json()["error"]
+    assert error["code"] == code
+    assert said in error["message"]
+    assert "/" not in error["message"].replace("image/", "").replace("multipart/", "")
+    assert ask(client, picture()).status_code == 200
+
+
+def test_a_body_without_a_length_is_bounded_as_well(client: TestClient) -> None:
+    def parts_of_it() -> Iterator[bytes]:  # sent without a length
+        yield from [b"x" * 50_000] * 5
+
+    answer = client.post(
+        "/v1/restore", content=parts_of_it(), headers={"content-type": "image/png"}
+    )
+    assert answer.status_code == 413
+
+
+def test_a_bomb_is_refused_before_it_is_decoded(client: TestClient) -> None:
+    bomb = images.encode_png(np.zeros((6000, 6000, 3), dtype=np.uint8))
+    assert len(bomb) < LIMITS.upload_bytes
+    started = time.perf_counter()
+    answer = ask(client, bomb)
+    assert answer.status_code == 422
+    assert "pixels" in answer.json()["error"]["message"]
+    assert time.perf_counter() - started < 1
+
+
+def test_a_late_answer_is_a_504_of_the_endpoints_own(client: TestClient, parts: HereParts) -> None:
+    parts.pause_s = 5
+    started = time.perf_counter()
+    answer = ask(client, picture(), "aligned=1&timeout_s=0.5")
+    assert answer.status_code == 504
+    assert answer.json()["error"]["code"] == "too_late"
+    assert time.perf_counter() - started < 3
+
+
+def test_keys_are_asked_for_and_never_logged(
+    parts: HereParts, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    file = tmp_path / "keys.json"
+    key = keys.add(file, "anna")
+    with (
+        TestClient(api.build(parts, limits=LIMITS, keys=Keys(file), threads=1)) as client,
+        caplog.at_level(logging.INFO),
+    ):
+        assert client.get("/healthz").status_code == 200
+        refused = ask(client, picture())
+        assert refused.status_code == 401
+        assert refused.headers["www-authenticate"] == "Bearer"
+        assert client.get("/v1/models").status_code == 401
+        assert ask(client, picture(), authorization=f"Bearer {key}x").status_code == 401
+        assert ask(client, picture(), authorization=f"Bearer {key}").status_code == 200
+        assert ask(client, picture(), **{"x-api-key": key}).status_code == 200
+    assert "anna" in caplog.text
+    assert key not in caplog.text
+
+
+def test_readiness_says_which_model_is_missing_and_why(parts: HereParts) -> None:
+    def missing() -> Version:
+        raise FileNotFoundError("no version of hdrface is @champion: promote one")
+
+    parts.model = FollowingModel(locate=missing, load=lambda _: None)
+    with TestClient(api.build(parts, limits=LIMITS, keys=None, threads=1)) as client:
+        parts.model.follow()
+        ready = client.get("/readyz")
+        assert ready.status_code == 503
+        assert "@champion" in ready.json()["problems"]["small"]
+        answer = ask(client, picture())
+        assert answer.status_code == 503
+        assert answer.headers["retry-after"] == "1"
+        assert client.get("/healthz").status_code == 200

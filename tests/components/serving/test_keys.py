@@ -1,0 +1,44 @@
+import json
+import stat
+from pathlib import Path
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from components.serving import keys
+from components.serving.keys import Keys
+
+
+def test_a_key_opens_until_it_is_removed_and_the_file_does_not_hold_it(tmp_path: Path) -> None:
+    file = tmp_path / "keys.json"
+    reading = Keys(file)
+    assert reading.owner("hdrface-guess") is None
+    anna, ben = keys.add(file, "anna"), keys.add(file, "ben")
+    assert anna not in file.read_text()
+    assert stat.S_IMODE(file.stat().st_mode) == 0o600
+    assert (reading.owner(anna), reading.owner(ben)) == ("anna", "ben")
+    keys.remove(file, "anna")
+    assert (reading.owner(anna), reading.owner(ben)) == (None, "ben")
+
+
+@given(st.text())
+def test_nothing_else_opens(tmp_path_factory: pytest.TempPathFactory, guess: str) -> None:
+    file = tmp_path_factory.getbasetemp() / "guessed.json"
+    if not file.exists():
+        keys.add(file, "anna")
+    assert Keys(file).owner(guess) is None
+    hashed = json.loads(file.read_text())["anna"]["sha256"]
+    assert Keys(file).owner(hashed) is None
+
+
+def test_a_taken_name_a_missing_one_and_a_broken_file_are_named(tmp_path: Path) -> None:
+    file = tmp_path / "keys.json"
+    keys.add(file, "anna")
+    with pytest.raises(ValueError, match="has a key for 'anna' already"):
+        keys.add(file, "anna")
+    with pytest.raises(ValueError, match="no key for 'ben'"):
+        keys.remove(file, "ben")
+    file.write_text('{"anna": "plain"}')
+    with pytest.raises(ValueError, match=r"keys.json is not a file of API keys"):
+        keys.read(file)

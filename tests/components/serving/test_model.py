@@ -1,0 +1,141 @@
+"""A model that follows its source: what it takes, what it keeps, and what it drops."""
+
+import time
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+
+from components import images
+from components.photographs.face_restorer import FaceRestorer
+from components.restorer import Restorer
+from components.serving import self_test
+from components.serving.model import FacesToRestore, FollowingModel, RestoredFaces, Version
+from components.serving.refusal import Refused
+from tests.components.test_restorer import trained
+from tests.small_networks import SIZE
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory: pytest.TempPathFactory, networks: Path) -> Path:
+    return trained(tmp_path_factory.mktemp("served"), networks, "qwen", "text")
+
+
+class Source:
+    """A registry's alias: which version it points to, and whether anybody answers."""
+
+    def __init__(self, folder: Path) -> None:
+        self.folder, self.number, self.is_away = folder, 1, False
+        self.loads: list[str] = []
+
+    def locate(self) -> Version:
+        if self.is_away:
+            raise ConnectionError("the tracking server does not answer")
+        return Version(f"hdrface/{self.number}", f"identity-{self.number}")
+
+    def load(self, version: Version) -> FaceRestorer:
+        self.loads.append(version.name)
+        restorer = Restorer.load(self.folder)
+        if version.name == "hdrface/2":  # cut short, say
+            with torch.no_grad():
+                for parameter in restorer.backbone_module.parameters():
+                    parameter.zero_()
+        return FaceRestorer(restorer)
+
+
+@pytest.fixture
+def source(folder: Path) -> Source:
+    return Source(folder)
+
+
+@pytest.fixture
+def model(source: Source, monkeypatch: pytest.MonkeyPatch) -> FollowingModel:
+    monkeypatch.setattr(self_test, "MIN_PSNR_DB", 9.0)  # these networks are untrained
+    return FollowingModel(source.locate, source.load)
+
+
+def faces(count: int, seed: int = 0) -> list[images.Image]:
+    drawn = np.random.default_rng(seed)
+    return list(drawn.integers(256, size=(count, SIZE, SIZE, 3), dtype=np.uint8))
+
+
+def restored_by(model: FollowingModel) -> str:
+    [answer] = model.restore([FacesToRestore(faces(1))])
+    assert isinstance(answer, RestoredFaces)
+    return answer.version.name
+
+
+def test_without_a_version_it_says_what_is_missing_and_takes_one_when_it_comes(
+    model: FollowingModel, source: Source
+) -> None:
+    source.is_away = True
+    model.follow()
+    [answer] = model.restore([FacesToRestore(faces(1))])
+    assert isinstance(answer, Refused)
+    assert answer.status == 503
+    assert "the tracking server does not answer" in answer.message
+    source.is_away = False
+    model.follow()
+    assert restored_by(model) == "hdrface/1"
+
+
+def test_a_server_lost_later_changes_nothing(model: FollowingModel, source: Source) -> None:
+    model.follow()
+    source.is_away = True
+    model.follow()
+    assert restored_by(model) == "hdrface/1"
+    assert "does not answer" in model.state("x").problem
+    source.is_away = False
+    model.follow()
+    assert model.state("x").problem == ""
+    assert source.loads == ["hdrface/1"]
+
+
+def test_an_unsound_version_is_not_taken_nor_tried_again_and_the_next_is(
+    model: FollowingModel, source: Source
+) -> None:
+    model.follow()
+    source.number = 2
+    model.follow()
+    model.follow()
+    assert restored_by(model) == "hdrface/1"
+    assert "hdrface/2 failed its self-test" in model.state("x").problem
+    assert source.loads == ["hdrface/1", "hdrface/2"]
+    source.number = 3
+    model.follow()
+    assert restored_by(model) == "hdrface/3"
+    assert model.state("x").problem == ""
+
+
+def test_a_batch_of_requests_gives_each_its_own_faces_and_drops_the_late(
+    model: FollowingModel,
+) -> None:
+    model.follow()
+    asked = [
+        FacesToRestore(faces(2, 1)),
+        FacesToRestore(faces(1, 2), give_up_at=time.time() - 1),
+        FacesToRestore([]),
+        FacesToRestore(faces(1, 3), fidelity=0.5),
+        FacesToRestore(faces(1, 4), color_fix="adain"),
+        FacesToRestore([np.zeros((SIZE * 2, SIZE * 2, 3), np.uint8)], color_fix="none"),
+    ]
+    together = model.restore(asked)
+    assert isinstance(together[1], Refused) and together[1].status == 504
+    assert isinstance(together[5], Refused) and together[5].code == "size_changed"
+    for index in (0, 2, 3, 4):
+        [alone], answer = model.restore([asked[index]]), together[index]
+        assert isinstance(alone, RestoredFaces) and isinstance(answer, RestoredFaces)
+        assert len(answer.faces) == len(asked[index].faces)
+        for one, other in zip(alone.faces, answer.faces, strict=True):
+            # One 8-bit step: sums of a batch are added in another order.
+            assert np.abs(one.image.astype(int) - other.image).max() <= 1
+
+
+def test_the_fixed_face_is_always_the_same_and_a_dead_model_fails_on_it(folder: Path) -> None:
+    assert np.array_equal(self_test.fixed_face(64), self_test.fixed_face(64))
+    restorer = Restorer.load(folder)
+    with torch.no_grad():
+        for parameter in restorer.backbone_module.parameters():
+            parameter.fill_(float("nan"))
+    assert self_test.failure(FaceRestorer(restorer)) is not None
