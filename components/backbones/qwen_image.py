@@ -61,6 +61,8 @@ class QwenImageBackbone(nn.Module):
         self.generator = QwenImageTransformer2DModel.from_pretrained(
             generator or weights / "transformer", use_safetensors=True
         )
+        # Else the folder is saved with it, and is another one on another machine.
+        self.generator.register_to_config(_name_or_path="")
         self.generator.pos_embed = SharedPositions(self.generator.pos_embed)
         self.vae.requires_grad_(requires_grad=False)
         self.generator.requires_grad_(requires_grad=False)

@@ -42,6 +42,8 @@ class StableDiffusionBackbone(nn.Module):
         self.vae = AutoencoderKL.from_pretrained(weights / "vae", use_safetensors=True).eval()
         unet_folder = generator or weights / "unet"
         self.generator = UNet2DConditionModel.from_pretrained(unet_folder, use_safetensors=True)
+        # Else the folder is saved with it, and is another one on another machine.
+        self.generator.register_to_config(_name_or_path="")
         self.vae.requires_grad_(requires_grad=False)
         self.generator.requires_grad_(requires_grad=False)
         self.condition_width: int = self.generator.config.cross_attention_dim

@@ -9,6 +9,7 @@ from importlib.util import find_spec
 from pathlib import Path
 from typing import NamedTuple
 
+import cv2
 import numpy as np
 
 from components import images
@@ -91,7 +92,12 @@ def carried() -> Iterator[Sample]:
 
 
 def drawn(seed: int, count: int) -> Iterator[Sample]:
-    """Draw `count` portraits; the first ones stay the same when there are more."""
+    """Draw `count` portraits; the first ones stay the same when there are more.
+
+    Leaves OpenCV with one thread: with more, which rows a thread gets depends on what else is
+    drawn at the moment, and some of its functions round a row accordingly.
+    """
+    cv2.setNumThreads(1)
 
     def draw(number: int) -> Sample:
         portrait = portraits.draw(seed, number)

@@ -60,6 +60,22 @@ def faces(count: int) -> torch.Tensor:
 
 
 @pytest.mark.parametrize("backbone", ["sd21", "qwen"])
+def test_a_trained_folder_is_the_same_wherever_its_networks_lay(
+    tmp_path: Path, networks: Path, backbone: BackboneName
+) -> None:
+    elsewhere = shutil.copytree(networks, tmp_path / "elsewhere")
+    here, there = (
+        trained(tmp_path / name, where, backbone, "text")
+        for name, where in (("here", networks), ("there", elsewhere))
+    )
+    identities = {
+        json.loads((folder / "restorer.json").read_text())["identity"] for folder in (here, there)
+    }
+    assert len(identities) == 1
+
+
+
+@pytest.mark.parametrize("backbone", ["sd21", "qwen"])
 def test_the_live_path_gives_what_the_cached_one_gives(
     tmp_path: Path, networks: Path, backbone: BackboneName
 ) -> None:

@@ -1,9 +1,11 @@
 from itertools import islice
 
+import cv2
+import numpy as np
 import pytest
 
 from components import images
-from components.faces import align, samples
+from components.faces import align, portraits, samples
 
 
 def test_the_carried_pictures_hold_seven_faces_that_align() -> None:
@@ -31,3 +33,12 @@ def test_more_portraits_begin_with_the_same_ones() -> None:
         (sample.name, sample.data) for sample in more
     ]
     assert few[1].name == "portrait-0001.png"
+
+
+def test_what_is_drawn_does_not_depend_on_opencvs_threads() -> None:
+    """Number 17 is one that did."""
+    cv2.setNumThreads(8)
+    [in_company] = islice(samples.drawn(1, 18), 17, 18)
+    cv2.setNumThreads(1)
+    alone = portraits.draw(1, 17)
+    np.testing.assert_array_equal(images.decode_png(in_company.data), alone.image)
