@@ -1,0 +1,1 @@
+"""Whole photographs: find the faces, restore them at the model's size, put them back."""

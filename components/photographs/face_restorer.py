@@ -1,0 +1,94 @@
+"""Restore aligned faces in batches: what a server keeps on the GPU.
+
+B batch, H and W of the face.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import numpy.typing as npt
+import torch
+
+from components import images
+from components.images import Image
+from components.photographs.color_fix import ColorFix, fix_colors
+from components.restorer import Restorer
+
+# METHOD, section 4: the paper fixes the colours of Qwen-Image alone.
+COLOR_FIX: dict[str, ColorFix] = {"sd21": "none", "qwen": "wavelet"}
+
+
+@dataclass(frozen=True)
+class RestoredFace:
+    """A restored face, uint8 (size, size, 3), and the gate a patch, (h, w) in [0, 1].
+
+    The gate is 1 where details come from the first restoration, 0 where structure comes from the
+    degraded face; a model without one has None.
+    """
+
+    image: Image
+    gate: npt.NDArray[np.float32] | None
+
+
+class FaceRestorer:
+    """Restore aligned faces of the model's own size, `size` pixels wide."""
+
+    def __init__(self, restorer: Restorer, *, batch_size: int = 8) -> None:
+        """Take a restorer as it is, on its device; more than `batch_size` faces go in turns."""
+        self._restorer, self._batch_size = restorer, batch_size
+        self._device = next(restorer.parameters()).device
+        self.size = restorer.spec.size
+        self.identity = restorer.identity
+
+    @classmethod
+    def load(cls, folder: Path, *, device: str, batch_size: int = 8) -> FaceRestorer:
+        """Load a trained folder. Raises: as `Restorer.load`."""
+        return cls(Restorer.load(folder).to(torch.device(device)), batch_size=batch_size)
+
+    def color_fix(self, asked: ColorFix | None) -> ColorFix:
+        """Give the colour fix that is used: None asks for the paper's choice for this backbone."""
+        return COLOR_FIX[self._restorer.spec.backbone] if asked is None else asked
+
+    def check(self, fidelity: float) -> None:
+        """Raise ValueError if the model knows no fidelity other than 1."""
+        if fidelity != 1 and not self._restorer.backbone.takes_noise:
+            raise ValueError(
+                f"fidelity = {fidelity}: {self._restorer.spec.backbone} has no such choice, it "
+                "restores at 1; only models on qwen take other values"
+            )
+
+    def restore(
+        self, faces: Sequence[Image], *, fidelity: float = 1.0, color_fix: ColorFix | None = None
+    ) -> list[RestoredFace]:
+        """Restore faces, uint8 (size, size, 3) RGB; each result depends on its own face alone.
+
+        Raises: ValueError if the faces are not of the model's size, or as `check`.
+        """
+        self.check(fidelity)
+        restored: list[RestoredFace] = []
+        for start in range(0, len(faces), self._batch_size):
+            batch = faces[start : start + self._batch_size]
+            restored += self._restore(batch, fidelity, self.color_fix(color_fix))
+        return restored
+
+    def _restore(
+        self, faces: Sequence[Image], fidelity: float, color_fix: ColorFix
+    ) -> list[RestoredFace]:
+        lq_B3HW = images.to_tensor(faces).to(self._device)
+        # The noise is keyed by the pixels: the same face is restored alike in any file or batch.
+        keys = [hashlib.sha256(face.tobytes()).hexdigest() for face in faces]
+        done = self._restorer.restore(lq_B3HW, keys, [0] * len(keys), fidelity=fidelity)
+        reference = lq_B3HW if done.intermediate_B3HW is None else done.intermediate_B3HW
+        fixed_B3HW = fix_colors(done.restored_B3HW, reference, color_fix)
+        gates: list[npt.NDArray[np.float32] | None] = [None] * len(faces)
+        if done.alpha_BHW is not None:
+            gates = list(done.alpha_BHW.float().cpu().numpy())
+        return [
+            RestoredFace(image, gate)
+            for image, gate in zip(images.from_tensor(fixed_B3HW), gates, strict=True)
+        ]

@@ -1,0 +1,13 @@
+from pathlib import Path
+
+import pytest
+
+from components.photographs.face_restorer import FaceRestorer
+from tests.components.test_restorer import trained
+
+
+@pytest.fixture(scope="session")
+def small_restorer(tmp_path_factory: pytest.TempPathFactory, networks: Path) -> FaceRestorer:
+    """Load an untrained restorer on Stable Diffusion under the condition `sdfm`, 32 x 32."""
+    folder = trained(tmp_path_factory.mktemp("models"), networks, "sd21", "sdfm")
+    return FaceRestorer.load(folder, device="cpu")
