@@ -1,10 +1,9 @@
-"""The command `hdrface restore INPUT... -o OUT`: restore the faces of photographs.
+"""The command `hdrface restore INPUT... -o OUT`: restore the faces of photographs and videos.
 
-OUT gets a picture for each input under its own name, and `results.jsonl`, a line an input: what it
+OUT gets a file for each input under its own name, and `results.jsonl`, a line an input: what it
 is, what became of it, and of each of its faces.
 """
 
-import glob
 import json
 import logging
 import sys
@@ -21,19 +20,22 @@ from pydantic import Field, ValidationError
 
 from components.faces.cutter import MIN_SCORE
 from components.faces.detect import open_detector
-from components.faces.source import MAX_BYTES, READABLE
+from components.faces.source import MAX_BYTES
 from components.metrics.identity import IdentityAngle
 from components.params import Params
-from components.photographs import photograph
+from components.photographs import photograph, video
 from components.photographs.background import SuperResolution, lanczos
 from components.photographs.face_restorer import FaceRestorer
-from components.photographs.photograph import DEFAULT_QUALITY, SUFFIXES, FileFormat, Photograph
+from components.photographs.inputs import Job, find_jobs
+from components.photographs.photograph import DEFAULT_QUALITY, FileFormat, Photograph
 from components.photographs.restoration import (
     PhotographRestorer,
     Prepared,
     Restored,
     RestoreOptions,
 )
+from components.photographs.video_restoration import restore_video
+from components.runtime import logs
 from components.runtime.progress import WorkProgress
 from components.runtime.trained_models import locate
 
@@ -42,8 +44,6 @@ log = logging.getLogger(__name__)
 RESULTS = "results.jsonl"
 # Of photographs that wait, decoded, until their faces fill a batch.
 MAX_WAITING_PIXELS = 50_000_000
-_FORMATS: Mapping[str, FileFormat] = {".jpg": "jpeg", ".jpeg": "jpeg", ".webp": "webp"}
-
 Section = TypeVar("Section", bound=Params)
 Status = Literal["restored", "unchanged", "skipped", "failed"]
 
@@ -66,15 +66,6 @@ class Output(Params):
     format: FileFormat | None = None  # None: as the input's name says, PNG for what is only read
     quality: Annotated[int, Field(ge=1, le=100)] = DEFAULT_QUALITY
     skip_existing: bool = False
-
-
-@dataclass(frozen=True)
-class Job:
-    """One input and where its result goes."""
-
-    source: Path
-    target: Path
-    format: FileFormat
 
 
 @dataclass(frozen=True)
@@ -105,7 +96,7 @@ def run(
     Raises: ValueError if there is no such input or model, two inputs would be written to one file
         or one over itself, or the options ask for what the tools cannot do.
     """
-    jobs = find_jobs(inputs, output)
+    jobs = find_jobs(inputs, output.folder, output.format)
     with tempfile.TemporaryDirectory() as downloads:
         restorer = open_tools(tools, Path(downloads))
     restorer.check(options)
@@ -159,32 +150,6 @@ def open_tools(tools: Tools, downloads: Path) -> PhotographRestorer:
     return PhotographRestorer(faces, detector=detector, angle=angle, upscale=upscale)
 
 
-def find_jobs(inputs: Sequence[str], output: Output) -> list[Job]:
-    """List the inputs, and give each a file of its own in the output folder.
-
-    What lies below a folder keeps its place below it. Two that differ in their suffix alone keep
-    that too: `a.jpg.png`. Raises: ValueError.
-    """
-    found = [entry for name in inputs for entry in _found(name, output.folder.resolve())]
-    found = list(dict.fromkeys(found))  # named twice, restored once
-    shared = Counter(place.with_suffix("") for _, place in found)
-    jobs = []
-    for source, place in found:
-        wanted = output.format or _FORMATS.get(source.suffix.lower(), "png")
-        same = output.format is None and source.suffix.lower() in {*_FORMATS, ".png"}
-        suffix = source.suffix if same else SUFFIXES[wanted]
-        stem = place if shared[place.with_suffix("")] > 1 and not same else place.with_suffix("")
-        jobs.append(Job(source, output.folder / f"{stem}{suffix}", wanted))
-    for target, count in Counter(job.target for job in jobs).items():
-        if count > 1:
-            raise ValueError(f"{count} inputs would be written to {target}: restore them apart")
-    sources = {job.source.resolve() for job in jobs}
-    for job in jobs:
-        if job.target.resolve() in sources:
-            raise ValueError(f"{job.target} is an input: name another folder with -o")
-    return jobs
-
-
 def restore_files(
     jobs: Sequence[Job],
     output: Output,
@@ -204,6 +169,9 @@ def restore_files(
             record = earlier.get(str(job.target))
             there = f"{job.target} is there"
             yield Result(str(job.source), str(job.target), "skipped", there, record=record)
+            continue
+        if job.format is None:
+            yield _restore_video(job, restorer, options)
             continue
         began = time.monotonic()
         try:
@@ -250,17 +218,41 @@ def _finish(
         yield _write(one, restored, output.quality)
 
 
+def _restore_video(job: Job, restorer: PhotographRestorer, options: RestoreOptions) -> Result:
+    began = time.monotonic()
+    partial = job.target.with_name(f".partial-{job.target.name}")  # ffmpeg goes by the suffix
+    try:
+        progress = logs.Progress(job.source.name, "frames", video.probe(job.source).num_frames or 0)
+        job.target.parent.mkdir(parents=True, exist_ok=True)
+        record = restore_video(job.source, partial, restorer, options, on_frame=progress.advance)
+        partial.replace(job.target)
+    except Exception as error:  # noqa: BLE001 - one bad file stops no other
+        return _failed(job, error)
+    finally:
+        partial.unlink(missing_ok=True)
+    return Result(
+        input=str(job.source),
+        output=str(job.target),
+        status="restored" if record.num_restored else "unchanged",
+        reason=record.note,
+        seconds=round(time.monotonic() - began, 3),
+        record=asdict(record),
+    )
+
+
 def _write(one: _Waiting, restored: Restored, quality: int) -> Result:
     job = one.job
     partial = job.target.with_name(f".{job.target.name}.partial")
     try:
+        assert job.format is not None
         encoded = photograph.encode(restored.photograph, format=job.format, quality=quality)
         job.target.parent.mkdir(parents=True, exist_ok=True)
         partial.write_bytes(encoded)
         partial.replace(job.target)
     except (OSError, ValueError) as error:
-        partial.unlink(missing_ok=True)
         return _failed(job, error)
+    finally:
+        partial.unlink(missing_ok=True)
     return Result(
         input=str(job.source),
         output=str(job.target),
@@ -295,33 +287,6 @@ def _read(file: Path) -> bytes:
     return file.read_bytes()
 
 
-def _found(name: str, out: Path) -> list[tuple[Path, Path]]:
-    """Give the files that an input means, each with its place below the output folder."""
-    path = Path(name)
-    if path.is_dir():
-        below = sorted(
-            file
-            for file in path.rglob("*")
-            # The results of a run before are no photographs to restore.
-            if _is_photograph(file, path) and out not in file.resolve().parents
-        )
-        if not below:
-            raise ValueError(f"{name} holds no photograph ({', '.join(READABLE)})")
-        return [(file, file.relative_to(path)) for file in below]
-    if path.exists():
-        return [(path, Path(path.name))]
-    if any(sign in name for sign in "*?["):
-        matches = sorted(Path(match) for match in glob.glob(name, recursive=True))  # noqa: PTH207
-        if files := [match for match in matches if match.is_file()]:
-            return [(file, Path(file.name)) for file in files]
-    raise ValueError(f"{name}: no such file or folder, and no file matches it")
-
-
-def _is_photograph(file: Path, root: Path) -> bool:
-    hidden = any(part.startswith(".") for part in file.relative_to(root).parts)
-    return file.suffix.lower() in READABLE and not hidden and file.is_file()
-
-
 def print_table(results: Sequence[Result], model_size: int) -> None:
     """Print what became of each input on stdout."""
     from rich import box
@@ -340,19 +305,19 @@ def print_table(results: Sequence[Result], model_size: int) -> None:
         table.add_column(column, justify="right")
     table.add_column("what became of it", overflow="fold")
     for result in results:
-        faces = result.record["faces"] if result.record else None
-        table.add_row(result.input, *_counts(faces), _told(result), end_section=False)
+        table.add_row(result.input, *_counts(result.record), _told(result))
     # A log has no width of its own; 80 columns would cut the table.
     Console(width=None if sys.stdout.isatty() else 120, soft_wrap=True, markup=False).print(table)
 
 
-def _counts(faces: Sequence[Mapping[str, Any]] | None) -> list[str]:
-    if faces is None:
+def _counts(record: Mapping[str, Any] | None) -> list[str]:
+    if record is None:
         return ["–"] * 4
+    faces = record["tracks"] if "tracks" in record else record["faces"]
     angles = [face["angle"] for face in faces if face["angle"] is not None]
     return [
         str(len(faces)),
-        str(sum(face["restored"] for face in faces)),
+        str(record["num_restored"]),
         str(sum(face["flagged"] for face in faces)),
         f"{max(angles):.1f}°" if angles else "–",
     ]

@@ -14,7 +14,7 @@ from typer.testing import CliRunner, Result
 from components import images
 from components.faces import portraits
 from pipelines.cli import app
-from pipelines.restore_photographs import Output, find_jobs
+from tests.components.photographs.videos import make_video, needs_ffmpeg
 from tests.components.test_restorer import trained
 
 
@@ -189,20 +189,29 @@ def test_a_mistake_is_named_before_anything_is_written(
     assert [file.name for file in tmp_path.iterdir()] == ["face.png"]
 
 
-def test_results_of_a_run_before_are_no_inputs(tmp_path: Path) -> None:
-    out = tmp_path / "restored"
-    for file in (tmp_path / "a.png", out / "a.png", tmp_path / ".hidden.png"):
-        file.parent.mkdir(exist_ok=True)
-        file.write_bytes(b"")
-    [job] = find_jobs([str(tmp_path)], Output(folder=out))
-    assert (job.source, job.target) == (tmp_path / "a.png", out / "a.png")
+@needs_ffmpeg
+def test_a_video_among_photographs(tmp_path: Path, model: Path, face: images.Image) -> None:
+    source, out = tmp_path / "in", tmp_path / "out"
+    source.mkdir()
+    make_video(source / "film.avi", [face[:96, :96], face[:96, 8:104]], sound=False)
+    (source / "broken.mp4").write_bytes(b"no video")
+    PIL.Image.fromarray(face).save(source / "face.png")
+    done = restore(source, "-o", out, "--model", model, "--aligned", "--format", "jpeg")
+    assert done.exit_code == 1
+    results = {Path(line["input"]).name: line for line in lines(out)}
+    assert "no video: " in results["broken.mp4"]["reason"]
+    assert results["film.avi"]["record"]["num_frames"] == 2
+    assert sorted(file.name for file in out.iterdir()) == ["face.jpg", "film.mkv", "results.jsonl"]
 
 
-def test_two_inputs_of_one_name_are_refused(tmp_path: Path) -> None:
-    for name in ("x", "y"):
-        (tmp_path / name).mkdir()
-        (tmp_path / name / "a.png").write_bytes(b"")
-    inputs = [str(tmp_path / "x/a.png"), str(tmp_path / "y/a.png")]
-    with pytest.raises(ValueError, match=r"2 inputs would be written to .*out/a.png"):
-        find_jobs(inputs, Output(folder=tmp_path / "out"))
-    assert len(find_jobs([inputs[0], inputs[0]], Output(folder=tmp_path / "out"))) == 1
+def test_without_ffmpeg_only_videos_fail(
+    tmp_path: Path, model: Path, face: images.Image, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "film.mp4").write_bytes(b"")
+    PIL.Image.fromarray(face).save(tmp_path / "face.png")
+    monkeypatch.setenv("PATH", str(tmp_path))
+    done = restore(tmp_path, "-o", tmp_path / "out", "--model", model, "--aligned")
+    assert done.exit_code == 1
+    film, picture = sorted(lines(tmp_path / "out"), key=lambda line: line["status"])
+    assert "videos need ffmpeg and ffprobe: install ffmpeg" in film["reason"]
+    assert picture["status"] == "restored"
