@@ -6,7 +6,7 @@ import json
 import shutil
 import subprocess
 import tempfile
-from collections.abc import Iterator
+from collections.abc import Generator
 from contextlib import suppress
 from dataclasses import dataclass
 from fractions import Fraction
@@ -94,8 +94,11 @@ def probe(file: Path) -> VideoInfo:
     )
 
 
-def read_frames(file: Path, info: VideoInfo) -> Iterator[Image]:
-    """Decode frame after frame, upright RGB. Raises: VideoError if none can be decoded."""
+def read_frames(file: Path, info: VideoInfo) -> Generator[Image, None, None]:
+    """Decode frame after frame, upright RGB; close it to stop early.
+
+    Raises: VideoError if none can be decoded.
+    """
     filters = f"fps={info.rate},scale=in_color_matrix={info.matrix}:{_EXACT},format=rgb24"
     command = [*_quiet(), "-i", f"file:{file}", "-map", "0:v:0", "-vf", filters]
     num_bytes = info.width * info.height * 3

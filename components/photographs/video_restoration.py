@@ -6,6 +6,7 @@ Frames are read, restored and written in small groups: memory does not grow with
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
+from contextlib import closing
 from dataclasses import dataclass
 from itertools import islice
 from pathlib import Path
@@ -79,10 +80,10 @@ def restore_video(
     info = video.probe(source)
     restoration = _VideoRestoration(restorer, options)
     width, height = output_size(info.width, info.height, options.scale)
-    frames = video.read_frames(source, info)
-    with video.VideoWriter(
-        target, width=width, height=height, like=info, sound_of=source
-    ) as writer:
+    with (
+        closing(video.read_frames(source, info)) as frames,
+        video.VideoWriter(target, width=width, height=height, like=info, sound_of=source) as writer,
+    ):
         while group := list(islice(frames, GROUP)):
             for frame in restoration.restore(group):
                 writer.write(frame)
