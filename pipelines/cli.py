@@ -62,6 +62,87 @@ def evaluate(
 
 
 @app.command()
+def restore(
+    inputs: Annotated[
+        list[str], typer.Argument(metavar="INPUT...", help="Files, folders, or patterns in quotes.")
+    ],
+    out: Annotated[Path, typer.Option("-o", "--out", metavar="DIR", help="For the results.")],
+    model: Annotated[
+        str,
+        typer.Option(
+            metavar="MODEL",
+            help="A trained folder, models:/NAME@ALIAS, models:/NAME/VERSION or runs:/ID/model.",
+        ),
+    ],
+    detector: Annotated[
+        Path | None, typer.Option(metavar="FILE", help="An ONNX file: SCRFD or YuNet.")
+    ] = None,
+    aligned: Annotated[
+        bool, typer.Option("--aligned", help="Each picture is one aligned face.")
+    ] = False,
+    only_center_face: Annotated[
+        bool, typer.Option("--only-center-face", help="Leave all other faces.")
+    ] = False,
+    min_face: Annotated[int, typer.Option(help="Leave narrower faces, in pixels.")] = 16,
+    fidelity: Annotated[float, typer.Option(help="0 to 1; lower invents more (qwen).")] = 1.0,
+    color_fix: Annotated[
+        str | None, typer.Option(help="none, wavelet or adain; otherwise the backbone decides.")
+    ] = None,
+    scale: Annotated[float, typer.Option(help="Enlarge the whole picture, 1 to 4.")] = 1.0,
+    upscaler: Annotated[
+        Path | None, typer.Option(metavar="FILE", help="A super-resolution checkpoint for that.")
+    ] = None,
+    identity_network: Annotated[
+        Path | None, typer.Option(metavar="FILE", help="An ONNX file, for identity angles.")
+    ] = None,
+    max_angle: Annotated[
+        float | None, typer.Option(help="Flag a face whose identity turns by more degrees.")
+    ] = None,
+    leave_flagged: Annotated[
+        bool, typer.Option("--leave-flagged", help="Leave flagged faces as they were.")
+    ] = False,
+    file_format: Annotated[
+        str | None, typer.Option("--format", help="jpeg, png or webp; otherwise the input's.")
+    ] = None,
+    quality: Annotated[int, typer.Option(help="Of JPEG and WebP, 1 to 100.")] = 95,
+    skip_existing: Annotated[
+        bool, typer.Option("--skip-existing", help="Leave out inputs whose result is there.")
+    ] = False,
+    batch_size: Annotated[int, typer.Option(help="Faces that are restored at once.")] = 8,
+) -> None:
+    """Restore the faces of photographs with a trained model, and write a record of each face."""
+    from components.photographs.restoration import RestoreOptions
+    from components.runtime import logs
+    from pipelines import restore_photographs as command
+
+    logs.configure()
+    results = command.run(
+        inputs,
+        command.checked(
+            command.Output,
+            folder=out,
+            format=file_format,
+            quality=quality,
+            skip_existing=skip_existing,
+        ),
+        command.Tools(model, detector, identity_network, upscaler, batch_size),
+        command.checked(
+            RestoreOptions,
+            aligned=aligned,
+            only_center_face=only_center_face,
+            min_face=min_face,
+            fidelity=fidelity,
+            color_fix=color_fix,
+            scale=scale,
+            max_angle=max_angle,
+            leave_flagged=leave_flagged,
+        ),
+    )
+    if any(result.status == "failed" for result in results):
+        raise typer.Exit(1)
+
+
+@app.command()
 def degrade(
     source: Annotated[str, typer.Argument(metavar="IN", help="A folder, or s3://bucket/prefix.")],
     target: Annotated[Path, typer.Argument(metavar="OUT", help="A new folder.")],

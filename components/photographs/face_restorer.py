@@ -46,9 +46,11 @@ class FaceRestorer:
         self.identity = restorer.identity
 
     @classmethod
-    def load(cls, folder: Path, *, device: str, batch_size: int = 8) -> FaceRestorer:
+    def load(
+        cls, folder: Path, hints: Sequence[Path] = (), *, device: str, batch_size: int = 8
+    ) -> FaceRestorer:
         """Load a trained folder. Raises: as `Restorer.load`."""
-        return cls(Restorer.load(folder).to(torch.device(device)), batch_size=batch_size)
+        return cls(Restorer.load(folder, hints).to(torch.device(device)), batch_size=batch_size)
 
     def color_fix(self, asked: ColorFix | None) -> ColorFix:
         """Give the colour fix that is used: None asks for the paper's choice for this backbone."""
@@ -63,25 +65,35 @@ class FaceRestorer:
             )
 
     def restore(
-        self, faces: Sequence[Image], *, fidelity: float = 1.0, color_fix: ColorFix | None = None
+        self,
+        faces: Sequence[Image],
+        *,
+        fidelity: float = 1.0,
+        color_fix: ColorFix | None = None,
+        keys: Sequence[str] | None = None,
     ) -> list[RestoredFace]:
         """Restore faces, uint8 (size, size, 3) RGB; each result depends on its own face alone.
+
+        Noise is keyed by a face's pixels, so that it is restored alike in any file or batch, or by
+        `keys`, one a face.
 
         Raises: ValueError if the faces are not of the model's size, or as `check`.
         """
         self.check(fidelity)
+        if keys is None:
+            keys = [hashlib.sha256(face.tobytes()).hexdigest() for face in faces]
         restored: list[RestoredFace] = []
         for start in range(0, len(faces), self._batch_size):
-            batch = faces[start : start + self._batch_size]
-            restored += self._restore(batch, fidelity, self.color_fix(color_fix))
+            batch = slice(start, start + self._batch_size)
+            restored += self._restore(
+                faces[batch], keys[batch], fidelity, self.color_fix(color_fix)
+            )
         return restored
 
     def _restore(
-        self, faces: Sequence[Image], fidelity: float, color_fix: ColorFix
+        self, faces: Sequence[Image], keys: Sequence[str], fidelity: float, color_fix: ColorFix
     ) -> list[RestoredFace]:
         lq_B3HW = images.to_tensor(faces).to(self._device)
-        # The noise is keyed by the pixels: the same face is restored alike in any file or batch.
-        keys = [hashlib.sha256(face.tobytes()).hexdigest() for face in faces]
         done = self._restorer.restore(lq_B3HW, keys, [0] * len(keys), fidelity=fidelity)
         reference = lq_B3HW if done.intermediate_B3HW is None else done.intermediate_B3HW
         fixed_B3HW = fix_colors(done.restored_B3HW, reference, color_fix)

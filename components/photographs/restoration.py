@@ -97,21 +97,34 @@ def prepare(
     Raises: ValueError if an aligned photograph is not square, there is no detector for one that
     is not aligned, or the result would be too large.
     """
-    output_size(image, options.scale)
+    height, width = image.shape[:2]
+    output_size(width, height, options.scale)
+    faces = find(image, detector, options)
+    return Prepared(faces, cut_squares(image, faces, options, size=size))
+
+
+def find(image: Image, detector: Detector | None, options: RestoreOptions) -> list[FoundFace]:
+    """Find a photograph's faces. Raises: ValueError, as `prepare`."""
     if options.aligned:
-        face = finding.whole_face(image)
-        return Prepared([face], [images.resize(image, size)])
+        return [finding.whole_face(image)]
     if detector is None:
         raise ValueError("name a face detector (SCRFD or YuNet), or say that faces are 'aligned'")
-    faces = finding.find_faces(
+    return finding.find_faces(
         image, detector, min_face=options.min_face, only_center_face=options.only_center_face
     )
-    squares = [
+
+
+def cut_squares(
+    image: Image, faces: Sequence[FoundFace], options: RestoreOptions, *, size: int
+) -> list[Image]:
+    """Cut the aligned squares of the usable faces, in their order, uint8 (size, size, 3)."""
+    if options.aligned:
+        return [images.resize(image, size)]
+    return [
         align.cut(image, face.similarity, size)
         for face in faces
         if face.reason is None and face.similarity is not None
     ]
-    return Prepared(faces, squares)
 
 
 def finish(
@@ -138,7 +151,7 @@ def finish(
     Returns: the picture, `options.scale` times larger, and the record.
     """
     height, width = image.shape[:2]
-    out_width, out_height = output_size(image, options.scale)
+    out_width, out_height = output_size(width, height, options.scale)
     canvas = np.array(upscale(image, (out_width, out_height)))
     scale = (out_width / width, out_height / height)
     known: Sequence[float | None] = [None] * len(restored) if angles is None else angles
@@ -232,9 +245,8 @@ class PhotographRestorer:
         return done
 
 
-def output_size(image: Image, scale: float) -> tuple[int, int]:
+def output_size(width: int, height: int, scale: float) -> tuple[int, int]:
     """Give width and height of the result. Raises: ValueError if it has too many pixels."""
-    height, width = image.shape[:2]
     wanted = round(width * scale), round(height * scale)
     if wanted[0] * wanted[1] > MAX_PIXELS:
         raise ValueError(

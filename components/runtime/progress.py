@@ -1,4 +1,4 @@
-"""How far a training is: a bar where a person watches, a line now and then in a log."""
+"""How far a piece of work is: a bar where a person watches, a line now and then in a log."""
 
 import logging
 import time
@@ -53,6 +53,47 @@ class TrainingProgress:
         if step == first or step == self._num_steps:
             return None
         return (now - since) / (step - first) * (self._num_steps - step)
+
+
+class WorkProgress:
+    """Show how many of a known number of things are done, and the time left."""
+
+    def __init__(self, name: str, unit: str, total: int) -> None:
+        self._lines = logs.Progress(name, unit, total)
+        self._bar: rich.progress.Progress | None = None
+        if logs.on_terminal():
+            from rich.console import Console
+            from rich.progress import BarColumn, MofNCompleteColumn, Progress, TimeRemainingColumn
+
+            self._bar = Progress(
+                "{task.description}",
+                BarColumn(),
+                MofNCompleteColumn(),
+                TimeRemainingColumn(),
+                console=Console(stderr=True),
+            )
+            self._bar.add_task(name, total=total)
+
+    def __enter__(self) -> Self:
+        if self._bar is not None:
+            self._bar.start()
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
+        if self._bar is not None:
+            self._bar.stop()
+
+    def advance(self) -> None:
+        """Take note that one more is done."""
+        if self._bar is not None:
+            self._bar.advance(self._bar.task_ids[0])
+        else:
+            self._lines.advance()
 
 
 class _Bar:

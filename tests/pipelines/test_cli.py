@@ -14,6 +14,7 @@ HEAVY = (
 COMMANDS = [
     [],
     ["evaluate"],
+    ["restore"],
     ["degrade"],
     ["inspect"],
     ["results"],
@@ -58,6 +59,7 @@ def test_every_command_says_what_it_does(words: list[str]) -> None:
         ["tables", "verify", "nowhere"],
         ["degrade", "nowhere", "out"],
         ["evaluate", "--model", "nowhere", "--hq", "nowhere"],
+        ["restore", "nowhere", "-o", "out", "--model", "nowhere"],
     ],
     ids=" ".join,
 )

@@ -158,7 +158,7 @@ def test_what_the_parts_cannot_do_is_refused(small_restorer: FaceRestorer) -> No
     with pytest.raises(ValueError, match="name a face detector"):
         PhotographRestorer(small_restorer).restore(taken, DEFAULTS)
     with pytest.raises(ValueError, match=r"scale = 4 makes 60000 x 20000 of 15000 x 5000"):
-        output_size(np.broadcast_to(np.uint8(0), (5000, 15000, 3)), 4)
+        output_size(15000, 5000, 4)
     for wrong in ({"scale": 0.5}, {"fidelity": 2}, {"color_fix": "lab"}, {"min_face": 0}):
         with pytest.raises(ValidationError):
             RestoreOptions.model_validate(wrong)

@@ -2,7 +2,7 @@ import logging
 
 import pytest
 
-from components.runtime.progress import TrainingProgress
+from components.runtime.progress import TrainingProgress, WorkProgress
 
 
 @pytest.fixture(autouse=True)
@@ -27,3 +27,17 @@ def test_a_line_says_how_long_it_will_take(caplog: pytest.LogCaptureFixture) -> 
         progress.show(20, loss=1, images_per_s=1)
     assert caplog.messages[0].endswith("images/s")  # nothing to judge by yet
     assert caplog.messages[1].endswith("0:00 left")
+
+
+def test_work_is_told_by_its_unit(
+    caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    seconds = iter(range(0, 100, 6))
+    monkeypatch.setattr("time.monotonic", lambda: next(seconds))
+    with WorkProgress("restore", "files", 4) as progress:
+        for _ in range(4):
+            progress.advance()
+    assert caplog.messages == [
+        "restore: 2 of 4 files, 0.167/s, 12 s left",
+        "restore: 4 of 4 files, 0.167/s, 0 s left",
+    ]

@@ -1,0 +1,327 @@
+"""The command `hdrface restore INPUT... -o OUT`: restore the faces of photographs and videos.
+
+OUT gets a file for each input under its own name, and `results.jsonl`, a line an input: what it
+is, what became of it, and of each of its faces.
+"""
+
+import json
+import logging
+import sys
+import tempfile
+import time
+from collections import Counter
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Annotated, Any, Literal, TypeVar
+
+import torch
+from pydantic import Field, ValidationError
+
+from components.faces.cutter import MIN_SCORE
+from components.faces.detect import open_detector
+from components.faces.source import MAX_BYTES
+from components.metrics.identity import IdentityAngle
+from components.params import Params
+from components.photographs import photograph, video
+from components.photographs.background import SuperResolution, lanczos
+from components.photographs.face_restorer import FaceRestorer
+from components.photographs.inputs import Job, find_jobs
+from components.photographs.photograph import DEFAULT_QUALITY, FileFormat, Photograph
+from components.photographs.restoration import (
+    PhotographRestorer,
+    Prepared,
+    Restored,
+    RestoreOptions,
+)
+from components.photographs.video_restoration import restore_video
+from components.runtime import logs
+from components.runtime.progress import WorkProgress
+from components.runtime.trained_models import locate
+
+log = logging.getLogger(__name__)
+
+RESULTS = "results.jsonl"
+# Of photographs that wait, decoded, until their faces fill a batch.
+MAX_WAITING_PIXELS = 50_000_000
+Section = TypeVar("Section", bound=Params)
+Status = Literal["restored", "unchanged", "skipped", "failed"]
+
+
+@dataclass(frozen=True)
+class Tools:
+    """What restores: files and sizes."""
+
+    model: str  # a trained folder, models:/NAME@ALIAS, models:/NAME/VERSION or runs:/ID/model
+    detector: Path | None = None  # an ONNX file; None: photographs are aligned
+    identity_network: Path | None = None  # an ONNX file, to measure identity angles
+    upscaler: Path | None = None  # a super-resolution checkpoint; None: Lanczos
+    batch_size: int = 8  # faces
+
+
+class Output(Params):
+    """How results are written."""
+
+    folder: Path
+    format: FileFormat | None = None  # None: as the input's name says, PNG for what is only read
+    quality: Annotated[int, Field(ge=1, le=100)] = DEFAULT_QUALITY
+    skip_existing: bool = False
+
+
+@dataclass(frozen=True)
+class Result:
+    """What became of one input; `record` is that of the photograph."""
+
+    input: str
+    output: str | None
+    status: Status
+    reason: str | None = None
+    seconds: float | None = None  # from reading to writing, with the wait for a full batch
+    record: Mapping[str, Any] | None = None
+
+
+def run(
+    inputs: Sequence[str], output: Output, tools: Tools, options: RestoreOptions
+) -> list[Result]:
+    """Restore photographs into a folder; print a table and write `results.jsonl`.
+
+    Args:
+        inputs: files, folders (with what is below them) and patterns.
+        output: where to and how.
+        tools: the model and what else it takes.
+        options: what is asked for.
+
+    Returns: a result for each input; one that cannot be used fails and stops no other.
+
+    Raises: ValueError if there is no such input or model, two inputs would be written to one file
+        or one over itself, or the options ask for what the tools cannot do.
+    """
+    jobs = find_jobs(inputs, output.folder, output.format)
+    with tempfile.TemporaryDirectory() as downloads:
+        restorer = open_tools(tools, Path(downloads))
+    restorer.check(options)
+    if restorer.detector is None and not options.aligned:
+        raise ValueError(
+            "photographs need a face detector: give --detector FILE (SCRFD or YuNet), or "
+            "--aligned if each is one aligned face"
+        )
+    output.folder.mkdir(parents=True, exist_ok=True)
+    earlier = _earlier_records(output.folder / RESULTS)
+    done: list[Result] = []
+    with (
+        (output.folder / RESULTS).open("w", encoding="utf-8") as lines,
+        WorkProgress("restore", "files", len(jobs)) as progress,
+    ):
+        for result in restore_files(
+            jobs, output, restorer, options, batch_size=tools.batch_size, earlier=earlier
+        ):
+            done.append(result)
+            lines.write(json.dumps(asdict(result), ensure_ascii=False) + "\n")
+            lines.flush()
+            progress.advance()
+    print_table(done, restorer.restorer.size)
+    return done
+
+
+def checked(section: type[Section], **values: object) -> Section:
+    """Give parameters from a command line. Raises: ValueError naming each wrong option."""
+    try:
+        return section.model_validate(values)
+    except ValidationError as error:
+        wrong = [
+            f"--{str(one['loc'][0]).replace('_', '-')} {one['input']}: {one['msg']}"
+            for one in error.errors(include_url=False)
+        ]
+        raise ValueError("; ".join(wrong)) from error
+
+
+def open_tools(tools: Tools, downloads: Path) -> PhotographRestorer:
+    """Load the model and the other networks. Raises: ValueError or OSError naming what is wrong."""
+    device = "cuda" if torch.cuda.is_available() else "cpu"
+    detector, angle, upscale = None, None, lanczos
+    if tools.detector is not None:
+        detector = open_detector(tools.detector, min_score=MIN_SCORE)
+    if tools.identity_network is not None:
+        angle = IdentityAngle(tools.identity_network)
+    if tools.upscaler is not None:
+        upscale = SuperResolution(tools.upscaler, device=device)
+    found = locate(tools.model, downloads)
+    faces = FaceRestorer.load(found.folder, found.hints, device=device, batch_size=tools.batch_size)
+    return PhotographRestorer(faces, detector=detector, angle=angle, upscale=upscale)
+
+
+def restore_files(
+    jobs: Sequence[Job],
+    output: Output,
+    restorer: PhotographRestorer,
+    options: RestoreOptions,
+    *,
+    batch_size: int,
+    earlier: Mapping[str, Any],
+) -> Iterator[Result]:
+    """Restore one after the other, with faces of several photographs in a batch.
+
+    `earlier` are the records of results that are there already, by their file.
+    """
+    waiting: list[_Waiting] = []
+    for job in jobs:
+        if output.skip_existing and job.target.exists():
+            record = earlier.get(str(job.target))
+            there = f"{job.target} is there"
+            yield Result(str(job.source), str(job.target), "skipped", there, record=record)
+            continue
+        if job.format is None:
+            yield _restore_video(job, restorer, options)
+            continue
+        began = time.monotonic()
+        try:
+            taken = photograph.read(_read(job.source))
+            waiting.append(_Waiting(job, taken, restorer.prepare(taken, options), began))
+        except (OSError, ValueError) as error:
+            yield _failed(job, error)
+        num_faces = sum(len(one.prepared.squares) for one in waiting)
+        num_pixels = sum(one.photograph.pixels[..., 0].size for one in waiting)
+        if num_faces >= batch_size or num_pixels >= MAX_WAITING_PIXELS:
+            yield from _finish(waiting, output, restorer, options)
+            waiting = []
+    yield from _finish(waiting, output, restorer, options)
+
+
+@dataclass(frozen=True)
+class _Waiting:
+    job: Job
+    photograph: Photograph
+    prepared: Prepared
+    began: float
+
+
+def _finish(
+    waiting: Sequence[_Waiting],
+    output: Output,
+    restorer: PhotographRestorer,
+    options: RestoreOptions,
+) -> Iterator[Result]:
+    if not waiting:
+        return
+    try:
+        together = restorer.restore_prepared(
+            [(one.photograph, one.prepared) for one in waiting], options
+        )
+    except Exception as error:  # noqa: BLE001 - whatever it is, one of them has brought it
+        if len(waiting) > 1:
+            for one in waiting:
+                yield from _finish([one], output, restorer, options)
+        else:
+            yield _failed(waiting[0].job, error)
+        return
+    for one, restored in zip(waiting, together, strict=True):
+        yield _write(one, restored, output.quality)
+
+
+def _restore_video(job: Job, restorer: PhotographRestorer, options: RestoreOptions) -> Result:
+    began = time.monotonic()
+    partial = job.target.with_name(f".partial-{job.target.name}")  # ffmpeg goes by the suffix
+    try:
+        progress = logs.Progress(job.source.name, "frames", video.probe(job.source).num_frames or 0)
+        job.target.parent.mkdir(parents=True, exist_ok=True)
+        record = restore_video(job.source, partial, restorer, options, on_frame=progress.advance)
+        partial.replace(job.target)
+    except Exception as error:  # noqa: BLE001 - one bad file stops no other
+        return _failed(job, error)
+    finally:
+        partial.unlink(missing_ok=True)
+    return Result(
+        input=str(job.source),
+        output=str(job.target),
+        status="restored" if record.num_restored else "unchanged",
+        reason=record.note,
+        seconds=round(time.monotonic() - began, 3),
+        record=asdict(record),
+    )
+
+
+def _write(one: _Waiting, restored: Restored, quality: int) -> Result:
+    job = one.job
+    partial = job.target.with_name(f".{job.target.name}.partial")
+    try:
+        assert job.format is not None
+        encoded = photograph.encode(restored.photograph, format=job.format, quality=quality)
+        job.target.parent.mkdir(parents=True, exist_ok=True)
+        partial.write_bytes(encoded)
+        partial.replace(job.target)
+    except (OSError, ValueError) as error:
+        return _failed(job, error)
+    finally:
+        partial.unlink(missing_ok=True)
+    return Result(
+        input=str(job.source),
+        output=str(job.target),
+        status="restored" if restored.record.num_restored else "unchanged",
+        reason=restored.record.note,
+        seconds=round(time.monotonic() - one.began, 3),
+        record=asdict(restored.record),
+    )
+
+
+def _earlier_records(file: Path) -> dict[str, Any]:
+    records: dict[str, Any] = {}
+    for line in file.read_text(encoding="utf-8").splitlines() if file.is_file() else ():
+        try:
+            result = json.loads(line)
+        except json.JSONDecodeError:  # the last one of a run that was killed
+            continue
+        records[result["output"]] = result["record"]
+    return records
+
+
+def _failed(job: Job, error: Exception) -> Result:
+    reason = error.strerror if isinstance(error, OSError) and error.strerror else str(error)
+    reason = reason or type(error).__name__
+    log.warning("%s failed: %s", job.source, reason)
+    return Result(str(job.source), None, "failed", reason)
+
+
+def _read(file: Path) -> bytes:
+    if (size := file.stat().st_size) > MAX_BYTES:
+        raise ValueError(f"too large: {size:,} bytes, at most {MAX_BYTES:,}")
+    return file.read_bytes()
+
+
+def print_table(results: Sequence[Result], model_size: int) -> None:
+    """Print what became of each input on stdout."""
+    from rich import box
+    from rich.console import Console
+    from rich.table import Table
+
+    statuses = Counter(result.status for result in results)
+    told = ", ".join(f"{count} {status}" for status, count in statuses.items())
+    table = Table(
+        box=box.SIMPLE_HEAD,
+        title=f"{len(results)} files: {told}; faces restored at {model_size} x {model_size}",
+        title_justify="left",
+    )
+    table.add_column("file", overflow="fold")
+    for column in ("faces", "restored", "flagged", "largest angle"):
+        table.add_column(column, justify="right")
+    table.add_column("what became of it", overflow="fold")
+    for result in results:
+        table.add_row(result.input, *_counts(result.record), _told(result))
+    # A log has no width of its own; 80 columns would cut the table.
+    Console(width=None if sys.stdout.isatty() else 120, soft_wrap=True, markup=False).print(table)
+
+
+def _counts(record: Mapping[str, Any] | None) -> list[str]:
+    if record is None:
+        return ["–"] * 4
+    faces = record["tracks"] if "tracks" in record else record["faces"]
+    angles = [face["angle"] for face in faces if face["angle"] is not None]
+    return [
+        str(len(faces)),
+        str(record["num_restored"]),
+        str(sum(face["flagged"] for face in faces)),
+        f"{max(angles):.1f}°" if angles else "–",
+    ]
+
+
+def _told(result: Result) -> str:
+    return f"{result.status}: {result.reason}" if result.reason else str(result.output)
