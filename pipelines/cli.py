@@ -9,6 +9,8 @@ from typing import Annotated
 
 import typer
 
+from components.runtime.outages import TrackingError
+
 
 def _group(description: str) -> typer.Typer:
     return typer.Typer(
@@ -27,6 +29,9 @@ app.add_typer(config_app, name="config")
 app.add_typer(tables_app, name="tables")
 
 Profile = Annotated[str, typer.Argument(metavar="PROFILE", help="A file in conf/profile.")]
+Registered = Annotated[
+    str, typer.Argument(metavar="MODEL", help="NAME/VERSION or NAME@ALIAS, as hdrface@champion.")
+]
 Address = Annotated[
     str | None,
     typer.Option(
@@ -40,7 +45,9 @@ Address = Annotated[
 def evaluate(
     model: Annotated[
         str,
-        typer.Option(metavar="DIR_OR_RUN", help="A trained folder, or the id of an MLflow run."),
+        typer.Option(
+            metavar="MODEL", help="A trained folder, an MLflow run's id, or models:/NAME@ALIAS."
+        ),
     ],
     hq: Annotated[Path, typer.Option(metavar="DIR", help="Aligned faces of high quality.")],
     seed: Annotated[int, typer.Option(help="Of the degradations.")] = 42,
@@ -108,6 +115,32 @@ def results(
     if gate and (failed := failures(summary)):
         print("\n".join(failed), file=sys.stderr)
         raise typer.Exit(1)
+
+
+@app.command()
+def promote(model: Registered) -> None:
+    """Make a registered version the champion, whatever the rule in params.yaml says."""
+    from pipelines import promote as command
+
+    print(command.promote(model))
+
+
+@app.command()
+def rollback(
+    name: Annotated[str, typer.Argument(help="Of the registered model.")] = "hdrface",
+) -> None:
+    """Make the champion before the present one the champion again."""
+    from pipelines import promote as command
+
+    print(command.rollback(name))
+
+
+@app.command()
+def lineage(model: Registered) -> None:
+    """Trace a registered version back: run, commit, inputs with hashes, faces, licences."""
+    from pipelines import lineage as command
+
+    command.run(model)
 
 
 @app.command()
@@ -192,7 +225,7 @@ def main() -> None:
     """Run a command. A user's mistake is told in words on stderr, with exit code 2."""
     try:
         app()
-    except (ValueError, OSError) as error:
+    except (ValueError, OSError, TrackingError) as error:
         print(f"hdrface: {error}", file=sys.stderr)
         raise SystemExit(2) from None
 

@@ -17,6 +17,9 @@ COMMANDS = [
     ["degrade"],
     ["inspect"],
     ["results"],
+    ["promote"],
+    ["rollback"],
+    ["lineage"],
     ["submit"],
     ["jobs"],
     ["config"],
@@ -58,6 +61,8 @@ def test_every_command_says_what_it_does(words: list[str]) -> None:
         ["tables", "verify", "nowhere"],
         ["degrade", "nowhere", "out"],
         ["evaluate", "--model", "nowhere", "--hq", "nowhere"],
+        ["promote", "nowhere"],
+        ["lineage", "nowhere"],
     ],
     ids=" ".join,
 )
