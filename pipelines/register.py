@@ -15,7 +15,7 @@ import json
 import logging
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Annotated, Any, NamedTuple
+from typing import TYPE_CHECKING, Annotated, Any, NamedTuple
 
 from pydantic import Field
 
@@ -35,6 +35,9 @@ from components.runtime.registry import (
 from components.runtime.tables import Table
 from components.weights.manifest import RESTORER, Description, Manifest, write_json
 from components.weights.store import closure
+
+if TYPE_CHECKING:
+    from mlflow.entities.model_registry import ModelVersion
 
 log = logging.getLogger(__name__)
 
@@ -83,12 +86,15 @@ def _registered(registry: Registry, params: RegisterParams, name: str) -> Candid
     scores = _scores(params.scores / f"{name}.json", trained.identity)
     version = registry.version_of(trained.identity)
     if version is None:
-        version = _register(registry, params, name, trained, scores)
+        version = _register(registry, params, name, trained)
     rule = params.promotion.model_dump(mode="json")
     decided = lineage.identity(rule=rule, scores=scores)
+    number = str(version.version)
     if version.tags.get(DECIDED_TAG) != decided:
         registry.keep_scores(version, scores)
-    return Candidate(name, str(version.version), version.tags, scores, decided)
+        means = {key: metric["restored"]["mean"] for key, metric in scores["metrics"].items()}
+        registry.tag(number, {f"metric.{key}": f"{mean:.4f}" for key, mean in means.items()})
+    return Candidate(name, number, version.tags, scores, decided)
 
 
 def _scores(file: Path, identity: str) -> dict[str, Any]:
@@ -104,12 +110,8 @@ def _scores(file: Path, identity: str) -> dict[str, Any]:
 
 
 def _register(
-    registry: Registry,
-    params: RegisterParams,
-    name: str,
-    trained: Description,
-    scores: Mapping[str, Any],
-) -> Any:
+    registry: Registry, params: RegisterParams, name: str, trained: Description
+) -> "ModelVersion":
     folder = params.models / name
     training = trained.content["lineage"].get("training")
     run_id = tracking.run_of(training) if training else None
@@ -129,7 +131,7 @@ def _register(
         "tables": dict(map(_table, params.tables)),
         "stages": lineage.locked_stages(folder),
     }
-    version = registry.register(needed, run_id, story=story, tags=_tags(story, scores))
+    version = registry.register(needed, run_id, story=story, tags=_tags(story))
     log.info("%s is version %s of %s", name, version.version, params.name)
     return version
 
@@ -159,8 +161,8 @@ def _table(folder: Path) -> tuple[str, dict[str, Any]]:
     }
 
 
-def _tags(story: Mapping[str, Any], scores: Mapping[str, Any]) -> dict[str, str]:
-    """Give what is searched and compared by; the rest is in the version's lineage."""
+def _tags(story: Mapping[str, Any]) -> dict[str, str]:
+    """Give what versions are searched and compared by; the rest is in their lineage."""
     data = lineage.inputs_of(story["stages"]).items()
     return {
         "hdrface.model": story["model"],
@@ -168,10 +170,6 @@ def _tags(story: Mapping[str, Any], scores: Mapping[str, Any]) -> dict[str, str]
         "git.dirty": str(story["git"]["dirty"]).lower(),
         "licences": "; ".join(story["licences"]),
         **{f"dvc.{path}": value for path, value in data if not lineage.is_source(path)},
-        **{
-            f"metric.{name}": f"{metric['restored']['mean']:.4f}"
-            for name, metric in scores["metrics"].items()
-        },
     }
 
 
