@@ -9,6 +9,8 @@ from typing import Annotated
 
 import typer
 
+from components.runtime.outages import TrackingError
+
 
 def _group(description: str) -> typer.Typer:
     return typer.Typer(
@@ -29,6 +31,9 @@ app.add_typer(tables_app, name="tables")
 app.add_typer(keys_app, name="keys")
 
 Profile = Annotated[str, typer.Argument(metavar="PROFILE", help="A file in conf/profile.")]
+Registered = Annotated[
+    str, typer.Argument(metavar="MODEL", help="NAME/VERSION or NAME@ALIAS, as hdrface@champion.")
+]
 Address = Annotated[
     str | None,
     typer.Option(
@@ -42,7 +47,9 @@ Address = Annotated[
 def evaluate(
     model: Annotated[
         str,
-        typer.Option(metavar="DIR_OR_RUN", help="A trained folder, or the id of an MLflow run."),
+        typer.Option(
+            metavar="MODEL", help="A trained folder, an MLflow run's id, or models:/NAME@ALIAS."
+        ),
     ],
     hq: Annotated[Path, typer.Option(metavar="DIR", help="Aligned faces of high quality.")],
     seed: Annotated[int, typer.Option(help="Of the degradations.")] = 42,
@@ -194,6 +201,32 @@ def results(
 
 
 @app.command()
+def promote(model: Registered) -> None:
+    """Make a registered version the champion, whatever the rule in params.yaml says."""
+    from pipelines import promote as command
+
+    print(command.promote(model))
+
+
+@app.command()
+def rollback(
+    name: Annotated[str, typer.Argument(help="Of the registered model.")] = "hdrface",
+) -> None:
+    """Make the champion before the present one the champion again."""
+    from pipelines import promote as command
+
+    print(command.rollback(name))
+
+
+@app.command()
+def lineage(model: Registered) -> None:
+    """Trace a registered version back: run, commit, inputs with hashes, faces, licences."""
+    from pipelines import lineage as command
+
+    command.run(model)
+
+
+@app.command()
 def submit(
     command: Annotated[
         list[str] | None, typer.Argument(metavar="-- COMMAND...", help="Run in the tree's copy.")
@@ -324,7 +357,7 @@ def main() -> None:
     """Run a command. A user's mistake is told in words on stderr, with exit code 2."""
     try:
         app()
-    except (ValueError, OSError) as error:
+    except (ValueError, OSError, TrackingError) as error:
         print(f"hdrface: {error}", file=sys.stderr)
         raise SystemExit(2) from None
 

@@ -24,6 +24,7 @@ SECTIONS = {
     "evaluate": "pipelines.evaluate:EvaluateParams",
     "report": "pipelines.report:ReportParams",
     "serve": "pipelines.serve:ServeParams",
+    "register": "pipelines.register:RegisterParams",
 }
 # The same for a section that holds one section an item of its stage's matrix, beside the axes of
 # that matrix (lists of names).
@@ -44,6 +45,8 @@ _SAME = (
     ("report.scores", "evaluate.scores"),
     ("report.galleries", "evaluate.galleries"),
     ("report.models", "evaluate.models"),
+    ("register.models", "evaluate.models"),
+    ("register.scores", "evaluate.scores"),
     ("restore.B.pairs", "degrade.pairs"),
     ("features.B.pairs", "degrade.pairs"),
     ("features.B.restorations", "restore.B.restorations"),
@@ -201,10 +204,24 @@ def _disagreements(values: Mapping[str, Any]) -> Iterator[str]:
     scored = {f"{backbone}-{condition}" for backbone in trained for condition in conditions}
     if (shown := _names(values, "report.names")) and set(shown) != scored:
         yield f"report.names = {shown}: the stage evaluate scores {sorted(scored)}"
+    if set(candidates := _names(values, "register.candidates")) - scored:
+        yield f"register.candidates = {candidates}: the stage evaluate scores {sorted(scored)}"
+    yield from _unmeasured(values)
     networks = _names(values, "weights.networks")
     needed = [*trained, *_names(values, "restorer.backbones"), "dinov3"]
     if missing := sorted(set(needed) - set(networks)):
         yield f"weights.networks = {networks}: {', '.join(missing)} is needed too"
+
+
+def _unmeasured(values: Mapping[str, Any]) -> Iterator[str]:
+    """Name the metrics that decide about the champion and are not computed."""
+    measured = [*_names(values, "evaluate.metrics"), "identity_angle"]  # which always is, if it can
+    rule = _mapping(_mapping(values, "register"), "promotion")
+    named = {"better": _names(rule, "better"), "not_worse": list(_mapping(rule, "not_worse"))}
+    for key, metrics in named.items():
+        for metric in metrics:
+            if metric not in measured:
+                yield f"register.promotion.{key} = {metric!r}: evaluate.metrics lacks it"
 
 
 def _unmade_models(values: Mapping[str, Any]) -> Iterator[str]:

@@ -26,7 +26,7 @@ from components.metrics.catalogue import CATALOGUE, open_metrics
 from components.reporting import comparison
 from components.reporting.comparison import GAIN, ROLES, Comparison, FaceScores, Pair
 from components.restorer import Restorer
-from components.runtime import tracking
+from components.runtime import registry, tracking
 from components.weights.manifest import RESTORER, Description
 
 log = logging.getLogger(__name__)
@@ -96,9 +96,12 @@ def recipe_of(folder: Path) -> DegradationParams:
 
 
 def _trained_folder(model: str, downloads: Path) -> Path:
-    """Give the folder itself, or the one that an MLflow run keeps as its artifact `model`."""
+    """Give the folder itself, or the one that MLflow's registry or an MLflow run keeps."""
     if Path(model).is_dir():
         return Path(model)
+    if model.startswith("models:/"):
+        registered, version = registry.find(model)
+        return registered.fetch(version)
     run_id = model.removeprefix("runs:/").strip("/")
     if not re.fullmatch("[0-9a-f]{32}", run_id):  # else MLflow would make a database to look it up
         raise ValueError(f"{model!r} is neither a folder nor an MLflow run (32 hexadecimal digits)")

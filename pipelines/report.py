@@ -106,14 +106,16 @@ def _weights(folder: Path) -> list[WeightsFacts]:
 def read_lock(file: Path) -> tuple[list[Node], list[Output]]:
     """Read which stages ran, what they read from each other, and the hashes of their outputs.
 
-    `report` itself is left out: while it runs, the lock still describes its last run. Without a
-    lock there is nothing to tell: the stages were run by hand.
+    `report` itself and `register`, which may run after it, are left out: the lock still describes
+    their last run. Without a lock there is nothing to tell: the stages were run by hand.
     """
     if not file.is_file():
         return [], []
     content = yaml.safe_load(file.read_text(encoding="utf-8"))
     stages: Mapping[str, Any] = {
-        name: stage for name, stage in content["stages"].items() if name != "report"
+        name: stage
+        for name, stage in content["stages"].items()
+        if name not in ("report", "register")
     }
     outputs = [
         Output(name, out["path"], out.get("md5", ""))

@@ -5,7 +5,8 @@ from pathlib import Path
 
 import pytest
 
-pytest_plugins = ["tests.ray_session", "tests.small_networks"]  # one of each for the whole run
+# One of each for the whole run.
+pytest_plugins = ["tests.ray_session", "tests.small_networks", "tests.mlflow_database"]
 
 REPOSITORY = Path(__file__).parents[1]
 

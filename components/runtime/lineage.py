@@ -4,9 +4,11 @@ import ast
 import hashlib
 import json
 import subprocess
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any, TypedDict
+
+import yaml
 
 ROOT = Path(__file__).resolve().parents[2]  # the folder that holds `components` and `pipelines`
 _PACKAGES = ("components", "pipelines")
@@ -153,3 +155,58 @@ def dvc_hashes(stage: str, root: Path = Path()) -> dict[str, str]:
             for dependency in found.deps
             if not isinstance(dependency, ParamsDependency)
         }
+
+
+def locked_stages(out: Path, root: Path = Path()) -> dict[str, Any]:
+    """Give the entries of `dvc.lock` that led to an output, its own stage last.
+
+    Empty outside a DVC project. `out` is relative to `root`.
+
+    Raises: ValueError if the lock does not describe what lies there.
+    """
+    from dvc.exceptions import NotDvcRepoError, OutputNotFoundError
+    from dvc.repo import Repo
+
+    try:
+        repo = Repo(str(root))
+    except NotDvcRepoError:
+        return {}
+    remedy = "run 'dvc repro', which makes it anew or finds it unchanged"
+    with repo:
+        try:
+            (found,) = repo.find_outs_by_path(str(root / out))
+        except OutputNotFoundError as error:
+            raise ValueError(f"no stage of dvc.yaml makes {out}: {remedy}") from error
+        if found.changed_checksum():
+            raise ValueError(f"dvc.lock does not describe what lies in {out}: {remedy}")
+    stages = yaml.safe_load((root / "dvc.lock").read_text(encoding="utf-8"))["stages"]
+    return dict(_leading_to(out.as_posix(), stages))
+
+
+def inputs_of(stages: Mapping[str, Any]) -> dict[str, str]:
+    """Give the path and DVC's hash of everything that entries of `dvc.lock` depend on."""
+    return {
+        dependency["path"]: next(
+            (dependency[kind] for kind in ("md5", "etag", "checksum") if kind in dependency), ""
+        )
+        for stage in stages.values()
+        for dependency in stage.get("deps", ())
+    }
+
+
+def is_source(path: str) -> bool:
+    """Tell whether a stage's input is code, which the commit names, and no data."""
+    return path.split("/")[0] in _PACKAGES
+
+
+def _leading_to(path: str, stages: Mapping[str, Any]) -> Iterator[tuple[str, Any]]:
+    """Give the stage that makes a path, after those that it reads from; each may come again."""
+    for name, stage in stages.items():
+        if any(_is_within(path, out["path"]) for out in stage.get("outs", ())):
+            for dependency in stage.get("deps", ()):
+                yield from _leading_to(dependency["path"], stages)
+            yield name, stage
+
+
+def _is_within(path: str, other: str) -> bool:
+    return Path(path).is_relative_to(other) or Path(other).is_relative_to(path)

@@ -65,7 +65,7 @@ class TrainingRun:
         Raises: TrackingError within seconds if the server does not answer; ValueError if
             `MLFLOW_TRACKING_URI` has a password in it.
         """
-        client = _client()
+        client = open_client()
         server = Server(client.tracking_uri)
 
         def found_or_made() -> tuple[str, int]:
@@ -118,7 +118,7 @@ class TrainingRun:
         """Store the trained folder (safetensors and JSON) as the artifact `model`."""
 
         def upload() -> None:
-            with _time_to_upload():
+            with time_to_transfer():
                 self._client.log_artifacts(self.id, str(folder), MODEL_PATH)
 
         self._server.insist(upload)
@@ -142,7 +142,7 @@ def run_of(identity: str) -> str | None:
 
     Raises: TrackingError if the server refuses or is away for good; ValueError as `begin`.
     """
-    client = _client()
+    client = open_client()
     runs = Server(client.tracking_uri).insist(lambda: _runs(client, identity))
     finished = [run for run in runs if run.info.status == "FINISHED"]
     found = next(iter([*finished, *runs]), None)
@@ -156,7 +156,7 @@ def log_evaluation(run_id: str, metrics: Mapping[str, float], pictures: Sequence
     """
     from mlflow.entities import Metric
 
-    client = _client()
+    client = open_client()
 
     def write() -> None:
         known = client.get_run(run_id).data.metrics
@@ -167,7 +167,7 @@ def log_evaluation(run_id: str, metrics: Mapping[str, float], pictures: Sequence
         ]
         for start in range(0, len(new), _LARGEST_BATCH):
             client.log_batch(run_id, metrics=new[start : start + _LARGEST_BATCH])
-        with _time_to_upload():
+        with time_to_transfer():
             for picture in pictures:
                 client.log_artifact(run_id, str(picture), GALLERY_PATH)
 
@@ -198,10 +198,12 @@ def uri() -> str | None:
     return given
 
 
-def _client() -> "MlflowClient":
+def open_client() -> "MlflowClient":
+    """Give MLflow's client; `outages.Server` repeats its calls. Raises: ValueError as `uri`."""
     given = uri()
     os.environ.setdefault("MLFLOW_DISABLE_TELEMETRY", "1")
     os.environ.setdefault("MLFLOW_SUPPRESS_PRINTING_URL_TO_STDOUT", "1")
+    os.environ.setdefault("MLFLOW_ENABLE_ARTIFACTS_PROGRESS_BAR", "false")  # one a file
     # MLflow would wait for minutes, and send again what the server has perhaps written.
     os.environ["MLFLOW_HTTP_REQUEST_MAX_RETRIES"] = "0"
     os.environ.setdefault("MLFLOW_HTTP_REQUEST_TIMEOUT", str(_TIMEOUT_S))
@@ -216,7 +218,7 @@ def _client() -> "MlflowClient":
 
 
 @contextmanager
-def _time_to_upload() -> Iterator[None]:
+def time_to_transfer() -> Iterator[None]:
     """Let the server take longer for its answer: it comes when the last byte is stored."""
     before = os.environ["MLFLOW_HTTP_REQUEST_TIMEOUT"]
     os.environ["MLFLOW_HTTP_REQUEST_TIMEOUT"] = str(max(int(before), _UPLOAD_TIMEOUT_S))

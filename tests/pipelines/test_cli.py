@@ -18,6 +18,9 @@ COMMANDS = [
     ["degrade"],
     ["inspect"],
     ["results"],
+    ["promote"],
+    ["rollback"],
+    ["lineage"],
     ["submit"],
     ["jobs"],
     ["config"],
@@ -60,6 +63,8 @@ def test_every_command_says_what_it_does(words: list[str]) -> None:
         ["degrade", "nowhere", "out"],
         ["evaluate", "--model", "nowhere", "--hq", "nowhere"],
         ["restore", "nowhere", "-o", "out", "--model", "nowhere"],
+        ["promote", "nowhere"],
+        ["lineage", "nowhere"],
     ],
     ids=" ".join,
 )

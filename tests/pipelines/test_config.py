@@ -149,6 +149,14 @@ def test_every_bad_key_of_every_section_is_named_at_once(tiny: dict[str, Any]) -
         ("evaluate.conditions", ["dino"], "evaluate.conditions = 'dino': train.conditions"),
         ("weights.networks", ["sd21", "qwen"], "weights.networks = ['sd21', 'qwen']: dinov3"),
         ("report.names", ["sd21-sdfm"], "report.names = ['sd21-sdfm']: the stage evaluate"),
+        ("register.candidates", ["x-y"], "register.candidates = ['x-y']: the stage evaluate"),
+        ("register.models", "other", "register.models = 'other': evaluate.models is 'models'"),
+        ("register.promotion.better", ["lpips"], "register.promotion.better = 'lpips': evaluate"),
+        (
+            "register.promotion.not_worse",
+            {"dists": 0.1},
+            "register.promotion.not_worse = 'dists': evaluate.metrics lacks it",
+        ),
     ],
 )
 def test_sections_that_do_not_fit_together_are_named(

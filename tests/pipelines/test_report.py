@@ -118,6 +118,11 @@ LOCK = {
         "deps": [{"path": "metrics", "md5": "2"}],
         "outs": [{"path": "reports/index.html", "md5": "01d"}],
     },
+    "register": {
+        "cmd": "python -m pipelines.register",
+        "deps": [{"path": "data/faces", "md5": "f00.dir"}],
+        "outs": [{"path": "metrics/registered.json", "md5": "01d"}],
+    },
 }
 
 

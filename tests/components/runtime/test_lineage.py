@@ -174,3 +174,35 @@ def test_dvc_hashes_are_those_that_dvc_will_lock(tmp_path, monkeypatch):
         after = lineage.dvc_hashes("train@sd21", tmp_path)
     assert after["code.py"] == before["code.py"]
     assert after["data"] != before["data"]
+
+
+def test_the_lock_tells_all_that_led_to_an_output(tmp_path, monkeypatch):
+    from dvc.repo import Repo
+
+    (tmp_path / "dvc.yaml").write_text(
+        "stages:\n"
+        "  unrelated: {cmd: cp code.py other, deps: [code.py], outs: [other]}\n"
+        "  train: {cmd: cp faces/a model, deps: [faces, code.py], outs: [model]}\n"
+        "  faces: {cmd: mkdir faces && cp source/a faces, deps: [source], outs: [faces]}\n"
+    )
+    (tmp_path / "code.py").write_text("pass\n")
+    (tmp_path / "source").mkdir()
+    (tmp_path / "source" / "a").write_text("first")
+    monkeypatch.chdir(tmp_path)
+    assert lineage.locked_stages(Path("model")) == {}  # no DVC project
+    (tmp_path / "model").write_text("made by hand")
+    with Repo.init(no_scm=True) as repo:
+        with pytest.raises(ValueError, match=r"dvc\.lock does not describe what lies in model"):
+            lineage.locked_stages(Path("model"))
+        repo.reproduce()
+    stages = lineage.locked_stages(Path("model"))
+    assert list(stages) == ["faces", "train"]
+    inputs = lineage.inputs_of(stages)
+    assert list(inputs) == ["source", "code.py", "faces"]
+    assert inputs["faces"] == stages["faces"]["outs"][0]["md5"]
+
+    (tmp_path / "model").write_text("another")
+    with pytest.raises(ValueError, match=r"dvc\.lock does not describe what lies in model"):
+        lineage.locked_stages(Path("model"))
+    with pytest.raises(ValueError, match=r"no stage of dvc\.yaml makes models"):
+        lineage.locked_stages(Path("models"))

@@ -4,21 +4,12 @@ import sqlite3
 from pathlib import Path
 
 import pytest
-from mlflow import MlflowClient
 
 from components.runtime import tracking
 from components.runtime.outages import TrackingError
 from components.runtime.tracking import TrainingRun
 
 PARAMS = {"optimization": {"steps": 20, "betas": (0.9, 0.999)}, "mirror": True}
-
-
-@pytest.fixture(scope="module")
-def empty_database(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Make the tables once: it takes MLflow seconds."""
-    file = tmp_path_factory.mktemp("empty") / "mlflow.db"
-    MlflowClient(f"sqlite:///{file}").search_experiments()
-    return file
 
 
 @pytest.fixture
