@@ -23,9 +23,11 @@ if TYPE_CHECKING:
     from fastapi import FastAPI
     from ray.serve import Application
 
-    from components.serving.model import FollowingModel
+    from components.runtime.cluster import Workplace
+    from components.serving.model import FollowingModel, Version
 
 APP = "hdrface"
+_REGISTERED = "models:/"
 Fraction = Annotated[float, Field(ge=0, le=1)]
 
 
@@ -41,10 +43,11 @@ class Replicas(Params):
 class ServeParams(Params):
     """The section `serve`."""
 
-    # By name: a trained folder, models:/NAME@ALIAS, models:/NAME/VERSION or runs:/ID/model. The
-    # first answers when none is asked for.
+    # By name: a trained folder, models:/NAME@ALIAS or models:/NAME/VERSION. The first answers when
+    # none is asked for.
     models: dict[str, str]
     look_every_s: PositiveFloat  # for another version behind an alias
+    self_test_psnr: NonNegativeFloat  # dB; a model that restores the fixed face worse is not taken
     detector: Path | None
     min_score: Fraction
     identity_network: Path | None
@@ -74,7 +77,10 @@ def load(overrides: Sequence[str] = ()) -> ServeParams:
     from omegaconf import OmegaConf
 
     section = OmegaConf.create(read().get("serve", {}))
-    changed = OmegaConf.merge(section, OmegaConf.from_dotlist(list(overrides)))
+    changes = OmegaConf.from_dotlist(list(overrides))
+    if "models" in changes:  # these, not these as well
+        section.models = {}
+    changed = OmegaConf.merge(section, changes)
     return ServeParams.parse("serve", {"serve": OmegaConf.to_container(changed)})
 
 
@@ -83,6 +89,7 @@ def build(params: ServeParams) -> "Application":
     from ray import serve
     from ray.serve.config import AutoscalingConfig, BackpressureConfig
 
+    from components.runtime import cluster
     from components.serving.deployments import FaceFinder, Meter, Model
 
     def deployed(part: Any, name: str, replicas: Replicas, ongoing: int) -> Any:
@@ -106,7 +113,7 @@ def build(params: ServeParams) -> "Application":
     models = {
         name: deployed(Model, f"model-{name}", params.model, 2 * params.max_batch).bind(
             name,
-            functools.partial(_follow, _source(source), params),
+            functools.partial(_follow, _source(source), params, cluster.Workplace.here()),
             look_every_s=params.look_every_s,
             max_batch=params.max_batch,
             batch_wait_s=params.batch_wait_s,
@@ -153,27 +160,53 @@ def _front(params: ServeParams) -> "FastAPI":
     return api.build(parts, limits=limits, keys=keys, threads=max(1, int(params.ingress.cpus)))
 
 
-def _follow(source: str, params: ServeParams) -> "FollowingModel":
+def _follow(source: str, params: ServeParams, place: "Workplace") -> "FollowingModel":
     """Begin to follow a model's source, in a replica's process."""
-    import torch
-
+    place.enter()
     from components.metrics.identity import IdentityAngle
     from components.photographs.face_restorer import FaceRestorer
     from components.serving.model import FollowingModel
-    from pipelines import model_source
 
-    device = "cuda" if params.model.gpus and torch.cuda.is_available() else "cpu"
+    device = "cuda" if params.model.gpus else "cpu"
     network = params.identity_network
 
-    def load(version: Any) -> FaceRestorer:
-        folder = model_source.fetch(source, version)
+    def load(version: "Version") -> FaceRestorer:
+        folder = _fetched(source, version)
         return FaceRestorer.load(folder, device=device, batch_size=params.max_batch)
 
     return FollowingModel(
-        locate=functools.partial(model_source.locate, source),
+        locate=functools.partial(_newest, source),
         load=load,
+        min_psnr=params.self_test_psnr,
         angle=None if network is None else IdentityAngle(network),
     )
+
+
+def _newest(source: str) -> "Version":
+    """Ask which version a source means now. Raises: ValueError, OSError."""
+    from components.runtime import registry
+    from components.serving.model import Version
+    from components.weights.store import open_model
+
+    if source.startswith(_REGISTERED):
+        model, version = registry.find(source)
+        identity = version.tags.get(registry.IDENTITY_TAG, "")
+        return Version(f"{model.name}/{version.version}", identity, version.run_id)
+    if not Path(source).is_dir():
+        raise FileNotFoundError(
+            f"{source!r} is no trained folder: train one, or name models:/NAME@ALIAS"
+        )
+    return Version(Path(source).name, open_model(Path(source)).identity)
+
+
+def _fetched(source: str, version: "Version") -> Path:
+    """Give a version's folder, brought here if need be."""
+    from components.runtime import registry
+
+    if not source.startswith(_REGISTERED):
+        return Path(source)
+    model, found = registry.find(version.name)
+    return model.fetch(found)
 
 
 def run(params: ServeParams, *, host: str, port: int) -> None:
@@ -208,7 +241,7 @@ def is_loopback(host: str) -> bool:
 
 def _source(source: str) -> str:
     """Give a folder absolutely: replicas work elsewhere."""
-    return source if ":/" in source else str(Path(source).absolute())
+    return source if source.startswith(_REGISTERED) else str(Path(source).absolute())
 
 
 def _absolute(file: Path | None) -> Path | None:

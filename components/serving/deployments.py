@@ -39,10 +39,10 @@ T = TypeVar("T")
 
 log = logging.getLogger(__name__)
 
-TRIES = 5  # of a call whose replica is lost
 _RETRY_AFTER_S = 0.2
 _STATES_EVERY_S = 1.0
 _COUNT_EVERY_S = 0.5
+_PATIENCE_S = 5.0  # with what goes on beside the requests
 
 
 class FaceFinder:
@@ -84,12 +84,12 @@ class Model:
         self.restore.set_max_batch_size(max_batch)  # type: ignore[attr-defined]
         self.restore.set_batch_wait_timeout_s(batch_wait_s)  # type: ignore[attr-defined]
         self._model = follow()
-        # A replica that is there answers, if only that there is no model: it must not look dead.
+        # Before Serve sends requests here. Without a model it answers as well: that there is none.
+        self._model.follow()
         self._is_over = threading.Event()
         threading.Thread(target=self._follow, daemon=True, name="follows-the-source").start()
 
     def _follow(self) -> None:
-        self._model.follow()
         while not self._is_over.wait(self._look_every_s):
             self._model.follow()
 
@@ -182,7 +182,7 @@ class ServeParts:
         self._events.append(event)
 
     async def metrics(self) -> bytes:
-        return await _called(lambda: self._meter.text.remote())
+        return await asyncio.wait_for(_called(lambda: self._meter.text.remote()), _PATIENCE_S)
 
     def _start(self) -> None:
         """Begin what goes on beside the requests; it needs a running loop."""
@@ -196,18 +196,21 @@ class ServeParts:
         for name, handle in self._models.items():
             with contextlib.suppress(Refusal, asyncio.TimeoutError):
                 self._states[name] = await asyncio.wait_for(
-                    _called(lambda handle=handle: handle.state.remote()), 5
+                    _called(lambda handle=handle: handle.state.remote()), _PATIENCE_S
                 )
 
     async def _send_events(self) -> None:
         events, self._events = self._events, []
         if events:
-            await _called(lambda: self._meter.add.remote(events))
+            await asyncio.wait_for(_called(lambda: self._meter.add.remote(events)), _PATIENCE_S)
 
 
 async def _called(call: Callable[[], Any]) -> Any:
-    """Call a deployment, again if its replica was lost meanwhile. Raises: Refusal."""
-    for _ in range(TRIES):
+    """Call a deployment, again and again if its replica is lost: the caller has a deadline.
+
+    Raises: Refusal.
+    """
+    while True:
         try:
             answer = await call()
         except RayActorError:
@@ -220,7 +223,6 @@ async def _called(call: Callable[[], Any]) -> Any:
             if isinstance(answer, Refused):
                 raise answer.refusal()
             return answer
-    raise Refused(503, "unavailable", "the replicas that worked on it were lost").refusal()
 
 
 async def _again(work: Callable[[], Awaitable[None]], every_s: float) -> None:

@@ -77,6 +77,7 @@ class FollowingModel:
 
     locate: Callable[[], Version]
     load: Callable[[Version], FaceRestorer]
+    min_psnr: float  # dB, of the self-test
     angle: IdentityAngle | None = None
     present: Loaded | None = None
     problem: str = "it is being loaded"
@@ -160,7 +161,7 @@ class FollowingModel:
 
     def _take(self, version: Version) -> None:
         restorer = self.load(version)
-        if reason := self_test.failure(restorer):
+        if reason := self_test.failure(restorer, self.min_psnr):
             self.failed[version.name] = reason
             kept = f"; {self.present.version.name} stays" if self.present else ""
             raise ValueError(f"{version.name} failed its self-test: {reason}{kept}")

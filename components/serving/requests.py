@@ -7,7 +7,7 @@ from typing import Annotated, Any
 
 from pydantic import Field, ValidationError
 from starlette.datastructures import UploadFile
-from starlette.formparsers import MultiPartException
+from starlette.exceptions import HTTPException
 from starlette.requests import Request
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
@@ -103,8 +103,8 @@ async def _form(request: Request) -> tuple[bytes, dict[str, str]]:
                 raise Refusal(400, "no_picture", f"the form has no file in '{_FILE}'")
             fields = {key: value for key, value in form.items() if isinstance(value, str)}
             return await file.read(), fields
-    except MultiPartException as error:
-        raise Refusal(400, "bad_form", f"the form cannot be read: {error.message}") from error
+    except HTTPException as error:  # as Starlette says it inside an application
+        raise Refusal(400, "bad_form", f"the form cannot be read: {error.detail}") from error
 
 
 def described() -> dict[str, Any]:

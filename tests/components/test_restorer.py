@@ -74,7 +74,6 @@ def test_a_trained_folder_is_the_same_wherever_its_networks_lay(
     assert len(identities) == 1
 
 
-
 @pytest.mark.parametrize("backbone", ["sd21", "qwen"])
 def test_the_live_path_gives_what_the_cached_one_gives(
     tmp_path: Path, networks: Path, backbone: BackboneName

@@ -158,8 +158,10 @@ def test_aws_would_start_a_head_without_cpus_that_opens_ssh_to_one_address_alone
     assert [name for name, node in types.items() if node["resources"].get("CPU") == 0] == ["head"]
     within, ssh = sorted(rules, key=lambda rule: rule["IpProtocol"])
     assert {pair["GroupId"] for pair in within["UserIdGroupPairs"]} == groups
-    assert not within["IpRanges"] and not within["Ipv6Ranges"]
-    assert (ssh["FromPort"], ssh["ToPort"]) == (22, 22) and not ssh["Ipv6Ranges"]
+    assert not within["IpRanges"]
+    assert not within["Ipv6Ranges"]
+    assert (ssh["FromPort"], ssh["ToPort"]) == (22, 22)
+    assert not ssh["Ipv6Ranges"]
     assert [addresses["CidrIp"] for addresses in ssh["IpRanges"]] == ["203.0.113.7/32"]
 
 

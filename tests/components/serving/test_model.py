@@ -16,6 +16,8 @@ from components.serving.refusal import Refused
 from tests.components.test_restorer import trained
 from tests.small_networks import SIZE
 
+MIN_PSNR = 9.0  # dB: these networks are untrained
+
 
 @pytest.fixture(scope="module")
 def folder(tmp_path_factory: pytest.TempPathFactory, networks: Path) -> Path:
@@ -40,7 +42,7 @@ class Source:
         if version.name == "hdrface/2":  # cut short, say
             with torch.no_grad():
                 for parameter in restorer.backbone_module.parameters():
-                    parameter.zero_()
+                    parameter.fill_(float("nan"))
         return FaceRestorer(restorer)
 
 
@@ -50,9 +52,8 @@ def source(folder: Path) -> Source:
 
 
 @pytest.fixture
-def model(source: Source, monkeypatch: pytest.MonkeyPatch) -> FollowingModel:
-    monkeypatch.setattr(self_test, "MIN_PSNR_DB", 9.0)  # these networks are untrained
-    return FollowingModel(source.locate, source.load)
+def model(source: Source) -> FollowingModel:
+    return FollowingModel(source.locate, source.load, MIN_PSNR)
 
 
 def faces(count: int, seed: int = 0) -> list[images.Image]:
@@ -121,11 +122,14 @@ def test_a_batch_of_requests_gives_each_its_own_faces_and_drops_the_late(
         FacesToRestore([np.zeros((SIZE * 2, SIZE * 2, 3), np.uint8)], color_fix="none"),
     ]
     together = model.restore(asked)
-    assert isinstance(together[1], Refused) and together[1].status == 504
-    assert isinstance(together[5], Refused) and together[5].code == "size_changed"
+    assert isinstance(together[1], Refused)
+    assert together[1].status == 504
+    assert isinstance(together[5], Refused)
+    assert together[5].code == "size_changed"
     for index in (0, 2, 3, 4):
         [alone], answer = model.restore([asked[index]]), together[index]
-        assert isinstance(alone, RestoredFaces) and isinstance(answer, RestoredFaces)
+        assert isinstance(alone, RestoredFaces)
+        assert isinstance(answer, RestoredFaces)
         assert len(answer.faces) == len(asked[index].faces)
         for one, other in zip(alone.faces, answer.faces, strict=True):
             # One 8-bit step: sums of a batch are added in another order.
@@ -138,4 +142,4 @@ def test_the_fixed_face_is_always_the_same_and_a_dead_model_fails_on_it(folder: 
     with torch.no_grad():
         for parameter in restorer.backbone_module.parameters():
             parameter.fill_(float("nan"))
-    assert self_test.failure(FaceRestorer(restorer)) is not None
+    assert self_test.failure(FaceRestorer(restorer), MIN_PSNR) is not None

@@ -1,0 +1,130 @@
+"""The endpoint as people start it: `hdrface serve`, on a Ray of its own."""
+
+import os
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+from typing import Any
+
+import httpx2 as httpx
+import numpy as np
+import psutil
+import pytest
+
+from components import images
+from components.params import ParamsError
+from components.serving import keys
+from pipelines import serve
+from pipelines.config import use
+from tests.cluster.ray_nodes import free_ports
+from tests.components.test_restorer import trained
+from tests.small_networks import SIZE
+
+pytestmark = [pytest.mark.ray, pytest.mark.slow]
+PATIENCE_S = 180
+HEADERS = {"content-type": "image/png"}
+
+
+class Endpoint:
+    """A running `hdrface serve`."""
+
+    def __init__(self, folder: Path, repository: Path, *settings: str) -> None:
+        self.url = f"http://127.0.0.1:{free_ports(1)[0]}"
+        self.log = folder / "log"
+        port = self.url.rpartition(":")[2]
+        with self.log.open("wb") as log:
+            self.process = subprocess.Popen(
+                [sys.executable, "-m", "pipelines.cli", "serve", "--port", port, *settings],
+                cwd=folder,
+                env={**os.environ, "PYTHONPATH": str(repository)},
+                stdout=log,
+                stderr=subprocess.STDOUT,
+            )
+
+    def wait_until_ready(self) -> None:
+        end = time.monotonic() + PATIENCE_S
+        while time.monotonic() < end:
+            assert self.process.poll() is None, self.log.read_text()
+            try:
+                if httpx.get(f"{self.url}/readyz", timeout=10).status_code == 200:
+                    return
+            except httpx.TransportError:
+                pass
+            time.sleep(0.5)
+        raise AssertionError(self.log.read_text())
+
+    def restore(self, data: bytes) -> httpx.Response:
+        return httpx.post(
+            f"{self.url}/v1/restore?aligned=true", content=data, headers=HEADERS, timeout=60
+        )
+
+    def replicas(self, name: str) -> list[psutil.Process]:
+        of = psutil.Process(self.process.pid).children(recursive=True)
+        return [child for child in of if f"hdrface:{name}" in "".join(child.cmdline())]
+
+    def stop(self) -> int:
+        self.process.send_signal(signal.SIGINT)
+        return self.process.wait(60)
+
+
+def picture(seed: int) -> bytes:
+    drawn = np.random.default_rng(seed)
+    return images.encode_png(drawn.integers(256, size=(SIZE, SIZE, 3), dtype=np.uint8))
+
+
+@pytest.fixture(scope="module")
+def endpoint(
+    tmp_path_factory: pytest.TempPathFactory, networks: Path, repository: Path
+) -> Iterator[Endpoint]:
+    folder = tmp_path_factory.mktemp("endpoint")
+    model = trained(folder, networks, "sd21", "text")
+    with pytest.MonkeyPatch.context() as patch:
+        patch.chdir(repository)
+        use("tiny", file=folder / "params.yaml")
+    running = Endpoint(folder, repository, f"models={{small: {model}}}", "self_test_psnr=5")
+    try:
+        running.wait_until_ready()
+        yield running
+    finally:
+        running.stop()
+
+
+def test_requests_are_answered_alike_and_named(endpoint: Endpoint) -> None:
+    with ThreadPoolExecutor(8) as pool:
+        answers = list(pool.map(endpoint.restore, map(picture, [*range(8)] * 2)))
+    assert {answer.status_code for answer in answers} == {200}
+    for one, other in zip(answers[:8], answers[8:], strict=True):
+        apart = images.decode_png(one.content).astype(int) - images.decode_png(other.content)
+        assert np.abs(apart).max() <= 1  # sums of another batch
+    assert answers[0].headers["x-hdrface-model"] == "sd21-text"
+    models: list[dict[str, Any]] = httpx.get(f"{endpoint.url}/v1/models").json()
+    assert [(model["name"], model["size"]) for model in models] == [("small", SIZE)]
+    time.sleep(2)
+    counted = httpx.get(f"{endpoint.url}/metrics").text
+    assert 'hdrface_requests_total{model="small",status="200"}' in counted
+
+
+@pytest.mark.parametrize("name", ["model-small", "finder"])
+def test_a_killed_replica_costs_no_request(endpoint: Endpoint, name: str) -> None:
+    with ThreadPoolExecutor(4) as pool:
+        waiting = [pool.submit(endpoint.restore, picture(seed)) for seed in range(40)]
+        time.sleep(0.3)
+        [replica] = endpoint.replicas(name)
+        replica.kill()
+        codes = {answer.result().status_code for answer in waiting}
+    assert codes == {200}
+
+
+def test_an_address_that_others_reach_needs_keys(tmp_path: Path, repository: Path) -> None:
+    keys.add(tmp_path / "keys.json", "anna")
+    with pytest.MonkeyPatch.context() as patch:
+        patch.chdir(repository)
+        params = serve.load()
+        with pytest.raises(ValueError, match=r"0\.0\.0\.0 can be reached from other machines"):
+            serve.run(params, host="0.0.0.0", port=1)
+        with pytest.raises(ParamsError, match="max_batch"):
+            serve.load(["max_batch=0"])
