@@ -15,7 +15,7 @@ export DETECTOR ?=
 export PATH := $(CURDIR)/$(BIN):$(PATH)
 export PYTHONUNBUFFERED := 1
 
-.PHONY: help install demo results test test-cluster check format bench mlflow lock chromium postgresql
+.PHONY: help install demo results test test-cluster check format bench serve mlflow lock chromium postgresql
 
 help: ## list the targets
 	@sed -n 's/^\([a-z-]*\):.*## /\1\t/p' $(MAKEFILE_LIST) | expand -t 14
@@ -64,6 +64,9 @@ format: $(STAMP) ## let ruff format and sort imports
 bench: $(STAMP) ## run the benchmarks, write benchmarks/results/*.json
 	@for name in $(filter-out __init__ machine,$(basename $(notdir $(wildcard benchmarks/*.py)))); do \
 	  echo "benchmarks.$$name" >&2; python -m benchmarks.$$name; done
+
+serve: $(STAMP) ## serve the demo's models over HTTP on this machine
+	@hdrface serve
 
 mlflow: $(STAMP) ## open the runs of the local database in a browser
 	@mlflow ui --backend-store-uri sqlite:///mlflow.db

@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 from pydantic import Field, NonNegativeFloat, PositiveFloat, PositiveInt
 
-from components.params import Params, read
+from components.params import PARAMS_FILE, Params, read
 
 if TYPE_CHECKING:
     from fastapi import FastAPI
@@ -67,8 +67,9 @@ class ServeParams(Params):
 
 
 def app(arguments: dict[str, Any]) -> "Application":
-    """Build the application from `params.yaml` and what stands in for its keys."""
-    values = {**read().get("serve", {}), **arguments}
+    """Build the application from `params.yaml`, if it is there, and what stands in for its keys."""
+    section = read().get("serve", {}) if PARAMS_FILE.is_file() else {}
+    values = {**section, **arguments}
     return build(ServeParams.parse("serve", {"serve": values}))
 
 
@@ -93,7 +94,8 @@ def build(params: ServeParams) -> "Application":
     from components.serving.deployments import FaceFinder, Meter, Model
 
     def deployed(part: Any, name: str, replicas: Replicas, ongoing: int) -> Any:
-        return serve.deployment(part).options(
+        return serve.deployment(
+            part,
             name=name,
             max_ongoing_requests=ongoing,
             max_queued_requests=params.max_queued,
@@ -124,7 +126,9 @@ def build(params: ServeParams) -> "Application":
     meter = deployed(Meter, "meter", Replicas(cpus=0), 100).bind()
     # Serve takes a function, and nothing else that can be called, for one that makes the API.
     front = serve.ingress(lambda: _front(params))(_Ingress)
-    return deployed(front, "ingress", params.ingress, params.max_queued).bind(finder, models, meter)
+    ingress = deployed(front, "ingress", params.ingress, params.max_queued)
+    application: Application = ingress.bind(finder, models, meter)
+    return application
 
 
 class _Ingress:

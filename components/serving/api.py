@@ -52,7 +52,9 @@ class Event:
 class Parts(Protocol):
     """What restores, wherever it runs."""
 
-    names: Sequence[str]  # of the models; the first is the default
+    @property
+    def names(self) -> Sequence[str]:
+        """Name the models; the first is the default."""
 
     async def find(self, image: Image, options: RestoreOptions, size: int) -> Prepared:
         """Find the faces and cut them out, `size` wide. Raises: Refusal."""
@@ -112,6 +114,7 @@ class _Guard:
         given = request.headers.get("x-request-id", "")
         request.state.id = given if _REQUEST_ID.fullmatch(given) else uuid.uuid4().hex
         who = self._who(request)
+        response: Response
         if who is None:
             response = _error(
                 request,

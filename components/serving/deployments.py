@@ -12,6 +12,7 @@ import logging
 import threading
 from collections.abc import Awaitable, Callable, Mapping, Sequence
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -151,7 +152,8 @@ class ServeParts:
         self._background: list[asyncio.Task[None]] = []
 
     async def find(self, image: Image, options: RestoreOptions, size: int) -> Prepared:
-        return await _called(lambda: self._finder.find.remote(image, options, size))
+        found: Prepared = await _called(lambda: self._finder.find.remote(image, options, size))
+        return found
 
     async def restore(self, model: str, asked: FacesToRestore) -> RestoredFaces:
         """Restore as many faces at a time as a batch holds."""
@@ -161,13 +163,15 @@ class ServeParts:
             for start in range(0, max(1, len(asked.faces)), most)
         ]
         # One by one: a photograph of many faces takes no other's place in the queue.
-        done = [await _called(lambda piece=piece: handle.remote(piece)) for piece in pieces]
+        done: list[RestoredFaces] = [
+            await _called(partial(handle.remote, piece)) for piece in pieces
+        ]
         if len({one.version for one in done}) > 1:
             raise Refused(409, "size_changed", "another version has come").refusal()
-        angles = [one.angles for one in done]
+        angles = [angle for one in done for angle in one.angles or ()]
         return RestoredFaces(
             [face for one in done for face in one.faces],
-            None if None in angles else [angle for some in angles for angle in some],
+            None if done[0].angles is None else angles,
             done[0].version,
         )
 
@@ -195,9 +199,8 @@ class ServeParts:
     async def _look(self) -> None:
         for name, handle in self._models.items():
             with contextlib.suppress(Refusal, asyncio.TimeoutError):
-                self._states[name] = await asyncio.wait_for(
-                    _called(lambda handle=handle: handle.state.remote()), _PATIENCE_S
-                )
+                state = _called(partial(handle.state.remote))
+                self._states[name] = await asyncio.wait_for(state, _PATIENCE_S)
 
     async def _send_events(self) -> None:
         events, self._events = self._events, []

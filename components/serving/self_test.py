@@ -37,7 +37,7 @@ def failure(restorer: FaceRestorer, min_psnr: float) -> str | None:
         [restored] = restorer.restore([np.asarray(degraded)], color_fix="none")
     except (RuntimeError, ValueError, FloatingPointError) as error:
         return f"it could not restore the fixed face: {error}"
-    found = float(peak_signal_noise_ratio(true, restored.image))
+    found = float(peak_signal_noise_ratio(true, restored.image))  # type: ignore[no-untyped-call]
     if found < min_psnr:
         return f"the fixed face comes back with {found:.1f} dB, less than {min_psnr:g} dB"
     return None

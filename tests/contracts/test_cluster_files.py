@@ -15,6 +15,8 @@ import jsonschema
 import pytest
 import yaml
 
+from pipelines.serve import ServeParams, is_loopback
+
 KUBERAY = {
     "raycluster.yaml": ("kuberay-rayclusters-v1.json", ["spec"]),
     "rayjob.yaml": ("kuberay-rayjobs-v1.json", ["spec", "rayClusterSpec"]),
@@ -207,6 +209,20 @@ def test_compose_takes_its_file(shared_dir: Path, compose: dict[str, Any]) -> No
 def test_the_three_kuberay_files_describe_one_cluster(repository: Path) -> None:
     specs = [kuberay_spec(repository, name) for name in KUBERAY]
     assert specs[0] == specs[1] == specs[2]
+
+
+@pytest.mark.parametrize("name", ["infra/serve.yaml", "infra/kuberay/rayservice.yaml"])
+def test_serve_takes_its_file_and_the_endpoint_its_arguments(repository: Path, name: str) -> None:
+    from ray.serve.schema import ServeDeploySchema
+
+    config = load(repository / name)
+    if "spec" in config:
+        config = yaml.safe_load(config["spec"]["serveConfigV2"])
+    [application] = ServeDeploySchema.model_validate(config).applications
+    assert application.import_path == "pipelines.serve:app"
+    params = ServeParams.model_validate(application.args)
+    host = (config.get("http_options") or {}).get("host", "0.0.0.0")
+    assert params.keys is not None or is_loopback(host)
 
 
 # Closed to the outside
