@@ -178,9 +178,9 @@ def test_lost_nodes_and_a_faulty_s3_change_nothing(line: Line, alone: Path) -> N
         code = line.submit(
             "train@sd21-sdfm",  # of the other backbone, what it needs
             breaking=[
-                _lose_node("1", "pipelines.degrade", "tables/", ".partial/notes/"),
-                _lose_node("2", "pipelines.features sd21", "tables/", ".partial/notes/"),
-                _lose_node("1", "pipelines.train sd21", "trainings/", "checkpoint_"),
+                _lose_node("1", 1, "tables/", ".partial/notes/"),  # in degrade
+                _lose_node("2", 3, "tables/", ".partial/notes/"),  # in features
+                _lose_node("1", 4, "trainings/", "checkpoint_"),  # in train
             ],
         )
     assert code == 0, "".join(line.output)
@@ -191,12 +191,12 @@ def test_lost_nodes_and_a_faulty_s3_change_nothing(line: Line, alone: Path) -> N
     _assert_same(line, alone, tables, ("qwen-text", "sd21-sdfm"))
 
 
-def _lose_node(name: str, stage: str, prefix: str, sign: str) -> Callable[[Line], None]:
-    """Kill a node while a stage is at work: it has written something with `sign` in its name."""
+def _lose_node(name: str, num_tables: int, prefix: str, sign: str) -> Callable[[Line], None]:
+    """Kill a node at work: so many tables are whole, and there is a new key with `sign` in it."""
 
     def lose(line: Line) -> None:
         client = _client(line)
-        _wait(lambda: line.said(f"> python -m {stage}"), line)
+        _wait(lambda: _num_tables(_keys(client, "tables/")) >= num_tables, line)
         before = _keys(client, prefix)
         _wait(lambda: any(sign in key for key in _keys(client, prefix) - before), line)
         line.nodes.kill(name)
@@ -204,6 +204,10 @@ def _lose_node(name: str, stage: str, prefix: str, sign: str) -> Callable[[Line]
         line.nodes.start(name, {})
 
     return lose
+
+
+def _num_tables(keys: set[str]) -> int:
+    return sum(key.endswith("/manifest.json") for key in keys)
 
 
 def _client(line: Line) -> Any:
