@@ -30,7 +30,7 @@ from components.reporting.gallery import heat_map
 from components.serving import requests
 from components.serving.keys import Keys
 from components.serving.model import FacesToRestore, ModelState, RestoredFaces
-from components.serving.refusal import Refusal, Refused, not_ready, too_late
+from components.serving.refusal import Refusal, Refused, another_version, not_ready, too_late
 from components.serving.requests import BoundedBody, RequestOptions
 
 log = logging.getLogger("hdrface.access")
@@ -185,7 +185,7 @@ class Api:
         try:
             work = await self._faces(photo, name, asked, give_up_at, clock)
         except Refusal as error:
-            if error.refused.code != "size_changed":
+            if error.refused != another_version():
                 raise
             work = await self._faces(photo, name, asked, give_up_at, clock)
         body, record, kind = await self._run(_finished, photo, *work, asked)

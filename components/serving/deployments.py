@@ -34,7 +34,7 @@ from components.serving.model import (
     ModelState,
     RestoredFaces,
 )
-from components.serving.refusal import Refusal, Refused, busy
+from components.serving.refusal import Refusal, Refused, another_version, busy
 
 T = TypeVar("T")
 
@@ -162,12 +162,17 @@ class ServeParts:
             replace(asked, faces=asked.faces[start : start + most])
             for start in range(0, max(1, len(asked.faces)), most)
         ]
-        # One by one: a photograph of many faces takes no other's place in the queue.
-        done: list[RestoredFaces] = [
-            await _called(partial(handle.remote, piece)) for piece in pieces
-        ]
-        if len({one.version for one in done}) > 1:
-            raise Refused(409, "size_changed", "another version has come").refusal()
+        try:
+            # One by one: a photograph of many faces takes no other's place in the queue.
+            done: list[RestoredFaces] = [
+                await _called(partial(handle.remote, piece)) for piece in pieces
+            ]
+            if len({one.version for one in done}) > 1:
+                raise another_version().refusal()
+        except Refusal as refusal:
+            if refusal.refused == another_version():
+                self._states[model] = ModelState(model, None, None, "it changes its version")
+            raise
         angles = [angle for one in done for angle in one.angles or ()]
         return RestoredFaces(
             [face for one in done for face in one.faces],

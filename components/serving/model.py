@@ -18,7 +18,7 @@ from components.metrics.identity import IdentityAngle
 from components.photographs.color_fix import ColorFix
 from components.photographs.face_restorer import FaceRestorer, RestoredFace
 from components.serving import self_test
-from components.serving.refusal import Refused, not_ready, too_late
+from components.serving.refusal import Refused, another_version, not_ready, too_late
 
 log = logging.getLogger(__name__)
 
@@ -129,7 +129,7 @@ class FollowingModel:
         """Restore what is asked for with the same options."""
         squares = [face for one in asked for face in one.faces]
         if any(len(square) != loaded.restorer.size for square in squares):
-            return [Refused(409, "size_changed", "another version has come")] * len(asked)
+            return [another_version()] * len(asked)
         try:
             faces = loaded.restorer.restore(squares, fidelity=fidelity, color_fix=color_fix)
         except ValueError as error:  # a choice that this model has not

@@ -36,3 +36,8 @@ def busy() -> Refused:
 
 def not_ready(problem: str) -> Refused:
     return Refused(503, "not_ready", f"there is no model to restore with: {problem}")
+
+
+def another_version() -> Refused:
+    """Say that faces were cut for, or restored by, a version that has gone: cut them anew."""
+    return Refused(409, "another_version", "the model has changed: ask again")

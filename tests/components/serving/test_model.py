@@ -125,7 +125,7 @@ def test_a_batch_of_requests_gives_each_its_own_faces_and_drops_the_late(
     assert isinstance(together[1], Refused)
     assert together[1].status == 504
     assert isinstance(together[5], Refused)
-    assert together[5].code == "size_changed"
+    assert together[5].code == "another_version"
     for index in (0, 2, 3, 4):
         [alone], answer = model.restore([asked[index]]), together[index]
         assert isinstance(alone, RestoredFaces)
