@@ -77,6 +77,12 @@ class Run:
 
 @contextmanager
 def cluster() -> Iterator[Cluster]:
+    with pytest.MonkeyPatch.context() as patch:  # workers import the training from here
+        patch.setenv("PYTHONPATH", str(Path(__file__).parents[2]))
+        yield from _cluster()
+
+
+def _cluster() -> Iterator[Cluster]:
     nodes = Cluster(initialize_head=True, head_node_args={"num_cpus": 0})
     try:
         yield nodes
