@@ -266,5 +266,5 @@ def test_a_job_whose_results_are_lost_has_failed(
     monkeypatch.setenv("HDRFACE_ROOT", root.url)
     monkeypatch.chdir(copy_of(checkout, "job"))
     away = f"dvc repro one && rm -r {root.url} && touch {root.url}"
-    assert job.run("job", ["sh", "-c", away]) == 3
     assert job.run("job", ["sh", "-c", "exit 5"]) == 5
+    assert job.run("job", ["sh", "-c", away]) == 3
