@@ -5,7 +5,7 @@ import http.client
 import random
 import threading
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from urllib.parse import urlsplit
 
@@ -22,6 +22,7 @@ class FaultyProxy:
         self.busy, self.cut = busy, cut
         self.faults: Counter[str] = Counter()  # what went wrong, how often
         self._lock = threading.Lock()
+        self.before_put: Callable[[str], None] = lambda _: None  # its request waits for it
         # No fixed rhythm: a client whose retries fall into step with it would never get through.
         self._random = random.Random(0)
 
@@ -57,6 +58,8 @@ class _Handler(BaseHTTPRequestHandler):
 
     def _forward(self) -> None:
         sent = self._body()
+        if self.command == "PUT":
+            self.rules.before_put(urlsplit(self.path).path)
         fault = self.rules.fault()
         if fault == "busy":
             self._answer(503, {"Content-Type": "application/xml"}, _SLOW_DOWN)
