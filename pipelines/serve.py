@@ -3,13 +3,13 @@
     ingress (HTTP)  ->  finder (faces of a photograph)
                     ->  model-NAME, one for each model (faces of many requests at once)
                     ->  meter (the counters behind /metrics)
+                    ->  page (what a browser shows at /)
 
 Its section of params.yaml is `serve`; arguments of `serve run`, or `args` of a Serve file, stand in
 for single keys: `serve run pipelines.serve:app max_faces=4`.
 """
 
 import functools
-import ipaddress
 import socket
 from collections.abc import Sequence
 from pathlib import Path
@@ -27,6 +27,7 @@ if TYPE_CHECKING:
     from components.serving.model import FollowingModel, Version
 
 APP = "hdrface"
+_PAGE_REQUESTS = 100  # at once: a page is some eighty small files
 _REGISTERED = "models:/"
 Fraction = Annotated[float, Field(ge=0, le=1)]
 
@@ -61,6 +62,7 @@ class ServeParams(Params):
     max_queued: PositiveInt  # requests that may wait for a part; the next ones get 429
     max_batch: PositiveInt  # faces
     batch_wait_s: NonNegativeFloat
+    page: bool
     ingress: Replicas
     finder: Replicas
     model: Replicas
@@ -91,7 +93,7 @@ def build(params: ServeParams) -> "Application":
     from ray.serve.config import AutoscalingConfig, BackpressureConfig
 
     from components.runtime import cluster
-    from components.serving.deployments import FaceFinder, Meter, Model
+    from components.serving.deployments import FaceFinder, Meter, Model, Page
 
     def deployed(part: Any, name: str, replicas: Replicas, ongoing: int) -> Any:
         return serve.deployment(
@@ -124,27 +126,51 @@ def build(params: ServeParams) -> "Application":
         for name, source in params.models.items()
     }
     meter = deployed(Meter, "meter", Replicas(cpus=0), 100).bind()
+    page = None
+    if params.page:
+        page = deployed(Page, "page", Replicas(cpus=0), _PAGE_REQUESTS).bind(
+            functools.partial(_page, params)
+        )
     # Serve takes a function, and nothing else that can be called, for one that makes the API.
-    front = serve.ingress(lambda: _front(params))(_Ingress)
+    front = serve.ingress(lambda: _front(params, with_page=params.page))(_Ingress)
     ingress = deployed(front, "ingress", params.ingress, params.max_queued)
-    application: Application = ingress.bind(finder, models, meter)
+    application: Application = ingress.bind(finder, models, meter, page)
     return application
 
 
 class _Ingress:
     """Holds the other deployments, so that they are deployed with it."""
 
-    def __init__(self, finder: Any, models: Any, meter: Any) -> None:
-        del finder, models, meter
+    def __init__(self, finder: Any, models: Any, meter: Any, page: Any) -> None:
+        del finder, models, meter, page
 
 
-def _front(params: ServeParams) -> "FastAPI":
+def _page(params: ServeParams) -> "FastAPI":
+    """Make the page, in its own process, with an endpoint of its own to ask."""
+    from components.serving import page
+
+    return page.build(
+        page.Server(
+            _front(params, with_page=False),
+            list(params.models),
+            finds_faces=params.detector is not None,
+            measures_angles=params.identity_network is not None,
+            upload_bytes=_upload_bytes(params),
+        )
+    )
+
+
+def _upload_bytes(params: ServeParams) -> int:
+    return int(params.max_upload_mb * 1e6)
+
+
+def _front(params: ServeParams, *, with_page: bool) -> "FastAPI":
     """Make the HTTP side, in its own process."""
     from ray.serve import get_deployment_handle
 
     from components.runtime import logs
     from components.serving import api
-    from components.serving.deployments import ServeParts
+    from components.serving.deployments import ServeParts, through
     from components.serving.keys import Keys
 
     logs.configure()
@@ -155,13 +181,19 @@ def _front(params: ServeParams) -> "FastAPI":
         max_batch=params.max_batch,
     )
     limits = api.Limits(
-        upload_bytes=int(params.max_upload_mb * 1e6),
+        upload_bytes=_upload_bytes(params),
         pixels=params.max_pixels,
         faces=params.max_faces,
         timeout_s=params.timeout_s,
     )
     keys = None if params.keys is None else Keys(params.keys)
-    return api.build(parts, limits=limits, keys=keys, threads=max(1, int(params.ingress.cpus)))
+    return api.build(
+        parts,
+        limits=limits,
+        keys=keys,
+        threads=max(1, int(params.ingress.cpus)),
+        page=through(get_deployment_handle("page")) if with_page else None,
+    )
 
 
 def _follow(source: str, params: ServeParams, place: "Workplace") -> "FollowingModel":
@@ -224,7 +256,7 @@ def run(params: ServeParams, *, host: str, port: int) -> None:
     from components.params import Compute
     from components.runtime import cluster
 
-    if params.keys is None and not is_loopback(host):
+    if params.keys is None and not reaches_only_here(host):
         raise ValueError(
             f"{host} can be reached from other machines, and serve.keys names no file of API keys: "
             "make one with 'hdrface keys add NAME', or serve on 127.0.0.1"
@@ -234,13 +266,15 @@ def run(params: ServeParams, *, host: str, port: int) -> None:
         serve.run(build(params), name=APP, blocking=True)
 
 
-def is_loopback(host: str) -> bool:
+def reaches_only_here(host: str) -> bool:
     """Say whether only this machine reaches an address."""
+    from components.serving.api import is_loopback
+
     try:
         found = socket.getaddrinfo(host, None)
     except OSError:
         return False
-    return all(ipaddress.ip_address(address[4][0]).is_loopback for address in found)
+    return all(is_loopback(str(address[4][0])) for address in found)
 
 
 def _source(source: str) -> str:

@@ -6,7 +6,12 @@ from pathlib import Path
 import pytest
 
 # One of each for the whole run.
-pytest_plugins = ["tests.ray_session", "tests.small_networks", "tests.mlflow_database"]
+pytest_plugins = [
+    "tests.browser",
+    "tests.ray_session",
+    "tests.small_networks",
+    "tests.mlflow_database",
+]
 
 REPOSITORY = Path(__file__).parents[1]
 

@@ -8,7 +8,9 @@ from __future__ import annotations
 
 import asyncio
 import base64
+import contextlib
 import dataclasses
+import ipaddress
 import logging
 import re
 import time
@@ -20,10 +22,13 @@ from typing import Any, Protocol
 
 from fastapi import FastAPI, Request, Response
 from fastapi.responses import JSONResponse
+from starlette.exceptions import HTTPException
+from starlette.types import ASGIApp
 
 from components import images
 from components.images import Image
 from components.photographs import photograph, restoration
+from components.photographs.face_restorer import RestoredFace
 from components.photographs.photograph import Photograph
 from components.photographs.restoration import PhotographRecord, Prepared, RestoreOptions
 from components.reporting.gallery import heat_map
@@ -36,7 +41,7 @@ from components.serving.requests import BoundedBody, RequestOptions
 log = logging.getLogger("hdrface.access")
 
 _REQUEST_ID = re.compile(r"[A-Za-z0-9._-]{1,64}")
-_OPEN = ("/", "/healthz", "/readyz", "/docs", "/openapi.json")  # without a key
+_OPEN = ("/healthz", "/readyz", "/docs", "/openapi.json")  # to everybody
 
 
 @dataclass(frozen=True)
@@ -83,8 +88,18 @@ class Limits:
     retry_after_s: int = 1
 
 
-def build(parts: Parts, *, limits: Limits, keys: Keys | None, threads: int) -> FastAPI:
-    """Make the application; without `keys` it asks for none."""
+def build(
+    parts: Parts, *, limits: Limits, keys: Keys | None, threads: int, page: ASGIApp | None = None
+) -> FastAPI:
+    """Make the application.
+
+    Args:
+        parts: what restores.
+        limits: of a request.
+        keys: who may ask; None: only this machine may.
+        threads: for decoding, pasting and encoding.
+        page: answers what is no route of the endpoint's own, `/` first of all.
+    """
     app = FastAPI(title="HDRFace", summary="Blind face restoration", redoc_url=None)
     api = Api(parts, limits, threads)
     app.add_api_route(
@@ -94,7 +109,10 @@ def build(parts: Parts, *, limits: Limits, keys: Keys | None, threads: int) -> F
     app.add_api_route("/healthz", api.healthz, methods=["GET"])
     app.add_api_route("/readyz", api.readyz, methods=["GET"])
     app.add_api_route("/metrics", api.metrics, methods=["GET"], include_in_schema=False)
+    if page is not None:
+        app.mount("/", page)
     app.add_exception_handler(Refusal, _refused)
+    app.add_exception_handler(HTTPException, _no_route)
     app.add_middleware(BoundedBody, max_bytes=limits.upload_bytes)
     app.middleware("http")(_Guard(parts, keys))
     return app
@@ -113,16 +131,16 @@ class _Guard:
         # Serve gives every request an id, and sends it back; a client's own may be anything.
         given = request.headers.get("x-request-id", "")
         request.state.id = given if _REQUEST_ID.fullmatch(given) else uuid.uuid4().hex
-        who = self._who(request)
         response: Response
-        if who is None:
-            response = _error(
-                request,
-                Refused(
-                    401, "no_key", "an API key is needed: Authorization: Bearer KEY, or X-API-Key"
-                ),
-            )
-            response.headers["WWW-Authenticate"] = "Bearer"
+        who = "-"
+        try:
+            who = self._who(request)
+        except Refusal as refusal:
+            response = _error(request, refusal.refused)
+            if refusal.refused.status == 401:
+                # A browser asks for a name and a password then: the key is the password.
+                page = not request.url.path.startswith("/v1/")
+                response.headers["WWW-Authenticate"] = "Basic" if page else "Bearer"
         else:
             response = await call_next(request)
         seconds = time.perf_counter() - started
@@ -133,7 +151,7 @@ class _Guard:
             request.url.path[:100],
             response.status_code,
             seconds,
-            who or "-",
+            who,
         )
         if request.url.path == "/v1/restore":
             model = getattr(request.state, "model", "")
@@ -141,14 +159,47 @@ class _Guard:
             self._parts.count(Event(model, response.status_code, seconds, faces))
         return response
 
-    def _who(self, request: Request) -> str | None:
-        """Return who asks; "-" where nobody is asked, None where a key is missing or wrong."""
-        if self._keys is None or request.url.path in _OPEN:
+    def _who(self, request: Request) -> str:
+        """Return who asks; "-" where nobody is asked. Raises: Refusal."""
+        if request.url.path in _OPEN:
             return "-"
-        scheme, _, key = request.headers.get("authorization", "").partition(" ")
-        if scheme.lower() != "bearer":
-            key = request.headers.get("x-api-key", "")
-        return self._keys.owner(key.strip())
+        if self._keys is None:
+            if request.client is None or not is_loopback(request.client.host):
+                raise Refusal(
+                    403,
+                    "no_keys",
+                    "this server has no API keys and answers only its own machine: whoever runs it "
+                    "makes one with 'hdrface keys add NAME' and names the file in serve.keys",
+                )
+            return "-"
+        owner = self._keys.owner(_key(request))
+        if owner is None:
+            raise Refusal(
+                401,
+                "no_key",
+                "an API key is needed: Authorization: Bearer KEY, X-API-Key, or as a password",
+            )
+        return owner
+
+
+def _key(request: Request) -> str:
+    scheme, _, given = request.headers.get("authorization", "").partition(" ")
+    match scheme.lower():
+        case "bearer":
+            return given.strip()
+        case "basic":
+            with contextlib.suppress(ValueError):
+                decoded = base64.b64decode(given, validate=True).decode()
+                return decoded.partition(":")[2]
+    return request.headers.get("x-api-key", "").strip()
+
+
+def is_loopback(address: str) -> bool:
+    """Say whether an IP address is this machine's own, which only itself reaches."""
+    try:
+        return ipaddress.ip_address(address).is_loopback
+    except ValueError:
+        return False
 
 
 class Api:
@@ -210,6 +261,10 @@ class Api:
             raise Refusal(422, "too_many_faces", f"there are {found} faces; at most {most} go")
         faces = FacesToRestore(prepared.squares, asked.fidelity, asked.color_fix, give_up_at)
         restored = await self._parts.restore(name, faces)
+        if asked.max_angle is not None and restored.angles is None:
+            raise Refusal(
+                422, "bad_options", "max_angle: this server has no identity network to measure with"
+            )
         clock.lap("restore")
         return prepared, restored, state.size
 
@@ -290,12 +345,8 @@ def _as_json(
     clock: _Clock,
 ) -> JSONResponse:
     prepared, restored, _ = work
-    gates = [
-        None
-        if face.gate is None
-        else _base64(images.encode_png(heat_map(square, face.gate, (0.0, 1.0))))
-        for square, face in zip(prepared.squares, restored.faces, strict=True)
-    ]
+    maps = (_gate_map(*one) for one in zip(prepared.squares, restored.faces, strict=True))
+    gates = [next(maps) if face.reason is None else None for face in prepared.faces]
     return JSONResponse(
         {
             "request_id": request.state.id,
@@ -303,10 +354,17 @@ def _as_json(
             "media_type": kind,
             "model": dataclasses.asdict(restored.version),
             "record": dataclasses.asdict(record),
-            "gates": gates,  # PNG, one for each face that was given to the model
+            "gates": gates,  # PNG, for each face of the record that the model saw
             "seconds": clock.laps,
         }
     )
+
+
+def _gate_map(square: Image, face: RestoredFace) -> str | None:
+    """Draw a face's gate over it, as PNG in base64."""
+    if face.gate is None:
+        return None
+    return _base64(images.encode_png(heat_map(square, face.gate, (0.0, 1.0))))
 
 
 def _base64(data: bytes) -> str:
@@ -316,6 +374,15 @@ def _base64(data: bytes) -> str:
 async def _refused(request: Request, error: Exception) -> JSONResponse:
     assert isinstance(error, Refusal)
     return _error(request, error.refused)
+
+
+async def _no_route(request: Request, error: Exception) -> JSONResponse:
+    """Say in the same form what the router refuses: unknown paths, wrong methods."""
+    assert isinstance(error, HTTPException)
+    refused = Refused(error.status_code, "no_such_route", f"{error.detail}: see /docs")
+    response = _error(request, refused)
+    response.headers.update(error.headers or {})
+    return response
 
 
 def _error(request: Request, error: Refused) -> JSONResponse:

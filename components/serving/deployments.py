@@ -10,7 +10,8 @@ import asyncio
 import contextlib
 import logging
 import threading
-from collections.abc import Awaitable, Callable, Mapping, Sequence
+from collections.abc import AsyncGenerator, Awaitable, Callable, Mapping, Sequence
+from contextlib import aclosing
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
@@ -21,6 +22,8 @@ from ray import serve
 from ray.exceptions import RayActorError
 from ray.serve.exceptions import BackPressureError, DeploymentUnavailableError
 from ray.serve.handle import DeploymentHandle
+from starlette.applications import Starlette
+from starlette.types import Message, Scope
 
 from components.faces.detect import Detector, open_detector
 from components.images import Image
@@ -28,6 +31,7 @@ from components.photographs import restoration
 from components.photographs.restoration import Prepared, RestoreOptions
 from components.runtime import cluster, logs
 from components.serving.api import Event
+from components.serving.forwarding import Forwarded, answered
 from components.serving.model import (
     FacesToRestore,
     FollowingModel,
@@ -131,6 +135,38 @@ class Meter:
 
     async def text(self) -> bytes:
         return prometheus_client.generate_latest(self._registry)
+
+
+class Page:
+    """The page: in one process, where Gradio's queue lives."""
+
+    async def __init__(self, make: Callable[[], Starlette]) -> None:  # type: ignore[misc]
+        logs.configure()
+        self._app = make()
+        self._lifespan = self._app.router.lifespan_context(self._app)
+        await self._lifespan.__aenter__()
+
+    async def answer(self, scope: Scope, body: bytes) -> AsyncGenerator[Message, None]:
+        """Answer one HTTP request, message by message."""
+        async with aclosing(answered(self._app, scope, body)) as messages:
+            async for message in messages:
+                yield message
+
+
+def through(page: DeploymentHandle[Any]) -> Forwarded:
+    """Give the page as an application of this process."""
+
+    async def ask(scope: Scope, body: bytes) -> AsyncGenerator[Message, None]:
+        messages: Any = page.options(stream=True).answer.remote(scope, body)
+        try:
+            async for message in messages:
+                yield message
+        except (BackPressureError, DeploymentUnavailableError, RayActorError):
+            raise Refusal(503, "unavailable", "the page is not there: reload it") from None
+        finally:
+            messages.cancel()
+
+    return Forwarded(ask)
 
 
 class ServeParts:

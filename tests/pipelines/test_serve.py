@@ -81,7 +81,7 @@ def endpoint(
     tmp_path_factory: pytest.TempPathFactory, networks: Path, repository: Path
 ) -> Iterator[Endpoint]:
     folder = tmp_path_factory.mktemp("endpoint")
-    model = trained(folder, networks, "sd21", "text")
+    model = trained(folder, networks, "sd21", "sdfm")
     with pytest.MonkeyPatch.context() as patch:
         patch.chdir(repository)
         use("tiny", file=folder / "params.yaml")
@@ -100,7 +100,7 @@ def test_requests_are_answered_alike_and_named(endpoint: Endpoint) -> None:
     for one, other in zip(answers[:8], answers[8:], strict=True):
         apart = images.decode_png(one.content).astype(int) - images.decode_png(other.content)
         assert np.abs(apart).max() <= 1  # sums of another batch
-    assert answers[0].headers["x-hdrface-model"] == "sd21-text"
+    assert answers[0].headers["x-hdrface-model"] == "sd21-sdfm"
     models: list[dict[str, Any]] = httpx.get(f"{endpoint.url}/v1/models").json()
     assert [(model["name"], model["size"]) for model in models] == [("small", SIZE)]
     time.sleep(2)
@@ -117,6 +117,50 @@ def test_a_killed_replica_costs_no_request(endpoint: Endpoint, name: str) -> Non
         replica.kill()
         codes = {answer.result().status_code for answer in waiting}
     assert codes == {200}
+
+
+@pytest.mark.browser
+def test_the_page_restores_shows_and_gives_a_photograph(
+    endpoint: Endpoint, browser: Any, tmp_path: Path, repository: Path
+) -> None:
+    photograph, broken = tmp_path / "anna.png", tmp_path / "broken.png"
+    photograph.write_bytes(picture(3))
+    broken.write_bytes(picture(3)[:200])
+    page = browser.new_page(viewport={"width": 390, "height": 800})
+    requests: list[str] = []
+    page.on("request", lambda request: requests.append(request.url))
+    page.goto(endpoint.url)
+    choose = page.locator("#photograph input[type=file]")
+
+    choose.set_input_files(broken)
+    page.locator("#said", has_text="Not restored").wait_for()
+    assert "/tmp" not in page.locator("#said").inner_text()
+    assert not page.locator("#slider").is_visible()
+    page.reload()
+
+    choose.set_input_files(photograph)
+    page.locator("#said", has_text="1 of 1 faces restored by sd21-sdfm").wait_for()
+    assert page.locator("#slider img").count() == 2
+    page.locator("#faces button", has_text="face 1").click()
+    page.locator("#gate img").wait_for()
+
+    handle = page.locator("#slider .outer")
+    before = handle.bounding_box()
+    handle.focus()
+    page.keyboard.press("ArrowRight")
+    page.wait_for_timeout(200)
+    assert handle.bounding_box()["x"] > before["x"]
+
+    with page.expect_download() as download:
+        page.locator("#download").click()
+    assert download.value.suggested_filename == "anna-restored.png"
+    given = images.decode_png(Path(download.value.path()).read_bytes()).astype(int)
+    expected = images.decode_png(endpoint.restore(picture(3)).content)
+    assert np.abs(given - expected).max() <= 1
+    assert page.evaluate("document.documentElement.scrollWidth") <= 390
+    assert all(url.startswith((endpoint.url, "data:", "blob:")) for url in requests)
+    (repository / "reports").mkdir(exist_ok=True)
+    page.screenshot(path=repository / "reports/endpoint-page.png", full_page=True)
 
 
 def test_an_address_that_others_reach_needs_keys(tmp_path: Path, repository: Path) -> None:

@@ -1,8 +1,6 @@
 """The page: complete, self-contained, and fit for a phone; looked at in a real browser."""
 
 import math
-import shutil
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -17,17 +15,6 @@ from components.reporting.comparison import Compared, FaceScores, Pair
 from components.reporting.gallery import Gallery
 from components.reporting.page import Output, Report, TableFacts, WeightsFacts, render
 
-CHROMIUM = shutil.which("chromium") or shutil.which("chromium-browser")
-# No background service of the browser may touch the network either.
-ARGUMENTS = [
-    "--no-sandbox",
-    "--disable-gpu",
-    "--disable-quic",
-    "--no-first-run",
-    "--disable-background-networking",
-    "--disable-component-update",
-    "--disable-sync",
-]
 GAINS = {"sd21-sdfm": 1.5, "sd21-text": 0.9, "qwen-sdfm": -0.4}
 
 
@@ -138,18 +125,6 @@ def test_a_page_without_data_lineage_or_pictures_is_still_a_page() -> None:
 
 def test_large_faces_do_not_make_a_large_page() -> None:
     assert len(render(_report(size=512))) < 1_500_000
-
-
-@pytest.fixture(scope="module")
-def browser() -> Iterator[Any]:
-    if CHROMIUM is None:
-        pytest.skip("needs Chromium (Debian: apt-get install chromium)")
-    from playwright.sync_api import sync_playwright
-
-    with sync_playwright() as playwright:
-        browser = playwright.chromium.launch(executable_path=CHROMIUM, args=ARGUMENTS)
-        yield browser
-        browser.close()
 
 
 @pytest.mark.browser

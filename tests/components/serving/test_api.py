@@ -29,6 +29,8 @@ from components.serving.refusal import Refused
 from tests.components.test_restorer import trained
 from tests.small_networks import SIZE
 
+HERE = ("127.0.0.1", 40_000)
+ELSEWHERE = ("192.0.2.7", 40_000)
 MIN_PSNR = 9.0  # dB: these networks are untrained
 LIMITS = api.Limits(upload_bytes=200_000, pixels=300_000, faces=2, timeout_s=20)
 
@@ -79,7 +81,7 @@ def parts(restorer: FaceRestorer) -> HereParts:
 
 @pytest.fixture
 def client(parts: HereParts) -> Iterator[TestClient]:
-    with TestClient(api.build(parts, limits=LIMITS, keys=None, threads=1)) as client:
+    with TestClient(api.build(parts, limits=LIMITS, keys=None, threads=1), client=HERE) as client:
         yield client
 
 
@@ -125,7 +127,8 @@ def test_a_form_and_raw_bytes_are_answered_alike_and_json_holds_boxes_and_gates(
     assert one["media_type"] == "image/jpeg"
     assert images.decode(base64.b64decode(one["picture"])).shape == (96, 96, 3)
     assert one["record"]["faces"][0]["box"] == [0, 0, 48, 48]
-    assert images.decode_png(base64.b64decode(one["gates"][0])).shape == (SIZE, SIZE, 3)
+    [gate] = one["gates"]
+    assert images.decode_png(base64.b64decode(gate)).shape == (SIZE, SIZE, 3)
     assert one["model"] == {"name": "small", "identity": "id", "run_id": "run"}
 
 
@@ -141,6 +144,7 @@ def test_a_form_and_raw_bytes_are_answered_alike_and_json_holds_boxes_and_gates(
         (picture(), "aligned=1&max_angle=nan", {}, 422, "bad_options", "max_angle"),
         (picture(), "aligned=0", {}, 422, "bad_options", "detector"),
         (picture(), "aligned=1&fidelity=0.5", {}, 422, "bad_options", "fidelity"),
+        (picture(), "aligned=1&max_angle=30", {}, 422, "bad_options", "no identity network"),
         (picture(), "aligned=1&model=other", {}, 404, "no_such_model", "there are small"),
         (picture(), "aligned=1&timeout_s=0.000001", {}, 504, "too_late", "deadline"),
         (picture(), "", {"content-type": "text/html"}, 415, "unsupported_type", "image/jpeg"),
@@ -212,8 +216,39 @@ def test_keys_are_asked_for_and_never_logged(
         assert ask(client, picture(), authorization=f"Bearer {key}x").status_code == 401
         assert ask(client, picture(), authorization=f"Bearer {key}").status_code == 200
         assert ask(client, picture(), **{"x-api-key": key}).status_code == 200
+        page = client.get("/")
+        assert (page.status_code, page.headers["www-authenticate"]) == (401, "Basic")
+        assert client.get("/", auth=("anna", key)).status_code == 404  # there is no page here
+        assert client.get("/", auth=(key, "anna")).status_code == 401
+        assert client.get("/", headers={"authorization": "Basic %%%"}).status_code == 401
     assert "anna" in caplog.text
     assert key not in caplog.text
+
+
+def test_without_keys_only_this_machine_is_answered(parts: HereParts) -> None:
+    app = api.build(parts, limits=LIMITS, keys=None, threads=1)
+    with TestClient(app, client=ELSEWHERE) as client:
+        refused = ask(client, picture(), **{"x-forwarded-for": "127.0.0.1"})
+        assert refused.status_code == 403
+        assert "hdrface keys add" in refused.json()["error"]["message"]
+        assert client.get("/v1/models").status_code == 403
+        assert client.get("/").status_code == 403
+        assert client.get("/healthz").status_code == 200
+    for address in ("127.0.0.9", "::1"):
+        with TestClient(app, client=(address, 1)) as client:
+            assert ask(client, picture()).status_code == 200
+
+
+@pytest.mark.parametrize(
+    ("method", "path", "status"),
+    [("GET", "/v1/restore", 405), ("GET", "/../etc/passwd", 404), ("PATCH", "/nothing", 404)],
+)
+def test_what_is_no_route_is_said_in_the_same_form(
+    client: TestClient, method: str, path: str, status: int
+) -> None:
+    answer = client.request(method, path)
+    assert answer.status_code == status
+    assert answer.json()["error"]["code"] == "no_such_route"
 
 
 def test_readiness_says_which_model_is_missing_and_why(parts: HereParts) -> None:
@@ -221,7 +256,7 @@ def test_readiness_says_which_model_is_missing_and_why(parts: HereParts) -> None
         raise FileNotFoundError("no version of hdrface is @champion: promote one")
 
     parts.model = FollowingModel(missing, lambda _: None, MIN_PSNR)
-    with TestClient(api.build(parts, limits=LIMITS, keys=None, threads=1)) as client:
+    with TestClient(api.build(parts, limits=LIMITS, keys=None, threads=1), client=HERE) as client:
         parts.model.follow()
         ready = client.get("/readyz")
         assert ready.status_code == 503
