@@ -15,7 +15,7 @@ export DETECTOR ?=
 export PATH := $(CURDIR)/$(BIN):$(PATH)
 export PYTHONUNBUFFERED := 1
 
-.PHONY: help install demo results test test-cluster check format bench serve mlflow lock chromium postgresql
+.PHONY: help install demo results test test-cluster check format bench serve mlflow lock chromium ffmpeg postgresql
 
 help: ## list the targets
 	@sed -n 's/^\([a-z-]*\):.*## /\1\t/p' $(MAKEFILE_LIST) | expand -t 14
@@ -45,7 +45,7 @@ demo: $(STAMP) ## run the whole line [FACES=DIR [DETECTOR=FILE]], print the resu
 results: $(STAMP) ## print the last results again
 	@hdrface results
 
-test: $(STAMP) chromium ## run the test suite, but for what needs a cluster
+test: $(STAMP) chromium ffmpeg ## run the test suite, but for what needs a cluster
 	@pytest
 
 test-cluster: $(STAMP) postgresql ## run the line on a small cluster with S3, PostgreSQL and MLflow, and break things in it
@@ -80,6 +80,12 @@ chromium:
 	  || { test "$$(id -u)" = 0 && command -v apt-get >/dev/null \
 	       && (apt-get update -qq && DEBIAN_FRONTEND=noninteractive apt-get install -y -qq --no-install-recommends chromium) >/dev/null 2>&1; } \
 	  || echo "No Chromium here and no way to install it: the page tests will be skipped." >&2
+
+ffmpeg:
+	@command -v ffmpeg >/dev/null \
+	  || { test "$$(id -u)" = 0 && command -v apt-get >/dev/null \
+	       && (apt-get update -qq && DEBIAN_FRONTEND=noninteractive apt-get install -y -qq --no-install-recommends ffmpeg) >/dev/null 2>&1; } \
+	  || echo "No ffmpeg here and no way to install it: the tests of videos will be skipped." >&2
 
 # Debian keeps its programs out of PATH. Without it the tests of an MLflow server are skipped and say so.
 postgresql:

@@ -129,7 +129,8 @@ def checked(section: type[Section], **values: object) -> Section:
         return section.model_validate(values)
     except ValidationError as error:
         wrong = [
-            f"--{str(one['loc'][0]).replace('_', '-')} {one['input']}: {one['msg']}"
+            f"--{str(one['loc'][0]).replace('_', '-')} {one['input']}: "
+            f"{one['msg'].removeprefix('Value error, ')}"
             for one in error.errors(include_url=False)
         ]
         raise ValueError("; ".join(wrong)) from error

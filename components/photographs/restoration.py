@@ -12,7 +12,7 @@ from dataclasses import dataclass, replace
 from typing import Annotated
 
 import numpy as np
-from pydantic import Field, PositiveInt
+from pydantic import Field, PositiveInt, ValidationInfo, field_validator
 
 from components import images
 from components.faces import align
@@ -40,6 +40,13 @@ class RestoreOptions(Params):
     scale: Annotated[float, Field(ge=1, le=4)] = 1.0  # of the result, in sides of the photograph
     max_angle: Annotated[float, Field(gt=0, le=180)] | None = None  # degrees; above, it is flagged
     leave_flagged: bool = False  # a flagged face is left as it was
+
+    @field_validator("leave_flagged")
+    @classmethod
+    def _needs_a_limit(cls, leave_flagged: bool, info: ValidationInfo) -> bool:
+        if leave_flagged and info.data.get("max_angle", 0) is None:
+            raise ValueError("it needs a limit: give max_angle")
+        return leave_flagged
 
 
 @dataclass(frozen=True)
@@ -200,8 +207,6 @@ class PhotographRestorer:
         self.restorer.check(options.fidelity)
         if options.max_angle is not None and self.angle is None:
             raise ValueError("max_angle needs an identity network: name one")
-        if options.leave_flagged and options.max_angle is None:
-            raise ValueError("leave_flagged needs a limit: give max_angle")
 
     def prepare(self, photograph: Photograph, options: RestoreOptions) -> Prepared:
         """Find and cut the faces of one photograph. Raises: as the function `prepare`."""

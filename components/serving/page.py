@@ -7,32 +7,24 @@ nothing but files, which go after an hour: there are no sessions, so an open pag
 from __future__ import annotations
 
 import asyncio
-import base64
 import os
-import re
 import tempfile
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, get_args
 
-import cv2
 import gradio as gr
 import httpx
-import numpy as np
 from fastapi import FastAPI
-from gradio.processing_utils import save_bytes_to_cache
 from starlette.types import ASGIApp
 
-from components.images import Image
-from components.photographs import photograph
 from components.photographs.color_fix import ColorFix
-from components.photographs.photograph import DEFAULT_QUALITY, SUFFIXES, FileFormat, Photograph
+from components.photographs.photograph import DEFAULT_QUALITY, FileFormat
+from components.serving import page_results
+from components.serving.page_results import ResultPane
 
 TITLE = "HDRFace"
-_SHOWN_SIDE = 1600  # pixels of the longer side; the download has all of them
-_SHOWN_QUALITY = 92
-_AROUND_FACE = 0.35  # of its box, on each side
 _FILES_LAST_S = 3600
 _AT_ONCE = 8  # restorations; the endpoint has limits of its own
 _WAITING = 64
@@ -84,16 +76,6 @@ class Server:
     upload_bytes: int
 
 
-@dataclass(frozen=True)
-class View:
-    """What can be looked at: the whole photograph, or a face; both pictures have one size."""
-
-    caption: str
-    before: Image
-    after: Image
-    gate: bytes | None = None  # PNG
-
-
 def build(server: Server) -> FastAPI:
     """Make the page's application."""
     # A folder of its own, which nobody else may read: people's photographs lie there.
@@ -134,9 +116,9 @@ def _blocks(server: Server) -> Any:
                 controls = _controls(server)
             with gr.Column(scale=3, min_width=320):
                 said = gr.Markdown(elem_id="said")
-                shown = _Shown()
+                pane = ResultPane()
         asking = _Asking(server, list(controls))
-        outputs = [said, *shown.components]
+        outputs = [said, *pane.components]
         gr.on(
             [photo.upload, button.click],
             asking.answer,
@@ -144,9 +126,9 @@ def _blocks(server: Server) -> Any:
             outputs,
             api_visibility="private",
         )
-        photo.clear(lambda: _nothing(""), None, outputs, api_visibility="private")
-        shown.faces.select(
-            _picked, shown.kept, [shown.slider, shown.gate], api_visibility="private"
+        photo.clear(lambda: page_results.nothing(""), None, outputs, api_visibility="private")
+        pane.faces.select(
+            page_results.picked, pane.pickable, [pane.slider, pane.gate], api_visibility="private"
         )
     return blocks
 
@@ -189,44 +171,6 @@ def _controls(server: Server) -> dict[str, gr.components.Component]:
     return controls
 
 
-class _Shown:
-    """Where results are shown. What is picked from stays in the visitor's browser, hidden."""
-
-    def __init__(self) -> None:
-        with gr.Column(visible=False, elem_id="result") as self.column:
-            self.slider = gr.ImageSlider(
-                label="Before and after",
-                interactive=False,
-                buttons=["fullscreen"],
-                elem_id="slider",
-                max_height=640,
-            )
-            self.download = gr.DownloadButton("Download", variant="primary", elem_id="download")
-            self.faces = gr.Gallery(
-                label="Look closer at",
-                height="auto",
-                buttons=[],
-                allow_preview=False,
-                object_fit="cover",
-                elem_id="faces",
-            )
-            self.gate = gr.Image(
-                label="Gate: bright takes details, dark keeps structure",
-                height=260,
-                interactive=False,
-                buttons=[],
-                visible=False,
-                elem_id="gate",
-            )
-            with gr.Accordion("Each face", open=False):
-                self.told = gr.Markdown(elem_id="each-face")
-            self.kept = [gr.Gallery(visible=False) for _ in ("before", "after", "gate")]
-        self.components = [
-            *(self.column, self.slider, self.download, self.faces, self.gate, self.told),
-            *self.kept,
-        ]
-
-
 class _Asking:
     """Asks the endpoint for what the controls say."""
 
@@ -236,7 +180,7 @@ class _Asking:
     async def answer(self, request: gr.Request, file: str | None, *values: Any) -> list[Any]:
         """Restore a file; give the values of all outputs, in their order."""
         if file is None:
-            return _nothing("Drop a photograph first.")
+            return page_results.nothing("Drop a photograph first.")
         options = {
             name: str(value)
             for name, value in zip(self._names, values, strict=True)
@@ -252,120 +196,11 @@ class _Asking:
             answer = await client.post("/v1/restore", params=options, content=data, headers=headers)
         content = answer.json()
         if answer.is_error:
-            return _nothing(f"**Not restored:** {_escaped(content['error']['message'])}")
-        return await asyncio.to_thread(_shown, Path(file), data, content)
-
-
-def _nothing(said: str) -> list[Any]:
-    hidden = gr.Image(None, visible=False)
-    return [said, gr.Column(visible=False), None, None, None, hidden, None, *[None] * 3]
-
-
-def _shown(file: Path, data: bytes, content: Mapping[str, Any]) -> list[Any]:
-    """Give the values of all outputs for an answer of the endpoint."""
-    picture = base64.b64decode(content["picture"])
-    kind: FileFormat = content["media_type"].removeprefix("image/")
-    views = list(_views(photograph.read(data), photograph.read(picture), content))
-    before, after = ([_kept(getattr(view, side)) for view in views] for side in ("before", "after"))
-    # A gallery holds no gaps: a face without a gate has its own picture there.
-    gates = [
-        one if view.gate is None else _cached(view.gate, "gate.png")
-        for view, one in zip(views, before, strict=True)
-    ]
-    captions = [view.caption for view in views]
-    return [
-        _headline(content),
-        gr.Column(visible=True),
-        (before[0], after[0]),
-        _cached(picture, f"{file.stem}-restored{SUFFIXES[kind]}"),
-        gr.Gallery(list(zip(after, captions, strict=True)), selected_index=0),
-        gr.Image(None, visible=False),
-        _each_face(content["record"]["faces"]),
-        *(before, after, gates),
-    ]
-
-
-def _views(before: Photograph, after: Photograph, content: Mapping[str, Any]) -> Iterator[View]:
-    """Cut out what can be looked at: all of it first, then each face."""
-    large = after.pixels
-    height, width = large.shape[:2]
-    small = _resized(before.pixels, width, height)
-    shrink = min(1.0, _SHOWN_SIDE / max(width, height))
-    whole = round(width * shrink), round(height * shrink)
-    yield View("all", _resized(small, *whole), _resized(large, *whole))
-    scale = width / before.pixels.shape[1]
-    faces = zip(content["record"]["faces"], content["gates"], strict=True)
-    for number, (face, gate) in enumerate(faces, start=1):
-        left, top, right, bottom = face["box"]
-        around = _AROUND_FACE * max(right - left, bottom - top)
-        columns = _within(left - around, right + around, scale, width)
-        rows = _within(top - around, bottom + around, scale, height)
-        yield View(
-            f"face {number}" if face["restored"] else f"face {number}: left as it was",
-            small[rows, columns],
-            large[rows, columns],
-            None if gate is None else base64.b64decode(gate),
-        )
-
-
-def _headline(content: Mapping[str, Any]) -> str:
-    record, model = content["record"], content["model"]
-    seconds = sum(content["seconds"].values())
-    told = (
-        f"**{record['num_restored']} of {len(record['faces'])} faces restored** by "
-        f"{_escaped(model['name'])} at {record['model_size']} pixels a face, in {seconds:.1f} s"
-    )
-    return f"{told}\n\n{_escaped(record['note'])}" if record["note"] else told
-
-
-def _each_face(faces: Sequence[Mapping[str, Any]]) -> str:
-    """Say what became of each face, in a list."""
-    lines = []
-    for number, face in enumerate(faces, start=1):
-        facts = [] if face["width"] is None else [f"about {face['width']:.0f} pixels wide"]
-        if face["angle"] is not None:
-            flag = " **(flagged)**" if face["flagged"] else ""
-            facts.append(f"identity turned by {face['angle']:.0f}°{flag}")
-        if face["reason"]:
-            facts.append(f"left as it was: {_escaped(face['reason'])}")
-        lines.append(f"- face {number}: {', '.join(facts)}")
-    return "\n".join(lines)
-
-
-def _picked(
-    picked: gr.SelectData, before: Any, after: Any, gates: Any
-) -> tuple[tuple[str, str], gr.Image]:
-    """Show what was picked in the slider, and its gate if it has one."""
-    one, other, gate = (kept[picked.index][0] for kept in (before, after, gates))
-    return (one, other), gr.Image(gate, visible=gate != one)
+            return page_results.nothing(
+                f"**Not restored:** {page_results.escaped(content['error']['message'])}"
+            )
+        return await asyncio.to_thread(page_results.values_for, Path(file), data, content)
 
 
 def _path_of(upload: Any) -> Any:
     return None if upload is None else upload.path
-
-
-def _within(start: float, end: float, scale: float, size: int) -> slice:
-    return slice(max(0, int(start * scale)), min(size, max(1, int(end * scale))))
-
-
-def _resized(image: Image, width: int, height: int) -> Image:
-    if (width, height) == (image.shape[1], image.shape[0]):
-        return image
-    shrinks = width < image.shape[1]
-    how = cv2.INTER_AREA if shrinks else cv2.INTER_CUBIC
-    return np.asarray(cv2.resize(image, (width, height), interpolation=how), dtype=np.uint8)
-
-
-def _kept(image: Image) -> str:
-    encoded = photograph.encode(Photograph(image, "webp"), format="webp", quality=_SHOWN_QUALITY)
-    return _cached(encoded, "view.webp")
-
-
-def _cached(data: bytes, name: str) -> str:
-    """Write a file where the page serves from."""
-    return str(save_bytes_to_cache(data, name, os.environ["GRADIO_TEMP_DIR"]))
-
-
-def _escaped(text: str) -> str:
-    """Keep Markdown from reading what came with a request, or from a server, as its own."""
-    return re.sub(r"([\\`*_{}\[\]()<>#+!|~$-])", r"\\\1", text)

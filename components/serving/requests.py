@@ -88,7 +88,8 @@ def options(asked: Mapping[str, Any]) -> RequestOptions:
         return RequestOptions.model_validate_strings(dict(asked))
     except ValidationError as error:
         wrong = "; ".join(
-            f"{'.'.join(map(str, one['loc']))}: {one['msg']}" for one in error.errors()[:5]
+            f"{'.'.join(map(str, one['loc']))}: {one['msg'].removeprefix('Value error, ')}"
+            for one in error.errors()[:5]
         )
         raise Refusal(422, "bad_options", wrong[:500]) from error
 

@@ -153,13 +153,14 @@ def test_what_the_parts_cannot_do_is_refused(small_restorer: FaceRestorer) -> No
         restorer.restore(taken, RestoreOptions(fidelity=0.5))
     with pytest.raises(ValueError, match="max_angle needs an identity network"):
         restorer.restore(taken, RestoreOptions(max_angle=30))
-    with pytest.raises(ValueError, match="leave_flagged needs a limit"):
-        restorer.restore(taken, RestoreOptions(leave_flagged=True))
     with pytest.raises(ValueError, match="name a face detector"):
         PhotographRestorer(small_restorer).restore(taken, DEFAULTS)
     with pytest.raises(ValueError, match=r"scale = 4 makes 60000 x 20000 of 15000 x 5000"):
         output_size(15000, 5000, 4)
-    for wrong in ({"scale": 0.5}, {"fidelity": 2}, {"color_fix": "lab"}, {"min_face": 0}):
+    for wrong in (
+        *({"scale": 0.5}, {"fidelity": 2}, {"color_fix": "lab"}, {"min_face": 0}),
+        *({"leave_flagged": True}, {"leave_flagged": True, "max_angle": None}),
+    ):
         with pytest.raises(ValidationError):
             RestoreOptions.model_validate(wrong)
 

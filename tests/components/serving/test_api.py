@@ -145,6 +145,7 @@ def test_a_form_and_raw_bytes_are_answered_alike_and_json_holds_boxes_and_gates(
         (picture(), "aligned=0", {}, 422, "bad_options", "detector"),
         (picture(), "aligned=1&fidelity=0.5", {}, 422, "bad_options", "fidelity"),
         (picture(), "aligned=1&max_angle=30", {}, 422, "bad_options", "no identity network"),
+        (picture(), "aligned=1&leave_flagged=1", {}, 422, "bad_options", "leave_flagged: it needs"),
         (picture(), "aligned=1&model=other", {}, 404, "no_such_model", "there are small"),
         (picture(), "aligned=1&timeout_s=0.000001", {}, 504, "too_late", "deadline"),
         (picture(), "", {"content-type": "text/html"}, 415, "unsupported_type", "image/jpeg"),
