@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import threading
 from collections.abc import Iterable
 from pathlib import Path
 from typing import NamedTuple, Protocol
@@ -33,7 +34,7 @@ class Detection(NamedTuple):
 
 class Detector(Protocol):
     def detect(self, image: images.Image) -> list[Detection]:
-        """Find the faces of a picture (RGB), from its left to its right."""
+        """Find the faces of a picture (RGB), from its left to its right; from any thread."""
         ...
 
 
@@ -98,10 +99,12 @@ class Scrfd:
 
 
 class YuNet:
-    """OpenCV's YuNet, through OpenCV."""
+    """OpenCV's YuNet, through OpenCV; threads may share it, and take turns."""
 
     def __init__(self, file: Path, *, min_score: float) -> None:
         most = 5000  # candidates before overlapping ones are merged; OpenCV's default
+        # It keeps the picture's size, and its buffers, between calls.
+        self._turn = threading.Lock()
         self._network = cv2.FaceDetectorYN.create(
             str(file), "", (320, 320), min_score, _OVERLAP, most
         )
@@ -113,8 +116,9 @@ class YuNet:
         bgr = cv2.cvtColor(image, cv2.COLOR_RGB2BGR)
         if scale < 1:
             bgr = cv2.resize(bgr, size, interpolation=cv2.INTER_AREA)
-        self._network.setInputSize(size)
-        found = self._network.detect(bgr)[1]
+        with self._turn:
+            self._network.setInputSize(size)
+            found = self._network.detect(bgr)[1]
         if found is None:
             return []
         rows = np.asarray(found, dtype=np.float64)

@@ -142,7 +142,7 @@ class _Guard:
                 page = not request.url.path.startswith("/v1/")
                 response.headers["WWW-Authenticate"] = "Basic" if page else "Bearer"
         else:
-            response = await call_next(request)
+            response = await self._answered(request, call_next)
         seconds = time.perf_counter() - started
         log.info(
             "%s %s %s %d %.3f s %s",
@@ -158,6 +158,17 @@ class _Guard:
             faces = getattr(request.state, "num_restored", 0)
             self._parts.count(Event(model, response.status_code, seconds, faces))
         return response
+
+    async def _answered(
+        self, request: Request, call_next: Callable[[Request], Awaitable[Response]]
+    ) -> Response:
+        """Go on with a request; an unforeseen fault is counted too, and told without detail."""
+        try:
+            return await call_next(request)
+        except Exception:
+            log.exception("%s failed", request.state.id)
+            message = "the server has failed at this request; its log says why"
+            return _error(request, Refused(500, "failed", message))
 
     def _who(self, request: Request) -> str:
         """Return who asks; "-" where nobody is asked. Raises: Refusal."""

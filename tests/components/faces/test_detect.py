@@ -1,3 +1,4 @@
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import numpy as np
@@ -97,6 +98,17 @@ def test_drawn_portraits_pass_for_faces(detector: Detector) -> None:
         distance = np.linalg.norm(face.landmarks - portrait.landmarks, axis=1).mean()
         errors.append(distance * scale)
     assert np.mean(errors) < 15  # pixels of the 512 template, as far off as on photographs
+
+
+@pytest.mark.shared
+def test_threads_may_share_a_detector(detector: Detector) -> None:
+    sizes = [160, 320, 480, 640] * 8
+    drawn = {size: portraits.draw(1, 0, size=size).image for size in set(sizes)}
+    alone = {size: detector.detect(picture) for size, picture in drawn.items()}
+    with ThreadPoolExecutor(4) as pool:
+        together = list(pool.map(lambda size: detector.detect(drawn[size]), sizes))
+    for size, found in zip(sizes, together, strict=True):
+        assert [face.box for face in found] == [face.box for face in alone[size]]
 
 
 @pytest.mark.shared

@@ -200,6 +200,21 @@ def test_a_late_answer_is_a_504_of_the_endpoints_own(client: TestClient, parts: 
     assert time.perf_counter() - started < 3
 
 
+def test_a_fault_is_answered_counted_and_logged_and_its_detail_is_not_told(
+    client: TestClient, parts: HereParts, caplog: pytest.LogCaptureFixture
+) -> None:
+    async def fails(*_: object) -> Prepared:
+        raise RuntimeError("no memory at /srv/secret")
+
+    parts.find = fails
+    answer = ask(client, picture())
+    assert answer.status_code == 500
+    assert answer.json()["error"]["code"] == "failed"
+    assert "secret" not in answer.text
+    assert [event.status for event in parts.events] == [500]
+    assert "no memory at /srv/secret" in caplog.text
+
+
 def test_keys_are_asked_for_and_never_logged(
     parts: HereParts, tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
