@@ -95,27 +95,38 @@ def build(params: ServeParams) -> "Application":
     from components.runtime import cluster
     from components.serving.deployments import FaceFinder, Meter, Model, Page
 
-    def deployed(part: Any, name: str, replicas: Replicas, ongoing: int) -> Any:
+    def number(replicas: Replicas, target: int) -> dict[str, Any]:
+        if replicas.min == replicas.max:  # nothing need be measured
+            return {"num_replicas": replicas.max}
+        scaling = AutoscalingConfig(
+            min_replicas=replicas.min,
+            max_replicas=replicas.max,
+            target_ongoing_requests=target,
+        )
+        return {"autoscaling_config": scaling}
+
+    def deployed(
+        part: Any, name: str, replicas: Replicas, *, target: int, ongoing: int | None = None
+    ) -> Any:
+        """Make a deployment that grows when a replica has more than `target` requests."""
         return serve.deployment(
             part,
             name=name,
-            max_ongoing_requests=ongoing,
+            # A replica queues itself what it cannot do at once: Serve asks one that is full again
+            # and again, more and more seldom, and it idles meanwhile.
+            max_ongoing_requests=ongoing or params.max_queued,
             max_queued_requests=params.max_queued,
             backpressure_config=BackpressureConfig(status_code=429, retry_after_s=1),
-            autoscaling_config=AutoscalingConfig(
-                min_replicas=replicas.min,
-                max_replicas=replicas.max,
-                target_ongoing_requests=max(1, ongoing // 2),
-            ),
+            **number(replicas, target),
             ray_actor_options={"num_cpus": replicas.cpus, "num_gpus": replicas.gpus},
             health_check_period_s=5,
         )
 
-    finder = deployed(FaceFinder, "finder", params.finder, 4).bind(
+    finder = deployed(FaceFinder, "finder", params.finder, target=2).bind(
         _absolute(params.detector), params.min_score, params.finder.cpus
     )
     models = {
-        name: deployed(Model, f"model-{name}", params.model, 2 * params.max_batch).bind(
+        name: deployed(Model, f"model-{name}", params.model, target=params.max_batch).bind(
             name,
             functools.partial(_follow, _source(source), params, cluster.Workplace.here()),
             look_every_s=params.look_every_s,
@@ -125,15 +136,15 @@ def build(params: ServeParams) -> "Application":
         )
         for name, source in params.models.items()
     }
-    meter = deployed(Meter, "meter", Replicas(cpus=0), 100).bind()
+    meter = deployed(Meter, "meter", Replicas(cpus=0), target=1).bind()
     page = None
     if params.page:
-        page = deployed(Page, "page", Replicas(cpus=0), _PAGE_REQUESTS).bind(
+        page = deployed(Page, "page", Replicas(cpus=0), target=1, ongoing=_PAGE_REQUESTS).bind(
             functools.partial(_page, params)
         )
     # Serve takes a function, and nothing else that can be called, for one that makes the API.
     front = serve.ingress(lambda: _front(params, with_page=params.page))(_Ingress)
-    ingress = deployed(front, "ingress", params.ingress, params.max_queued)
+    ingress = deployed(front, "ingress", params.ingress, target=max(1, params.max_queued // 2))
     application: Application = ingress.bind(finder, models, meter, page)
     return application
 
@@ -168,12 +179,13 @@ def _front(params: ServeParams, *, with_page: bool) -> "FastAPI":
     """Make the HTTP side, in its own process."""
     from ray.serve import get_deployment_handle
 
-    from components.runtime import logs
+    from components.runtime import cluster, logs
     from components.serving import api
     from components.serving.deployments import ServeParts, through
     from components.serving.keys import Keys
 
     logs.configure()
+    cluster.limit_threads(params.ingress.cpus)
     parts = ServeParts(
         get_deployment_handle("finder"),
         {name: get_deployment_handle(f"model-{name}") for name in params.models},

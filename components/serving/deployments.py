@@ -11,6 +11,7 @@ import contextlib
 import logging
 import threading
 from collections.abc import AsyncGenerator, Awaitable, Callable, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import aclosing
 from dataclasses import replace
 from functools import partial
@@ -18,7 +19,6 @@ from pathlib import Path
 from typing import Any, TypeVar
 
 import prometheus_client
-from ray import serve
 from ray.exceptions import RayActorError
 from ray.serve.exceptions import BackPressureError, DeploymentUnavailableError
 from ray.serve.handle import DeploymentHandle
@@ -31,6 +31,7 @@ from components.photographs import restoration
 from components.photographs.restoration import Prepared, RestoreOptions
 from components.runtime import cluster, logs
 from components.serving.api import Event
+from components.serving.batching import Batcher
 from components.serving.forwarding import Forwarded, answered
 from components.serving.model import (
     FacesToRestore,
@@ -59,13 +60,13 @@ class FaceFinder:
         self._detector: Detector | None = None
         if detector is not None:
             self._detector = open_detector(detector, min_score=min_score)
+        self._threads = ThreadPoolExecutor(max(1, int(cpus)), thread_name_prefix="finds")
 
     async def find(self, image: Image, options: RestoreOptions, size: int) -> Prepared | Refused:
         """Do as `restoration.prepare`."""
+        work = partial(restoration.prepare, image, self._detector, options, size=size)
         try:
-            return await asyncio.to_thread(
-                restoration.prepare, image, self._detector, options, size=size
-            )
+            return await asyncio.get_running_loop().run_in_executor(self._threads, work)
         except ValueError as error:
             return Refused(422, "bad_options", str(error))
 
@@ -86,9 +87,13 @@ class Model:
         logs.configure()
         cluster.limit_threads(cpus)
         self._name, self._look_every_s = name, look_every_s
-        self.restore.set_max_batch_size(max_batch)  # type: ignore[attr-defined]
-        self.restore.set_batch_wait_timeout_s(batch_wait_s)  # type: ignore[attr-defined]
         self._model = follow()
+        self._together = Batcher(
+            self._model.restore,
+            size=lambda asked: max(1, len(asked.faces)),
+            max_size=max_batch,
+            wait_s=batch_wait_s,
+        )
         # Before Serve sends requests here. Without a model it answers as well: that there is none.
         self._model.follow()
         self._is_over = threading.Event()
@@ -98,10 +103,9 @@ class Model:
         while not self._is_over.wait(self._look_every_s):
             self._model.follow()
 
-    @serve.batch(batch_size_fn=lambda asked: sum(max(1, len(one.faces)) for one in asked))
-    async def restore(self, asked: list[FacesToRestore]) -> list[RestoredFaces | Refused]:
-        """Restore faces: called with one request, run with those of many."""
-        return await asyncio.to_thread(self._model.restore, asked)
+    async def restore(self, asked: FacesToRestore) -> RestoredFaces | Refused:
+        """Restore the faces of a request, in one batch with those of others."""
+        return await self._together(asked)
 
     async def state(self) -> ModelState:
         """Say how this replica is."""
