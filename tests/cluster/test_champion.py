@@ -1,0 +1,142 @@
+"""An endpoint that follows `@champion` of a tracking server, from before there is one."""
+
+import os
+import shutil
+import threading
+import time
+from collections import Counter
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import httpx2 as httpx
+import pytest
+import torch
+
+from components.restorer import Restorer
+from components.weights.manifest import Need
+from components.weights.store import open_weights
+from pipelines.config import use
+from tests.components.test_restorer import trained
+from tests.endpoint import PATIENCE_S, Endpoint, picture
+from tests.pipelines.registered import GIT, NAMES, Project, make_models
+from tests.servers import MlflowServer, s3_environment, s3_server
+
+pytestmark = [pytest.mark.cluster, pytest.mark.ray, pytest.mark.slow]
+SDFM, TEXT = NAMES
+BROKEN = "sd21-text"
+
+
+@pytest.fixture
+def project(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, empty_database: Path, networks: Path
+) -> Iterator[tuple[Project, MlflowServer]]:
+    """Run a tracking server with nothing in it, beside models that can be registered."""
+    monkeypatch.setenv("HDRFACE_STORE", str(tmp_path / "store"))
+    models = make_models(tmp_path / "trained", networks)
+    _break(trained(models, networks, "sd21", "text"), networks)
+    store = f"sqlite:///{shutil.copy(empty_database, tmp_path / 'server.db')}"
+    with s3_server() as s3, MlflowServer(store, s3_environment(s3), tmp_path / "log") as server:
+        monkeypatch.setenv("MLFLOW_TRACKING_URI", server.url)
+        yield Project.make(tmp_path, models), server
+
+
+def _break(folder: Path, networks: Path) -> None:
+    """Save a trained folder anew with weights that are no numbers."""
+    restorer = Restorer.load(folder)
+    with torch.no_grad():
+        for parameter in restorer.backbone_module.parameters():
+            parameter.fill_(float("nan"))
+    weights = open_weights(networks / "sd21")
+    hint = os.path.relpath(networks / "sd21", folder)
+    shutil.rmtree(folder)
+    restorer.save(
+        folder,
+        needs={"backbone": Need(name=weights.name, identity=weights.identity, hint=hint)},
+        licences=["none"],
+        lineage={"git": GIT, "training": f"training-of-{folder.name}"},
+    )
+    (folder / "history.json").write_text("[]")
+
+
+@pytest.fixture
+def endpoint(project: tuple[Project, MlflowServer], repository: Path) -> Iterator[Endpoint]:
+    folder = project[0].root / "endpoint"
+    folder.mkdir()
+    with pytest.MonkeyPatch.context() as patch:
+        patch.chdir(repository)
+        use("tiny", file=folder / "params.yaml")
+    settings = ("models={faces: 'models:/hdrface@champion'}", "look_every_s=0.5")
+    running = Endpoint(folder, repository, *settings, "self_test_psnr=5", "page=false")
+    try:
+        yield running
+    finally:
+        running.stop()
+
+
+class Asking(threading.Thread):
+    """Asks without end, and notes who answered."""
+
+    def __init__(self, endpoint: Endpoint) -> None:
+        super().__init__(daemon=True)
+        self.endpoint, self.over = endpoint, threading.Event()
+        self.statuses: Counter[int] = Counter()
+        self.versions: list[str] = []
+
+    def run(self) -> None:
+        while not self.over.is_set():
+            answer = self.endpoint.restore(picture(1))
+            self.statuses[answer.status_code] += 1
+            version = answer.headers.get("x-hdrface-model", "")
+            if not self.versions or self.versions[-1] != version:
+                self.versions.append(version)
+
+
+def until(is_so: Callable[[], bool]) -> None:
+    end = time.monotonic() + PATIENCE_S
+    while not is_so():
+        assert time.monotonic() < end, "nothing changes"
+        time.sleep(0.2)
+
+
+def ready(endpoint: Endpoint) -> httpx.Response | None:
+    try:
+        return httpx.get(f"{endpoint.url}/readyz", timeout=10)
+    except httpx.TransportError:
+        return None
+
+
+def test_a_new_champion_takes_over_and_a_broken_one_or_a_lost_server_changes_nothing(
+    project: tuple[Project, MlflowServer], endpoint: Endpoint
+) -> None:
+    models, server = project
+    until(lambda: (said := ready(endpoint)) is not None and "problems" in said.text)
+    waiting = ready(endpoint)
+    assert waiting is not None
+    assert waiting.status_code == 503
+    assert "hdrface has no @champion" in waiting.json()["problems"]["faces"]
+    refused = endpoint.restore(picture(1))
+    assert (refused.status_code, refused.json()["error"]["code"]) == (503, "not_ready")
+
+    models.ready(TEXT, gain=1)
+    assert models.register(TEXT)[TEXT]["alias"] == "champion"
+    endpoint.wait_until_ready()
+    assert endpoint.restore(picture(1)).headers["x-hdrface-model"] == "hdrface/1"
+
+    asking = Asking(endpoint)
+    asking.start()
+    models.ready(SDFM, gain=2)
+    assert models.register(SDFM)[SDFM]["alias"] == "champion"
+    until(lambda: asking.versions[-1] == "hdrface/2")
+
+    models.ready(BROKEN, gain=3)
+    assert models.register(BROKEN)[BROKEN]["alias"] == "champion"
+    problem = "hdrface/3 failed its self-test"
+    until(lambda: problem in httpx.get(f"{endpoint.url}/v1/models").text)
+
+    server.stop()
+    time.sleep(3)
+    asking.over.set()
+    asking.join()
+    assert asking.versions == ["hdrface/1", "hdrface/2"]
+    assert set(asking.statuses) == {200}
+    assert endpoint.restore(picture(1)).status_code == 200
