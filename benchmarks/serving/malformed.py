@@ -196,9 +196,9 @@ class Refusals:
         started = time.monotonic()
         status, body = self._answer(request)
         self.slowest_s = max(self.slowest_s, time.monotonic() - started)
-        reason = _reason(body)
+        reason = _reason(body)[:60] if status != 200 else "restored"
         self.statuses[str(status)] += 1
-        self.reasons[f"{request.kind}: {reason[:60]}"] += 1
+        self.reasons[f"{request.kind}: {reason}"] += 1
         if not 400 <= status < 500 or not reason:
             about = f"{request.kind} {request.method} {request.path[:80]!r} -> {status} {reason!r}"
             self.wrong.append(f"{about} {request.body[:40]!r}")

@@ -23,6 +23,7 @@ from typing import Any, Protocol
 from fastapi import FastAPI, Request, Response
 from fastapi.responses import JSONResponse
 from starlette.exceptions import HTTPException
+from starlette.routing import Router
 from starlette.types import ASGIApp
 
 from components import images
@@ -41,6 +42,7 @@ from components.serving.requests import BoundedBody, RequestOptions
 log = logging.getLogger("hdrface.access")
 
 _REQUEST_ID = re.compile(r"[A-Za-z0-9._-]{1,64}")
+_MAX_HEADER_BYTES = 32_768  # of all headers; HTTP itself has no limit
 _OPEN = ("/healthz", "/readyz", "/docs", "/openapi.json")  # to everybody
 
 
@@ -110,6 +112,7 @@ def build(
     app.add_api_route("/readyz", api.readyz, methods=["GET"])
     app.add_api_route("/metrics", api.metrics, methods=["GET"], include_in_schema=False)
     if page is not None:
+        app.mount("/v1", Router())  # what is unknown there is not the page's
         app.mount("/", page)
     app.add_exception_handler(Refusal, _refused)
     app.add_exception_handler(HTTPException, _no_route)
@@ -134,6 +137,7 @@ class _Guard:
         response: Response
         who = "-"
         try:
+            _check_headers(request)
             who = self._who(request)
         except Refusal as refusal:
             response = _error(request, refusal.refused)
@@ -191,6 +195,13 @@ class _Guard:
                 "an API key is needed: Authorization: Bearer KEY, X-API-Key, or as a password",
             )
         return owner
+
+
+def _check_headers(request: Request) -> None:
+    """Raise Refusal if they are larger than any client's."""
+    if sum(len(name) + len(value) for name, value in request.headers.raw) > _MAX_HEADER_BYTES:
+        most = f"{_MAX_HEADER_BYTES:,} bytes"
+        raise Refusal(431, "headers_too_large", f"the headers are larger than {most}")
 
 
 def _key(request: Request) -> str:

@@ -12,8 +12,7 @@ import httpx2 as httpx
 import pytest
 import torch
 
-from components.restorer import Restorer
-from components.weights.manifest import Need
+from components.restorer import Need, Restorer
 from components.weights.store import open_weights
 from pipelines.config import use
 from tests.components.test_restorer import trained

@@ -10,6 +10,8 @@ from pathlib import Path
 import numpy as np
 import pytest
 from fastapi.testclient import TestClient
+from starlette.responses import PlainTextResponse
+from starlette.types import Receive, Scope, Send
 
 from components import images
 from components.photographs import restoration
@@ -265,6 +267,23 @@ def test_what_is_no_route_is_said_in_the_same_form(
     answer = client.request(method, path)
     assert answer.status_code == status
     assert answer.json()["error"]["code"] == "no_such_route"
+
+
+def test_below_v1_nothing_is_the_pages(parts: HereParts) -> None:
+    async def page(scope: Scope, receive: Receive, send: Send) -> None:
+        await PlainTextResponse("the page")(scope, receive, send)
+
+    app = api.build(parts, limits=LIMITS, keys=None, threads=1, page=page)
+    with TestClient(app, client=HERE) as client:
+        assert client.get("/anything").text == "the page"
+        for path in ("/v1/anything", "/v1/../v1/restore/x"):
+            answer = client.get(path)
+            assert (answer.status_code, answer.json()["error"]["code"]) == (404, "no_such_route")
+
+
+def test_headers_without_end_are_refused(client: TestClient) -> None:
+    answer = ask(client, picture(), **{"x-long": "a" * 40_000})
+    assert (answer.status_code, answer.json()["error"]["code"]) == (431, "headers_too_large")
 
 
 def test_readiness_says_which_model_is_missing_and_why(parts: HereParts) -> None:
