@@ -30,6 +30,7 @@ def project(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, empty_database: Path, networks: Path
 ) -> Iterator[tuple[Project, MlflowServer]]:
     """Run a tracking server with nothing in it, beside models that can be registered."""
+    monkeypatch.chdir(tmp_path)  # no checkout of the project, whose lock would have to know these
     monkeypatch.setenv("HDRFACE_STORE", str(tmp_path / "store"))
     models = make_models(tmp_path / "trained", networks)
     _break(trained(models, networks, "sd21", "text"), networks)
@@ -65,7 +66,7 @@ def endpoint(project: tuple[Project, MlflowServer], repository: Path) -> Iterato
         patch.chdir(repository)
         use("tiny", file=folder / "params.yaml")
     settings = ("models={faces: 'models:/hdrface@champion'}", "look_every_s=0.5")
-    running = Endpoint(folder, repository, *settings, "self_test_psnr=5", "page=false")
+    running = Endpoint(folder, repository, *settings, "self_test_psnr=9", "page=false")
     try:
         yield running
     finally:
