@@ -31,7 +31,8 @@ def endpoint(
     with pytest.MonkeyPatch.context() as patch:
         patch.chdir(repository)
         use("tiny", file=folder / "params.yaml")
-    running = Endpoint(folder, repository, f"models={{small: {model}}}", "self_test_psnr=5")
+    two = ("ingress.min=2", "ingress.max=2")  # the page's one process is behind both
+    running = Endpoint(folder, repository, f"models={{small: {model}}}", "self_test_psnr=5", *two)
     try:
         running.wait_until_ready()
         yield running
