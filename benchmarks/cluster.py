@@ -2,8 +2,8 @@
 
 Generated faces of 64² go through both stages on a local Ray, each size in a process of its own.
 A shard's work is measured once more in this process without Ray; what a stage takes beyond its
-shards' work is Ray's (start, scheduling, serialization), fitted as start + shards × dispatch. From
-these follows when more workers stop helping: when the driver cannot hand out shards as fast.
+shards' work is Ray's (start, scheduling, serialization), or lost where two workers share a core.
+From these follows when more workers stop helping: when the driver cannot hand out shards as fast.
 
     python -m benchmarks.cluster [SIZES...]     # 1000 4000 16000
 """
@@ -38,7 +38,7 @@ FACES_PER_SHARD = 50
 WORKERS = 2
 TIMED_SHARDS = 4
 FEW = Path("data/few")  # that a stand-in autoencoder is made from, whatever the number of faces
-NODES, WORKERS_A_NODE = 100, 16
+NODES, WORKERS_A_NODE, FFHQ_FACES = 100, 16, 70_000
 
 
 class FaceMaker:
@@ -211,33 +211,38 @@ def in_own_process(num_faces: int) -> dict[str, dict[str, float]]:
 
 
 def summary(by_size: dict[int, dict[str, float]]) -> dict[str, Any]:
-    """Say how a stage grows, and what a hundred nodes would make of it."""
-    sizes = sorted(by_size)
-    first, last = by_size[sizes[0]], by_size[sizes[-1]]
-    shards = np.array([by_size[size]["shards"] for size in sizes])
-    rays = np.array([by_size[size]["seconds"] - by_size[size]["work_s"] for size in sizes])
-    dispatch_s, start_s = np.polyfit(shards, rays, 1)
-    per_face = {size: (by_size[size]["seconds"] - start_s) / size for size in sizes}
-    shard_s = float(np.mean([by_size[size]["shard_s"] for size in sizes]))
-    most = shard_s / dispatch_s if dispatch_s > 0 else float("inf")
-    workers = NODES * WORKERS_A_NODE
-    work_s = 70_000 / FACES_PER_SHARD * shard_s
+    """Say how a stage grows, and what a hundred nodes would make of it.
+
+    Its time is `start + faces x face`, the line that is nearest to all sizes in shares of their
+    times; how far the furthest is from it says how linear the stage is.
+    """
+    sizes = np.array(sorted(by_size))
+    rows = [by_size[size] for size in sizes]
+    seconds = np.array([row["seconds"] for row in rows])
+    face_s, start_s = np.polyfit(sizes, seconds, 1, w=1 / seconds)
+    off_line = np.abs(start_s + sizes * face_s - seconds) / seconds
+    shard_s = float(np.mean([row["shard_s"] for row in rows]))
+    # What a shard takes beyond its share of the work: at most this is one driver's work for it.
+    dispatch_s = max(0.0, float(face_s) * FACES_PER_SHARD - shard_s / WORKERS)
+    shards = FFHQ_FACES / FACES_PER_SHARD
+    turns = np.ceil(shards / (NODES * WORKERS_A_NODE))  # of shards that a worker makes
     return {
-        "seconds_a_face_beyond_start": {str(size): round(per_face[size], 6) for size in sizes},
-        "largest_to_smallest_time_a_face": round(per_face[sizes[-1]] / per_face[sizes[0]], 3),
-        "worker_memory_ratio": round(last["worker_mb"] / first["worker_mb"], 3),
-        "driver_memory_ratio": round(last["driver_mb"] / first["driver_mb"], 3),
-        "ray_share": {
-            str(size): round(1 - by_size[size]["work_s"] / by_size[size]["seconds"], 3)
-            for size in sizes
-        },
         "start_s": round(float(start_s), 2),
-        "dispatch_s_a_shard": round(float(dispatch_s), 5),
-        "shard_s": round(shard_s, 4),
-        "workers_that_one_driver_feeds": round(most, 1),
-        "ffhq_on_100_nodes_s": round(
-            float(start_s + max(work_s / workers, 70_000 / FACES_PER_SHARD * dispatch_s)), 1
-        ),
+        "face_ms": round(float(face_s) * 1000, 3),
+        "furthest_from_the_line": round(float(off_line.max()), 3),
+        "worker_memory_ratio": round(rows[-1]["worker_mb"] / rows[0]["worker_mb"], 3),
+        "driver_memory_ratio": round(rows[-1]["driver_mb"] / rows[0]["driver_mb"], 3),
+        "ray_share": {
+            str(size): round(max(0.0, 1 - row["work_s"] / row["seconds"]), 3)
+            for size, row in zip(sizes, rows, strict=True)
+        },
+        "shard_ms": round(shard_s * 1000, 1),
+        "dispatch_ms_a_shard": round(dispatch_s * 1000, 1),
+        "workers_that_one_driver_feeds": round(shard_s / dispatch_s, 1) if dispatch_s else None,
+        "ffhq_on_100_nodes_s": {
+            "work": round(float(turns) * shard_s, 1),
+            "dispatch": round(shards * dispatch_s, 1),
+        },
     }
 
 
