@@ -91,6 +91,7 @@ def build(params: ServeParams) -> "Application":
     """Put the deployments together."""
     from ray import serve
     from ray.serve.config import AutoscalingConfig, BackpressureConfig
+    from ray.serve.schema import LoggingConfig
 
     from components.runtime import cluster
     from components.serving.deployments import FaceFinder, Meter, Model, Page
@@ -120,6 +121,8 @@ def build(params: ServeParams) -> "Application":
             **number(replicas, target),
             ray_actor_options={"num_cpus": replicas.cpus, "num_gpus": replicas.gpus},
             health_check_period_s=5,
+            # The ingress has one of its own, a line a request.
+            logging_config=LoggingConfig(enable_access_log=False),
         )
 
     finder = deployed(FaceFinder, "finder", params.finder, target=2).bind(
