@@ -31,19 +31,21 @@ def batcher(work: Doubling, *, max_size: int = 10) -> Batcher[int, int]:
     return Batcher(work, size=lambda number: number, max_size=max_size, wait_s=0.01)
 
 
-async def until(is_so: object) -> None:
+async def at_work(work: Doubling, ask: Batcher[int, int]) -> asyncio.Task[int]:
+    """Begin a batch that goes on until `work.go` is set."""
+    work.go.clear()
+    first = asyncio.create_task(ask(1))
     async with asyncio.timeout(10):
-        while not is_so():  # type: ignore[operator]
+        while not work.batches:
             await asyncio.sleep(0.002)
+    return first
 
 
 def test_what_comes_while_a_batch_runs_is_one_batch() -> None:
     async def run() -> None:
         work = Doubling()
         ask = batcher(work)
-        work.go.clear()
-        first = asyncio.create_task(ask(1))
-        await until(lambda: work.batches)
+        first = await at_work(work, ask)
         late = []
         for number in (1, 2, 3, 4, 5):  # one by one, each after longer than the wait
             late.append(asyncio.create_task(ask(number)))
@@ -59,9 +61,7 @@ def test_work_that_nobody_waits_for_is_not_done() -> None:
     async def run() -> None:
         work = Doubling()
         ask = batcher(work)
-        work.go.clear()
-        first = asyncio.create_task(ask(1))
-        await until(lambda: work.batches)
+        first = await at_work(work, ask)
         left, stays = asyncio.create_task(ask(2)), asyncio.create_task(ask(3))
         await asyncio.sleep(0.01)
         left.cancel()
