@@ -74,22 +74,19 @@ mlflow: $(STAMP) ## open the runs of the local database in a browser
 lock: $(STAMP) ## resolve pyproject.toml into requirements.lock
 	@uv pip compile pyproject.toml --extra dev --universal --python-version 3.11 --generate-hashes --no-header --no-annotate -q -o requirements.lock
 
-# The report's page is looked at in Chromium, which no package index has. Without it those tests are skipped and say so.
-chromium:
-	@command -v chromium chromium-browser google-chrome >/dev/null \
+# The target's package of Debian, unless the first argument succeeds; without it, tests are skipped and say so.
+define from_debian
+	@{ $(1); } >/dev/null 2>&1 \
 	  || { test "$$(id -u)" = 0 && command -v apt-get >/dev/null \
-	       && (apt-get update -qq && DEBIAN_FRONTEND=noninteractive apt-get install -y -qq --no-install-recommends chromium) >/dev/null 2>&1; } \
-	  || echo "No Chromium here and no way to install it: the page tests will be skipped." >&2
+	       && (apt-get update -qq && DEBIAN_FRONTEND=noninteractive apt-get install -y -qq --no-install-recommends $@) >/dev/null 2>&1; } \
+	  || echo "No $@ here and no way to install it: $(2) will be skipped." >&2
+endef
+
+chromium:
+	$(call from_debian,command -v chromium chromium-browser google-chrome,the page tests)
 
 ffmpeg:
-	@command -v ffmpeg >/dev/null \
-	  || { test "$$(id -u)" = 0 && command -v apt-get >/dev/null \
-	       && (apt-get update -qq && DEBIAN_FRONTEND=noninteractive apt-get install -y -qq --no-install-recommends ffmpeg) >/dev/null 2>&1; } \
-	  || echo "No ffmpeg here and no way to install it: the tests of videos will be skipped." >&2
+	$(call from_debian,command -v ffmpeg,the tests of videos)
 
-# Debian keeps its programs out of PATH. Without it the tests of an MLflow server are skipped and say so.
-postgresql:
-	@ls /usr/lib/postgresql/*/bin/initdb >/dev/null 2>&1 || command -v initdb >/dev/null \
-	  || { test "$$(id -u)" = 0 && command -v apt-get >/dev/null \
-	       && (apt-get update -qq && DEBIAN_FRONTEND=noninteractive apt-get install -y -qq --no-install-recommends postgresql) >/dev/null 2>&1; } \
-	  || echo "No PostgreSQL here and no way to install it: the tests of an MLflow server will be skipped." >&2
+postgresql: # Debian keeps its programs out of PATH
+	$(call from_debian,ls /usr/lib/postgresql/*/bin/initdb || command -v initdb,the tests of an MLflow server)

@@ -34,6 +34,13 @@ Profile = Annotated[str, typer.Argument(metavar="PROFILE", help="A file in conf/
 Registered = Annotated[
     str, typer.Argument(metavar="MODEL", help="NAME/VERSION or NAME@ALIAS, as hdrface@champion.")
 ]
+TrainedModel = Annotated[
+    str,
+    typer.Option(
+        metavar="MODEL",
+        help="A trained folder, models:/NAME@ALIAS, models:/NAME/VERSION or runs:/ID/model.",
+    ),
+]
 Address = Annotated[
     str | None,
     typer.Option(
@@ -45,12 +52,7 @@ Address = Annotated[
 
 @app.command()
 def evaluate(
-    model: Annotated[
-        str,
-        typer.Option(
-            metavar="MODEL", help="A trained folder, an MLflow run's id, or models:/NAME@ALIAS."
-        ),
-    ],
+    model: TrainedModel,
     hq: Annotated[Path, typer.Option(metavar="DIR", help="Aligned faces of high quality.")],
     seed: Annotated[int, typer.Option(help="Of the degradations.")] = 42,
     json: Annotated[
@@ -74,13 +76,7 @@ def restore(
         list[str], typer.Argument(metavar="INPUT...", help="Files, folders, or patterns in quotes.")
     ],
     out: Annotated[Path, typer.Option("-o", "--out", metavar="DIR", help="For the results.")],
-    model: Annotated[
-        str,
-        typer.Option(
-            metavar="MODEL",
-            help="A trained folder, models:/NAME@ALIAS, models:/NAME/VERSION or runs:/ID/model.",
-        ),
-    ],
+    model: TrainedModel,
     detector: Annotated[
         Path | None, typer.Option(metavar="FILE", help="An ONNX file: SCRFD or YuNet.")
     ] = None,

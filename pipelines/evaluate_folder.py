@@ -7,7 +7,6 @@ the scores are those of the stage `evaluate`.
 
 import json
 import logging
-import re
 import sys
 import tempfile
 from collections.abc import Iterator, Mapping, Sequence
@@ -26,7 +25,7 @@ from components.metrics.catalogue import CATALOGUE, open_metrics
 from components.reporting import comparison
 from components.reporting.comparison import GAIN, ROLES, Comparison, FaceScores, Pair
 from components.restorer import Restorer
-from components.runtime import registry, tracking
+from components.runtime.trained_models import TrainedModel, locate
 from components.weights.manifest import RESTORER, Description
 
 log = logging.getLogger(__name__)
@@ -59,16 +58,15 @@ def run(
     Square pictures are taken as FFHQ-aligned faces; those that a `landmarks.csv` in the folder
     names are aligned first. `recipe` replaces the degradation that the model was trained with.
 
-    Raises: ValueError if `model` is neither a trained folder nor an MLflow run with one, or no
-    picture can be used.
+    Raises: as `components.runtime.trained_models.locate`; ValueError if no picture can be used.
     """
     with tempfile.TemporaryDirectory() as downloads:
-        folder = _trained_folder(model, Path(downloads))
+        found = locate(model, Path(downloads))
         result = _evaluate(
-            folder,
+            found,
             hq,
             seed=seed,
-            recipe=recipe or recipe_of(folder),
+            recipe=recipe or recipe_of(found.folder),
             metrics=metrics,
             identity_network=identity_network,
             batch_size=batch_size,
@@ -95,35 +93,8 @@ def recipe_of(folder: Path) -> DegradationParams:
         raise ValueError(f"{folder} was trained with a recipe unknown here: {error}") from error
 
 
-def _trained_folder(model: str, downloads: Path) -> Path:
-    """Give the folder itself, or the one that MLflow's registry or an MLflow run keeps."""
-    if Path(model).is_dir():
-        return Path(model)
-    if model.startswith("models:/"):
-        registered, version = registry.find(model)
-        return registered.fetch(version)
-    run_id = model.removeprefix("runs:/").strip("/")
-    if not re.fullmatch("[0-9a-f]{32}", run_id):  # else MLflow would make a database to look it up
-        raise ValueError(f"{model!r} is neither a folder nor an MLflow run (32 hexadecimal digits)")
-
-    tracking.uri()  # refuses a password in it: the address is part of the message below
-    import mlflow
-    from mlflow.exceptions import MlflowException
-
-    try:
-        found = mlflow.artifacts.download_artifacts(
-            artifact_uri=f"runs:/{run_id}/model", dst_path=str(downloads)
-        )
-    except (MlflowException, OSError) as error:
-        raise ValueError(
-            f"{model!r} is neither a folder nor an MLflow run with a model "
-            f"(tracking: {mlflow.get_tracking_uri()}): {error}"
-        ) from error
-    return Path(found)
-
-
 def _evaluate(
-    folder: Path,
+    model: TrainedModel,
     hq: Path,
     *,
     seed: int,
@@ -133,7 +104,7 @@ def _evaluate(
     batch_size: int,
 ) -> dict[str, Any]:
     device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
-    restorer = Restorer.load(folder).to(device)
+    restorer = Restorer.load(model.folder, model.hints).to(device)
     opened, unavailable = open_metrics(metrics, identity_network=identity_network, device=device)
     compare = Comparison(restorer, opened, device=device)
     rejected: list[Rejected] = []

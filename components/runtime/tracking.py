@@ -174,6 +174,29 @@ def log_evaluation(run_id: str, metrics: Mapping[str, float], pictures: Sequence
     Server(client.tracking_uri).insist(write)
 
 
+def download_model(run_id: str, folder: Path) -> Path:
+    """Bring the artifact `model` of a run into a folder, and say where it lies there.
+
+    Raises: ValueError if there is no such run, or none with a model; otherwise as `run_of`.
+    """
+    from mlflow.exceptions import MlflowException
+
+    client = open_client()
+
+    def download() -> Path:
+        with time_to_transfer():
+            return Path(client.download_artifacts(run_id, MODEL_PATH, str(folder)))
+
+    try:
+        return Server(client.tracking_uri).insist(download, _BEGIN_LIMIT_S)
+    except (MlflowException, OSError) as error:
+        first_line = str(error).partition("\n")[0]
+        raise ValueError(
+            f"run {run_id} at {client.tracking_uri} has no model ({first_line}): look which runs "
+            f"have one with 'make mlflow', or set {URI_VARIABLE} to the server that has it"
+        ) from error
+
+
 def uri() -> str | None:
     """Give `MLFLOW_TRACKING_URI`.
 

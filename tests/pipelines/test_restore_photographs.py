@@ -13,6 +13,8 @@ from typer.testing import CliRunner, Result
 
 from components import images
 from components.faces import portraits
+from components.runtime import registry
+from components.weights.manifest import Description
 from pipelines.cli import app
 from tests.components.photographs.videos import make_video, needs_ffmpeg
 from tests.components.test_restorer import trained
@@ -137,7 +139,12 @@ def test_a_model_comes_from_a_run_or_the_registry(
     run = client.create_run(experiment)
     client.log_artifacts(run.info.run_id, str(packed), "model")
     client.create_registered_model("hdrface")
-    client.create_model_version("hdrface", f"{run.info.artifact_uri}/model", run.info.run_id)
+    client.create_model_version(
+        "hdrface",
+        f"{run.info.artifact_uri}/model",
+        run.info.run_id,
+        tags={registry.IDENTITY_TAG: Description.read(model).identity},
+    )
     client.set_registered_model_alias("hdrface", "champion", "1")
     picture = tmp_path / "face.png"
     PIL.Image.fromarray(face).save(picture)
@@ -148,11 +155,13 @@ def test_a_model_comes_from_a_run_or_the_registry(
         assert restore(picture, "-o", out, "--model", name, "--aligned").exit_code == 0
         pixels.append((out / "face.png").read_bytes())
     assert len(set(pixels)) == 1
-    absent = restore(
-        picture, "-o", tmp_path / "no", "--model", "models:/hdrface@nobody", "--aligned"
-    )
-    assert isinstance(absent.exception, ValueError)
-    assert "models:/hdrface@nobody is not at sqlite" in str(absent.exception)
+    for name, told in (
+        ("models:/hdrface@nobody", "hdrface has no @nobody at sqlite"),
+        (f"runs:/{'0' * 32}/model", f"run {'0' * 32} at sqlite"),
+    ):
+        absent = restore(picture, "-o", tmp_path / "no", "--model", name, "--aligned")
+        assert isinstance(absent.exception, ValueError)
+        assert told in str(absent.exception)
 
 
 @pytest.mark.parametrize(
