@@ -138,11 +138,15 @@ def _not_comparable(metrics: Sequence[str], candidate: Scores, reference: Scores
                 yield f"{metric} was not measured for {whose}: {why}"
                 break
         else:
-            one, other = (
-                scores["metrics"][metric]["protocol"] for scores in (candidate, reference)
-            )
+            one, other = (_measured_as(metric, scores) for scores in (candidate, reference))
             if one != other:
                 yield f"{metric} was measured as '{one}', for the champion as '{other}'"
+
+
+def _measured_as(metric: str, scores: Scores) -> str:
+    protocol = str(scores["metrics"][metric]["protocol"])
+    network = scores["protocol"].get("identity_network")
+    return f"{protocol}, network {network}" if metric == "identity_angle" else protocol
 
 
 def _sign(scores: Scores, metric: str) -> float:

@@ -62,13 +62,15 @@ def run(params: EvaluateParams, compute: Compute, backbone: str, condition: str)
     model.
     """
     name = f"{backbone}-{condition}"
-    pairs, network = Table.open(params.pairs).shared(), params.identity_network
+    pairs, network = Table.open(params.pairs).shared(), None
+    if params.identity_network is not None:
+        network = share_file(find_network(params.identity_network))
     scored = cluster.call(
         compute,
         score,
         pairs,
         share(params.models / name),
-        None if network is None else share_file(find_network(network)),
+        network,
         params,
         "cuda" if compute.gpus else "cpu",
     )
@@ -82,6 +84,7 @@ def run(params: EvaluateParams, compute: Compute, backbone: str, condition: str)
             "pairs": pairs.identity,
             "degradation": pairs.params["recipe"],
             "degradation_seed": pairs.params["seed"],
+            **({} if network is None else {"identity_network": network.sha256}),
         },
         scored.scores,
         scored.unavailable,

@@ -18,6 +18,7 @@ from pydantic import ValidationError
 
 from components.degradation import recipe as degradation
 from components.degradation.recipe import DegradationParams
+from components.encoders.identity import find_network
 from components.faces import landmarks
 from components.faces.cutter import Face, FaceCutter
 from components.faces.source import UnreadableError, open_source
@@ -26,7 +27,7 @@ from components.reporting import comparison
 from components.reporting.comparison import GAIN, ROLES, Comparison, FaceScores, Pair
 from components.restorer import Restorer
 from components.runtime.trained_models import TrainedModel, locate
-from components.weights.manifest import RESTORER, Description
+from components.weights.manifest import RESTORER, Description, sha256_of
 
 log = logging.getLogger(__name__)
 
@@ -105,6 +106,14 @@ def _evaluate(
 ) -> dict[str, Any]:
     device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
     restorer = Restorer.load(model.folder, model.hints).to(device)
+    protocol: dict[str, Any] = {
+        "faces": str(hq),
+        "size": restorer.spec.size,
+        "degradation": recipe.model_dump(mode="json"),
+        "degradation_seed": seed,
+    }
+    if identity_network is not None:
+        protocol["identity_network"] = sha256_of(find_network(identity_network))
     opened, unavailable = open_metrics(metrics, identity_network=identity_network, device=device)
     compare = Comparison(restorer, opened, device=device)
     rejected: list[Rejected] = []
@@ -132,12 +141,7 @@ def _evaluate(
         )
     result = comparison.result(
         comparison.model_facts(restorer.identity, restorer.spec.backbone, restorer.spec.condition),
-        {
-            "faces": str(hq),
-            "size": restorer.spec.size,
-            "degradation": recipe.model_dump(mode="json"),
-            "degradation_seed": seed,
-        },
+        protocol,
         scores,
         unavailable,
         samples=BOOTSTRAP_SAMPLES,

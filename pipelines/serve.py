@@ -278,7 +278,10 @@ def run(params: ServeParams, *, host: str, port: int) -> None:
         )
     with cluster.session(Compute(cpus=params.model.cpus)):
         serve.start(http_options=HTTPOptions(host=host, port=port))
-        serve.run(build(params), name=APP, blocking=True)
+        try:
+            serve.run(build(params), name=APP, blocking=True)
+        finally:
+            serve.delete(APP)  # lets requests in flight end; on a cluster it would go on
 
 
 def reaches_only_here(host: str) -> bool:

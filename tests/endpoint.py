@@ -47,10 +47,10 @@ class Endpoint:
             time.sleep(0.5)
         raise AssertionError(self.log.read_text())
 
-    def restore(self, data: bytes) -> httpx.Response:
-        return httpx.post(
-            f"{self.url}/v1/restore?aligned=true", content=data, headers=HEADERS, timeout=60
-        )
+    def restore(self, data: bytes, timeout_s: float = 60) -> httpx.Response:
+        """Ask with one aligned face, a PNG. Raises: httpx.ReadTimeout."""
+        url = f"{self.url}/v1/restore?aligned=true"
+        return httpx.post(url, content=data, headers=HEADERS, timeout=timeout_s)
 
     def replicas(self, name: str) -> list[psutil.Process]:
         of = psutil.Process(self.process.pid).children(recursive=True)

@@ -43,6 +43,7 @@ log = logging.getLogger("hdrface.access")
 
 _REQUEST_ID = re.compile(r"[A-Za-z0-9._-]{1,64}")
 _MAX_HEADER_BYTES = 32_768  # of all headers; HTTP itself has no limit
+_CLIENT_LEFT = 499  # nobody is answered with it: as nginx's log has it
 _OPEN = ("/healthz", "/readyz", "/docs", "/openapi.json")  # to everybody
 
 
@@ -146,22 +147,30 @@ class _Guard:
                 page = not request.url.path.startswith("/v1/")
                 response.headers["WWW-Authenticate"] = "Basic" if page else "Bearer"
         else:
-            response = await self._answered(request, call_next)
+            try:
+                response = await self._answered(request, call_next)
+            except asyncio.CancelledError:  # Serve ends a request whose client has left
+                self._note(request, _CLIENT_LEFT, started, who)
+                raise
+        self._note(request, response.status_code, started, who)
+        return response
+
+    def _note(self, request: Request, status: int, started: float, who: str) -> None:
+        """Write a line, and count the request if it is one for a restoration."""
         seconds = time.perf_counter() - started
         log.info(
             "%s %s %s %d %.3f s %s",
             request.state.id,
             request.method,
             request.url.path[:100],
-            response.status_code,
+            status,
             seconds,
             who,
         )
         if request.url.path == "/v1/restore":
             model = getattr(request.state, "model", "")
             faces = getattr(request.state, "num_restored", 0)
-            self._parts.count(Event(model, response.status_code, seconds, faces))
-        return response
+            self._parts.count(Event(model, status, seconds, faces))
 
     async def _answered(
         self, request: Request, call_next: Callable[[Request], Awaitable[Response]]

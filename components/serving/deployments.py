@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import contextvars
 import logging
 import threading
 from collections.abc import AsyncGenerator, Awaitable, Callable, Mapping, Sequence
@@ -156,6 +157,9 @@ class Page:
             async for message in messages:
                 yield message
 
+    async def __del__(self) -> None:
+        await self._lifespan.__aexit__(None, None, None)
+
 
 def through(page: DeploymentHandle[Any]) -> Forwarded:
     """Give the page as an application of this process."""
@@ -234,11 +238,18 @@ class ServeParts:
         return await asyncio.wait_for(_called(lambda: self._meter.text.remote()), _PATIENCE_S)
 
     def _start(self) -> None:
-        """Begin what goes on beside the requests; it needs a running loop."""
+        """Begin what goes on beside the requests; it needs a running loop.
+
+        In a context of its own: Serve would take it for a part of the request that is just being
+        answered, and cancel it when that request's client leaves.
+        """
         if not self._background:
             self._background = [
-                asyncio.create_task(_again(self._look, _STATES_EVERY_S)),
-                asyncio.create_task(_again(self._send_events, _COUNT_EVERY_S)),
+                asyncio.create_task(_again(work, every_s), context=contextvars.Context())
+                for work, every_s in (
+                    (self._look, _STATES_EVERY_S),
+                    (self._send_events, _COUNT_EVERY_S),
+                )
             ]
 
     async def _look(self) -> None:

@@ -9,8 +9,10 @@ from __future__ import annotations
 import asyncio
 import os
 import tempfile
-from collections.abc import Sequence
+from collections.abc import AsyncIterator, Sequence
+from contextlib import asynccontextmanager
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any, get_args
 
@@ -80,12 +82,13 @@ class Server:
 def build(server: Server) -> FastAPI:
     """Make the page's application."""
     # A folder of its own, which nobody else may read: people's photographs lie there.
-    os.environ["GRADIO_TEMP_DIR"] = tempfile.mkdtemp(prefix="hdrface-page-")
+    folder = tempfile.TemporaryDirectory(prefix="hdrface-page-")
+    os.environ["GRADIO_TEMP_DIR"] = folder.name
     blocks = _blocks(server)
     blocks.queue(max_size=_WAITING, default_concurrency_limit=_AT_ONCE, api_open=False)
     # By itself it looks for work a thousand times a second, and takes 6 % of a core for that.
     blocks._queue.sleep_when_free = _LOOK_FOR_WORK_EVERY_S
-    app = FastAPI(openapi_url=None)
+    app = FastAPI(openapi_url=None, lifespan=partial(_removed_at_the_end, folder))
     gr.mount_gradio_app(
         app,
         blocks,
@@ -101,6 +104,14 @@ def build(server: Server) -> FastAPI:
         head=_HEAD,
     )
     return app
+
+
+@asynccontextmanager
+async def _removed_at_the_end(
+    folder: tempfile.TemporaryDirectory[str], _: FastAPI
+) -> AsyncIterator[None]:
+    with folder:
+        yield
 
 
 def _blocks(server: Server) -> Any:

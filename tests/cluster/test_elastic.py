@@ -37,7 +37,6 @@ class Run:
                 "PYTHONPATH": str(repository),
                 "RAY_ADDRESS": address,
                 "HDRFACE_ROOT": str(folder / "root"),
-                "PAUSE_S": "0.5",
                 **settings,
             },
             stdout=subprocess.PIPE,
@@ -90,14 +89,17 @@ def _cluster() -> Iterator[Cluster]:
         nodes.shutdown()
 
 
-@pytest.fixture
-def undisturbed(tmp_path: Path) -> tuple[dict[str, torch.Tensor], list[dict[str, float]]]:
+@pytest.fixture(scope="module")
+def undisturbed(
+    tmp_path_factory: pytest.TempPathFactory,
+) -> tuple[dict[str, torch.Tensor], list[dict[str, float]]]:
     """Train on two workers without Ray, and give weights and history."""
+    folder = tmp_path_factory.mktemp("undisturbed")
     mp.start_processes(
-        small_training.work_without_ray, (str(tmp_path),), nprocs=2, start_method="fork"
+        small_training.work_without_ray, (str(folder),), nprocs=2, start_method="fork"
     )
-    history = json.loads((tmp_path / "history.json").read_text())
-    return load_file(tmp_path / "step.safetensors"), history
+    history = json.loads((folder / "history.json").read_text())
+    return load_file(folder / "step.safetensors"), history
 
 
 def test_a_training_goes_on_with_fewer_workers_and_with_more_again(
@@ -111,7 +113,9 @@ def test_a_training_goes_on_with_fewer_workers_and_with_more_again(
     with cluster() as nodes:
         nodes.add_node(num_cpus=1)
         lost = nodes.add_node(num_cpus=1)
-        run = Run(tmp_path, repository, nodes.address, WORKERS="[1, 2]", COMPUTE=waits)
+        # Slow enough for a node to come back while one worker does the work of two.
+        settings = {"WORKERS": "[1, 2]", "COMPUTE": waits, "PAUSE_S": "0.3"}
+        run = Run(tmp_path, repository, nodes.address, **settings)
         run.wait_for("training with 2 of 2 workers")
         run.wait_for_checkpoint()
         killed_at = time.monotonic()
@@ -145,7 +149,7 @@ def test_a_fixed_number_waits_for_the_node_and_ends_with_the_same_bytes(
     with cluster() as nodes:
         nodes.add_node(num_cpus=1)
         lost = nodes.add_node(num_cpus=1)
-        run = Run(tmp_path, repository, nodes.address)
+        run = Run(tmp_path, repository, nodes.address, PAUSE_S="0.1")
         run.wait_for("training with 2 of 2 workers")
         run.wait_for_checkpoint()
         nodes.remove_node(lost, allow_graceful=False)

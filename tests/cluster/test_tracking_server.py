@@ -185,7 +185,7 @@ def test_points_whose_answers_are_lost_are_there_once(
 
 @pytest.mark.ray
 def test_a_training_whose_server_was_away_has_each_point_once(project: Project) -> None:
-    project.start(PAUSE_S=0.3)
+    project.start(PAUSE_S=0.15)
     project.wait_for_points()
     project.server.stop()
     time.sleep(5)
@@ -201,7 +201,7 @@ def test_a_training_whose_server_was_away_has_each_point_once(project: Project) 
 def test_a_training_whose_server_stays_away_ends_after_a_checkpoint_and_goes_on_later(
     project: Project,
 ) -> None:
-    project.start(PAUSE_S=0.3, LIMIT_S=4)
+    project.start(PAUSE_S=0.15, LIMIT_S=4)
     project.wait_for_points()
     project.server.stop()
     code, said = project.end()

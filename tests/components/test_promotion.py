@@ -161,6 +161,23 @@ def test_a_metric_that_was_not_measured_or_otherwise_is_a_reason_against() -> No
     assert verdict.reason.endswith("for the champion as 'Y channel'")
 
 
+def test_angles_of_two_identity_networks_are_not_compared() -> None:
+    def measured_with(network: str, psnr: float) -> dict[str, Any]:
+        both = {
+            "psnr": {"degraded": 20.0, "restored": psnr},
+            "identity_angle": {"degraded": 40.0, "restored": 30.0},
+        }
+        faces = [FaceScores(f"face-{i}", 0, both) for i in range(3)]
+        return comparison.result({}, {"identity_network": network}, faces, {}, samples=2, seed=1)
+
+    rule = RULE.model_copy(update={"not_worse": {"identity_angle": 1}})
+    better = measured_with("ab12", 22)
+    assert promotion.compare(better, measured_with("ab12", 21), rule).is_better
+    verdict = promotion.compare(better, measured_with("cd34", 21), rule)
+    assert not verdict.is_better
+    assert "network ab12', for the champion as" in verdict.reason
+
+
 def test_one_face_shows_nothing() -> None:
     verdict = promotion.compare_with_input(scores([30], [0.9]), RULE)
     assert not verdict.is_better

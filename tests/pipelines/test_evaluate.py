@@ -1,5 +1,6 @@
 """Scoring a trained model: the stage and the command, over small networks of the real classes."""
 
+import hashlib
 import json
 import logging
 import shutil
@@ -339,6 +340,16 @@ def test_the_seed_and_the_recipe_decide_the_degradation(project: Project) -> Non
     assert degraded[0] != degraded[2]
     assert degraded[3] > degraded[0] + 1
     assert runs[3]["protocol"]["degradation"]["noise"] == [0.0, 0.0]
+
+
+@pytest.mark.shared
+def test_the_identity_network_is_named(project: Project, shared_dir: Path) -> None:
+    network = shared_dir / "weights/mobilefacenet.onnx"
+    model = str(project.root / "models" / "sd21-text")
+    result = evaluate_folder.run(model, project.faces, seed=1, identity_network=network)
+    assert "identity_angle" in result["metrics"]
+    named = result["protocol"]["identity_network"]
+    assert named == hashlib.sha256(network.read_bytes()).hexdigest()
 
 
 def test_what_cannot_be_evaluated_is_said(project: Project, tmp_path: Path) -> None:

@@ -1,5 +1,7 @@
 """The endpoint as people start it: `hdrface serve`, on a Ray of its own."""
 
+import signal
+import tempfile
 import time
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
@@ -12,14 +14,19 @@ import pytest
 
 from components import images
 from components.params import ParamsError
+from components.photographs import photograph
 from components.serving import keys
 from pipelines import serve
 from pipelines.config import use
+from tests.components.photographs.test_restoration import SHOWN
 from tests.components.test_restorer import trained
+from tests.end_to_end.checkout import REPOSITORY
 from tests.endpoint import Endpoint, picture
 from tests.small_networks import SIZE
 
 pytestmark = [pytest.mark.ray, pytest.mark.slow]
+DETECTOR = REPOSITORY.parent / "shared/weights/det_500m.onnx"
+MAX_QUEUED = 16
 
 
 @pytest.fixture(scope="module")
@@ -31,8 +38,13 @@ def endpoint(
     with pytest.MonkeyPatch.context() as patch:
         patch.chdir(repository)
         use("tiny", file=folder / "params.yaml")
-    two = ("ingress.min=2", "ingress.max=2")  # the page's one process is behind both
-    running = Endpoint(folder, repository, f"models={{small: {model}}}", "self_test_psnr=5", *two)
+    settings = [
+        *(f"models={{small: {model}}}", "self_test_psnr=5", f"max_queued={MAX_QUEUED}"),
+        *("ingress.min=2", "ingress.max=2"),  # the page's one process is behind both
+    ]
+    if DETECTOR.is_file():
+        settings.append(f"detector={DETECTOR}")
+    running = Endpoint(folder, repository, *settings)
     try:
         running.wait_until_ready()
         yield running
@@ -66,6 +78,48 @@ def test_a_killed_replica_costs_no_request(endpoint: Endpoint, name: str) -> Non
     assert codes == {200}
 
 
+def test_who_finds_the_queue_full_is_told_and_who_leaves_gives_up_his_place(
+    endpoint: Endpoint,
+) -> None:
+    [model] = endpoint.replicas("model-small")
+    model.suspend()
+    try:
+        # More than two ingresses hold and the proxy keeps waiting; none of them waits for long.
+        with ThreadPoolExecutor(5 * MAX_QUEUED) as pool:
+            answers = [*pool.map(lambda _: impatient(endpoint), range(5 * MAX_QUEUED))]
+        refused = [answer for answer in answers if answer is not None]
+        assert {answer.status_code for answer in refused} == {429}
+        assert all(int(answer.headers["retry-after"]) >= 1 for answer in refused)
+        assert len(answers) - len(refused) >= MAX_QUEUED
+        waiting = impatient(endpoint)
+        assert waiting is None, waiting.text
+    finally:
+        model.resume()
+    assert endpoint.restore(picture(0)).status_code == 200
+    time.sleep(2)
+    counted = httpx.get(f"{endpoint.url}/metrics").text
+    assert 'hdrface_requests_total{model="",status="499"}' in counted
+
+
+def impatient(endpoint: Endpoint) -> httpx.Response | None:
+    """Ask, and leave without an answer after some seconds."""
+    try:
+        return endpoint.restore(picture(0), timeout_s=4)
+    except httpx.ReadTimeout:
+        return None
+
+
+@pytest.mark.shared
+def test_photographs_come_back_whole(endpoint: Endpoint, shared_dir: Path) -> None:
+    for name, count in SHOWN.items():
+        data = (shared_dir / "faces/whole" / name).read_bytes()
+        answer = httpx.post(f"{endpoint.url}/v1/restore", files={"image": data}, timeout=60)
+        assert answer.status_code == 200, answer.text
+        assert answer.headers["x-hdrface-restored"] == str(count)
+        before, after = photograph.read(data), photograph.read(answer.content)
+        assert (after.format, after.pixels.shape) == (before.format, before.pixels.shape)
+
+
 @pytest.mark.browser
 def test_the_page_restores_shows_and_gives_a_photograph(
     endpoint: Endpoint, browser: Any, tmp_path: Path, repository: Path
@@ -85,6 +139,9 @@ def test_the_page_restores_shows_and_gives_a_photograph(
     assert not page.locator("#slider").is_visible()
     page.reload()
 
+    if DETECTOR.is_file():
+        page.get_by_text("More", exact=True).click()
+        page.get_by_label("It is one aligned face").check()
     choose.set_input_files(photograph)
     page.locator("#said", has_text="1 of 1 faces restored by sd21-sdfm").wait_for()
     assert page.locator("#slider img").count() == 2
@@ -108,6 +165,49 @@ def test_the_page_restores_shows_and_gives_a_photograph(
     assert all(url.startswith((endpoint.url, "data:", "blob:")) for url in requests)
     (repository / "reports").mkdir(exist_ok=True)
     page.screenshot(path=repository / "reports/endpoint-page.png", full_page=True)
+
+
+@pytest.mark.browser
+@pytest.mark.shared
+def test_on_the_page_a_face_of_many_can_be_picked(
+    endpoint: Endpoint, browser: Any, shared_dir: Path, tmp_path: Path
+) -> None:
+    page = browser.new_page(viewport={"width": 1280, "height": 1000})
+    page.goto(endpoint.url)
+    name = "solvay_1927.png"
+    page.locator("#photograph input[type=file]").set_input_files(shared_dir / "faces/whole" / name)
+    page.locator("#said", has_text=f"{SHOWN[name]} of {SHOWN[name]} faces restored").wait_for()
+    choices = page.locator("#faces button.thumbnail-item")
+    assert choices.count() == 1 + SHOWN[name]
+    shown = page.locator("#slider img").first
+    whole = shown.get_attribute("src")
+    assert not page.locator("#gate img").is_visible()
+    choices.nth(SHOWN[name]).click()
+    page.locator("#gate img").wait_for()
+    assert shown.get_attribute("src") != whole
+    page.screenshot(path=tmp_path / "picked.png", full_page=True)
+    choices.nth(0).click()
+    page.locator("#gate img").wait_for(state="hidden")
+
+
+def test_ctrl_c_lets_requests_end_and_leaves_no_photograph_behind(endpoint: Endpoint) -> None:
+    """The last one: nothing is asked of the endpoint after it."""
+    assert page_folders()
+    [model] = endpoint.replicas("model-small")
+    model.suspend()
+    with ThreadPoolExecutor(4) as pool:
+        waiting = [pool.submit(endpoint.restore, picture(seed)) for seed in range(4)]
+        time.sleep(1)
+        endpoint.process.send_signal(signal.SIGINT)
+        time.sleep(2)
+        model.resume()
+        assert {answer.result().status_code for answer in waiting} == {200}
+    endpoint.process.wait(60)
+    assert not page_folders()
+
+
+def page_folders() -> list[Path]:
+    return list(Path(tempfile.gettempdir()).glob("hdrface-page-*"))
 
 
 def test_an_address_that_others_reach_needs_keys(tmp_path: Path, repository: Path) -> None:
