@@ -14,6 +14,8 @@ export DETECTOR ?=
 # A stage of dvc.yaml says `python`: it means this one.
 export PATH := $(CURDIR)/$(BIN):$(PATH)
 export PYTHONUNBUFFERED := 1
+# Two files of tests at a time: what takes long is mostly the wait for other processes.
+AT_ONCE := --numprocesses=2 --dist=loadfile --no-loadscope-reorder
 
 .PHONY: help install demo results test test-cluster check format bench serve mlflow lock chromium ffmpeg postgresql
 
@@ -46,10 +48,10 @@ results: $(STAMP) ## print the last results again
 	@hdrface results
 
 test: $(STAMP) chromium ffmpeg ## run the test suite, but for what needs a cluster
-	@pytest
+	@pytest $(AT_ONCE)
 
 test-cluster: $(STAMP) postgresql ## run the line on a small cluster with S3, PostgreSQL and MLflow, and break things in it
-	@pytest -m cluster
+	@pytest -m cluster $(AT_ONCE)
 
 check: $(STAMP) ## lint, formatting, types, import contracts: the same as CI
 	ruff check .
