@@ -29,12 +29,13 @@ from components.photographs.face_restorer import FaceRestorer
 from components.photographs.inputs import Job, find_jobs
 from components.photographs.photograph import DEFAULT_QUALITY, FileFormat, Photograph
 from components.photographs.restoration import (
+    PhotographRecord,
     PhotographRestorer,
     Prepared,
     Restored,
     RestoreOptions,
 )
-from components.photographs.video_restoration import restore_video
+from components.photographs.video_restoration import VideoRecord, restore_video
 from components.runtime import logs
 from components.runtime.progress import WorkProgress
 from components.runtime.trained_models import locate
@@ -231,14 +232,7 @@ def _restore_video(job: Job, restorer: PhotographRestorer, options: RestoreOptio
         return _failed(job, error)
     finally:
         partial.unlink(missing_ok=True)
-    return Result(
-        input=str(job.source),
-        output=str(job.target),
-        status="restored" if record.num_restored else "unchanged",
-        reason=record.note,
-        seconds=round(time.monotonic() - began, 3),
-        record=asdict(record),
-    )
+    return _done(job, record, began)
 
 
 def _write(one: _Waiting, restored: Restored, quality: int) -> Result:
@@ -254,13 +248,17 @@ def _write(one: _Waiting, restored: Restored, quality: int) -> Result:
         return _failed(job, error)
     finally:
         partial.unlink(missing_ok=True)
+    return _done(job, restored.record, one.began)
+
+
+def _done(job: Job, record: PhotographRecord | VideoRecord, began: float) -> Result:
     return Result(
         input=str(job.source),
         output=str(job.target),
-        status="restored" if restored.record.num_restored else "unchanged",
-        reason=restored.record.note,
-        seconds=round(time.monotonic() - one.began, 3),
-        record=asdict(restored.record),
+        status="restored" if record.num_restored else "unchanged",
+        reason=record.note,
+        seconds=round(time.monotonic() - began, 3),
+        record=asdict(record),
     )
 
 
