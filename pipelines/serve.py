@@ -147,7 +147,13 @@ def build(params: ServeParams) -> "Application":
         )
     # Serve takes a function, and nothing else that can be called, for one that makes the API.
     front = serve.ingress(lambda: _front(params, with_page=params.page))(_Ingress)
-    ingress = deployed(front, "ingress", params.ingress, target=max(1, params.max_queued // 2))
+    ingress = deployed(
+        front,
+        "ingress",
+        params.ingress,
+        target=max(1, params.max_queued // 2),
+        ongoing=params.max_queued * len(models),
+    )
     application: Application = ingress.bind(finder, models, meter, page)
     return application
 
@@ -200,6 +206,7 @@ def _front(params: ServeParams, *, with_page: bool) -> "FastAPI":
         pixels=params.max_pixels,
         faces=params.max_faces,
         timeout_s=params.timeout_s,
+        waiting=params.max_queued,
     )
     keys = None if params.keys is None else Keys(params.keys)
     return api.build(

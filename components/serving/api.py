@@ -15,7 +15,8 @@ import logging
 import re
 import time
 import uuid
-from collections.abc import Awaitable, Callable, Sequence
+from collections import Counter
+from collections.abc import Awaitable, Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, replace
 from typing import Any, Protocol
@@ -36,7 +37,14 @@ from components.reporting.gallery import heat_map
 from components.serving import requests
 from components.serving.keys import Keys
 from components.serving.model import FacesToRestore, ModelState, RestoredFaces
-from components.serving.refusal import Refusal, Refused, another_version, not_ready, too_late
+from components.serving.refusal import (
+    Refusal,
+    Refused,
+    another_version,
+    busy,
+    not_ready,
+    too_late,
+)
 from components.serving.requests import BoundedBody, RequestOptions
 
 log = logging.getLogger("hdrface.access")
@@ -88,7 +96,7 @@ class Limits:
     pixels: int
     faces: int
     timeout_s: float
-    retry_after_s: int = 1
+    waiting: int  # requests for one model: the next ones are refused, those for others are not
 
 
 def build(
@@ -238,6 +246,7 @@ class Api:
 
     def __init__(self, parts: Parts, limits: Limits, threads: int) -> None:
         self._parts, self._limits = parts, limits
+        self._waiting: Counter[str] = Counter()  # requests by model
         # Of its own: the loop's default pool is as large as the machine, decoding is not free.
         self._threads = ThreadPoolExecutor(threads, thread_name_prefix="pictures")
 
@@ -260,10 +269,27 @@ class Api:
     async def _restore(
         self, request: Request, data: bytes, asked: RequestOptions, give_up_at: float
     ) -> Response:
+        name = self._named(asked.model)
+        with self._place(name):
+            return await self._restore_with(name, request, data, asked, give_up_at)
+
+    @contextlib.contextmanager
+    def _place(self, name: str) -> Iterator[None]:
+        """Have a place among the requests for a model. Raises: Refusal if all are taken."""
+        if self._waiting[name] >= self._limits.waiting:
+            raise busy().refusal()
+        self._waiting[name] += 1
+        try:
+            yield
+        finally:
+            self._waiting[name] -= 1
+
+    async def _restore_with(
+        self, name: str, request: Request, data: bytes, asked: RequestOptions, give_up_at: float
+    ) -> Response:
         clock = _Clock()
         photo = await self._run(photograph.read, data, max_pixels=self._limits.pixels)
         clock.lap("decode")
-        name = self._named(asked.model)
         try:
             work = await self._faces(photo, name, asked, give_up_at, clock)
         except Refusal as error:

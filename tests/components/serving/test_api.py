@@ -7,6 +7,7 @@ import time
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 
+import httpx
 import numpy as np
 import pytest
 from fastapi.testclient import TestClient
@@ -34,13 +35,13 @@ from tests.small_networks import SIZE
 HERE = ("127.0.0.1", 40_000)
 ELSEWHERE = ("192.0.2.7", 40_000)
 MIN_PSNR = 9.0  # dB: these networks are untrained
-LIMITS = api.Limits(upload_bytes=200_000, pixels=300_000, faces=2, timeout_s=20)
+LIMITS = api.Limits(upload_bytes=200_000, pixels=300_000, faces=2, timeout_s=20, waiting=3)
 
 
 class HereParts:
     """What Serve spreads over processes, in one."""
 
-    names = ("small",)
+    names = ("small", "twin")
 
     def __init__(self, model: FollowingModel) -> None:
         self.model, self.events = model, list[Event]()
@@ -58,7 +59,7 @@ class HereParts:
         return answer
 
     async def states(self) -> Sequence[ModelState]:
-        return [self.model.state("small")]
+        return [self.model.state(name) for name in self.names]
 
     def count(self, event: Event) -> None:
         self.events.append(event)
@@ -200,6 +201,25 @@ def test_a_late_answer_is_a_504_of_the_endpoints_own(client: TestClient, parts: 
     assert answer.status_code == 504
     assert answer.json()["error"]["code"] == "too_late"
     assert time.perf_counter() - started < 3
+
+
+def test_who_asks_for_a_busy_model_is_refused_and_nobody_else(parts: HereParts) -> None:
+    parts.pause_s = 1
+
+    async def ask_all() -> list[int]:
+        app = httpx.ASGITransport(
+            api.build(parts, limits=LIMITS, keys=None, threads=1), client=HERE
+        )
+        async with httpx.AsyncClient(transport=app, base_url="http://here") as client:
+            url, kind = "/v1/restore?aligned=true&model=", {"content-type": "image/png"}
+            names = ["small"] * (LIMITS.waiting + 2) + ["twin"]
+            asked = (client.post(url + name, content=picture(), headers=kind) for name in names)
+            answers = await asyncio.gather(*asked)
+            assert (await client.post(url + "small", content=picture(), headers=kind)).is_success
+        assert {answer.headers["retry-after"] for answer in answers[3:5]} == {"1"}
+        return [answer.status_code for answer in answers]
+
+    assert asyncio.run(ask_all()) == [200, 200, 200, 429, 429, 200]
 
 
 def test_a_fault_is_answered_counted_and_logged_and_its_detail_is_not_told(
