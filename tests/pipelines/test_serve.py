@@ -62,9 +62,7 @@ def test_requests_are_answered_alike_and_named(endpoint: Endpoint) -> None:
     assert answers[0].headers["x-hdrface-model"] == "sd21-sdfm"
     models: list[dict[str, Any]] = httpx.get(f"{endpoint.url}/v1/models").json()
     assert [(model["name"], model["size"]) for model in models] == [("small", SIZE)]
-    time.sleep(2)
-    counted = httpx.get(f"{endpoint.url}/metrics").text
-    assert 'hdrface_requests_total{model="small",status="200"}' in counted
+    wait_until_counted(endpoint, 'hdrface_requests_total{model="small",status="200"}')
 
 
 @pytest.mark.parametrize("name", ["model-small", "finder"])
@@ -96,15 +94,21 @@ def test_who_finds_the_queue_full_is_told_and_who_leaves_gives_up_his_place(
     finally:
         model.resume()
     assert endpoint.restore(picture(0)).status_code == 200
-    time.sleep(2)
-    counted = httpx.get(f"{endpoint.url}/metrics").text
-    assert 'hdrface_requests_total{model="",status="499"}' in counted
+    wait_until_counted(endpoint, 'hdrface_requests_total{model="",status="499"}')
+
+
+def wait_until_counted(endpoint: Endpoint, what: str) -> None:
+    """Wait until the counters, which are sent together now and then, have an entry."""
+    end = time.monotonic() + 20
+    while what not in (counted := httpx.get(f"{endpoint.url}/metrics").text):
+        assert time.monotonic() < end, counted
+        time.sleep(0.5)
 
 
 def impatient(endpoint: Endpoint) -> httpx.Response | None:
     """Ask, and leave without an answer after some seconds."""
     try:
-        return endpoint.restore(picture(0), timeout_s=4)
+        return endpoint.restore(picture(0), timeout_s=6)
     except httpx.ReadTimeout:
         return None
 
