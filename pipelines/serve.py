@@ -270,7 +270,8 @@ def _fetched(source: str, version: "Version") -> Path:
 def run(params: ServeParams, *, host: str, port: int) -> None:
     """Serve until Ctrl-C, on this machine's own Ray or the one that RAY_ADDRESS names.
 
-    Raises: ValueError if others than this machine could reach it without a key.
+    Raises: ValueError if others than this machine could reach it without a key, or the port is
+        taken.
     """
     from ray import serve
     from ray.serve.config import HTTPOptions
@@ -283,12 +284,25 @@ def run(params: ServeParams, *, host: str, port: int) -> None:
             f"{host} can be reached from other machines, and serve.keys names no file of API keys: "
             "make one with 'hdrface keys add NAME', or serve on 127.0.0.1"
         )
+    if not cluster.on_cluster():
+        _check_free(host, port)
     with cluster.session(Compute(cpus=params.model.cpus)):
         serve.start(http_options=HTTPOptions(host=host, port=port))
         try:
             serve.run(build(params), name=APP, blocking=True)
         finally:
             serve.delete(APP)  # lets requests in flight end; on a cluster it would go on
+
+
+def _check_free(host: str, port: int) -> None:
+    """Raise ValueError if nobody can listen there: two Serves would share a port by chance."""
+    try:
+        family = socket.getaddrinfo(host, port)[0][0]
+        socket.create_server((host, port), family=family).close()
+    except OSError as error:
+        raise ValueError(
+            f"port {port} of {host} cannot be used ({error.strerror}): name another one with --port"
+        ) from error
 
 
 def reaches_only_here(host: str) -> bool:

@@ -194,6 +194,14 @@ def test_on_the_page_a_face_of_many_can_be_picked(
     page.locator("#gate img").wait_for(state="hidden")
 
 
+def test_a_port_that_is_taken_is_refused(endpoint: Endpoint, repository: Path) -> None:
+    port = int(endpoint.url.rpartition(":")[2])
+    with pytest.MonkeyPatch.context() as patch:
+        patch.chdir(repository)
+        with pytest.raises(ValueError, match=rf"port {port} of 127\.0\.0\.1 cannot be used"):
+            serve.run(serve.load(), host="127.0.0.1", port=port)
+
+
 def test_ctrl_c_lets_requests_end_and_leaves_no_photograph_behind(endpoint: Endpoint) -> None:
     """The last one: nothing is asked of the endpoint after it."""
     assert page_folders()
