@@ -300,8 +300,9 @@ def _check_free(host: str, port: int) -> None:
         family = socket.getaddrinfo(host, port)[0][0]
         socket.create_server((host, port), family=family).close()
     except OSError as error:
+        why = str(error.strerror).partition(" (")[0]
         raise ValueError(
-            f"port {port} of {host} cannot be used ({error.strerror}): name another one with --port"
+            f"port {port} of {host} cannot be used ({why}): name another one with --port"
         ) from error
 
 
