@@ -84,8 +84,7 @@ def on_cluster() -> bool:
 
 def _code() -> dict[str, Any] | None:
     """Say how workers get `components` and `pipelines`: from the job, or from this checkout."""
-    comes_with_job = "RAY_JOB_CONFIG_JSON_ENV_VAR" in os.environ
-    if comes_with_job or _IMPORTS_OURS in os.environ:
+    if nodes.comes_with_job() or _IMPORTS_OURS in os.environ:
         return None
     return {"py_modules": [str(ROOT / "components"), str(ROOT / "pipelines")]}
 

@@ -6,7 +6,8 @@ bits in a part of the rows.
 
 import os
 import uuid
-from collections.abc import Mapping
+from collections import Counter
+from collections.abc import Mapping, Sequence
 from importlib import metadata
 from pathlib import Path
 from typing import Any
@@ -23,16 +24,15 @@ def check() -> None:
     """Ask every node but this one.
 
     Raises: ValueError naming the first node that does not see the data root (or, without one, this
-    folder), or whose packages differ.
+    folder), whose packages differ, or that would unpack a job's files over those of another node.
     """
     import ray
 
     here = ray.get_runtime_context().get_node_id()
-    others = [
-        node
-        for node in ray.nodes()  # type: ignore[no-untyped-call]
-        if node["Alive"] and node["NodeID"] != here
-    ]
+    alive = [node for node in ray.nodes() if node["Alive"]]  # type: ignore[no-untyped-call]
+    if comes_with_job():
+        check_apart(alive)
+    others = [node for node in alive if node["NodeID"] != here]
     if not others:
         return
     root = data_root()
@@ -45,6 +45,32 @@ def check() -> None:
         probes.delete(name)
     for node, answer in zip(others, answers, strict=True):
         _check_answer(f"node {node['NodeManagerAddress']}", answer, root)
+
+
+def comes_with_job() -> bool:
+    """Say whether this process is a job of a cluster, whose code Ray brings to every node."""
+    return "RAY_JOB_CONFIG_JSON_ENV_VAR" in os.environ
+
+
+def check_apart(nodes: Sequence[Mapping[str, Any]]) -> None:
+    """Look whether two nodes of one machine share Ray's folder.
+
+    The second would unpack a job's files anew in the place where the job is at work.
+
+    Args:
+        nodes: as `ray.nodes` gives them.
+
+    Raises: ValueError naming machine and folder.
+    """
+    places = [
+        (node["NodeManagerAddress"], Path(node["RayletSocketName"]).parents[1]) for node in nodes
+    ]
+    for (address, folder), count in Counter(places).items():
+        if count > 1:
+            raise ValueError(
+                f"{count} nodes of {address} share the folder {folder.parent}: start all but one "
+                "with 'ray start --temp-dir=FOLDER' and a folder of its own"
+            )
 
 
 def _ask(nodes: list[dict[str, Any]], probes: Storage, name: str) -> list[dict[str, str]]:
