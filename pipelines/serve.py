@@ -10,6 +10,7 @@ for single keys: `serve run pipelines.serve:app max_faces=4`.
 """
 
 import functools
+import os
 import socket
 from collections.abc import Sequence
 from pathlib import Path
@@ -286,6 +287,8 @@ def run(params: ServeParams, *, host: str, port: int) -> None:
         )
     if not cluster.on_cluster():
         _check_free(host, port)
+        # Serve kills a proxy that takes longer to start than 5 s, which on a busy machine it does.
+        os.environ.setdefault("RAY_SERVE_PROXY_READY_CHECK_TIMEOUT_S", "60")
     with cluster.session(Compute(cpus=params.model.cpus)):
         serve.start(http_options=HTTPOptions(host=host, port=port))
         try:
