@@ -222,7 +222,7 @@ def test_a_port_that_is_taken_is_refused(endpoint: Endpoint, repository: Path) -
 
 def test_ctrl_c_lets_requests_end_and_leaves_no_photograph_behind(endpoint: Endpoint) -> None:
     """The last one: nothing is asked of the endpoint after it."""
-    assert page_folders()
+    before = page_folders()
     [model] = endpoint.replicas("model-small")
     model.suspend()
     with ThreadPoolExecutor(4) as pool:
@@ -233,11 +233,11 @@ def test_ctrl_c_lets_requests_end_and_leaves_no_photograph_behind(endpoint: Endp
         model.resume()
         assert {answer.result().status_code for answer in waiting} == {200}
     endpoint.process.wait(60)
-    assert not page_folders()
+    assert len(before - page_folders()) == 1  # others may be those of other endpoints
 
 
-def page_folders() -> list[Path]:
-    return list(Path(tempfile.gettempdir()).glob("hdrface-page-*"))
+def page_folders() -> set[Path]:
+    return set(Path(tempfile.gettempdir()).glob("hdrface-page-*"))
 
 
 def test_an_address_that_others_reach_needs_keys(tmp_path: Path, repository: Path) -> None:
