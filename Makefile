@@ -41,7 +41,7 @@ demo: $(STAMP) ## run the whole line [FACES=DIR [DETECTOR=FILE]], print the resu
 	  if [ -n "$$DETECTOR" ]; then set -- "$$@" "faces.detector=$$DETECTOR"; \
 	  elif [ -n "$$FACES" ] && [ ! -e "$$FACES/landmarks.csv" ]; then set -- "$$@" faces.aligned=true; fi; \
 	  hdrface config use "$$@"
-	@python -m components.runtime.cluster dvc repro # all stages share one local Ray
+	@python -m components.cluster dvc repro # all stages share one local Ray
 	@hdrface results
 
 results: $(STAMP) ## print the last results again

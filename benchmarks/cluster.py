@@ -26,10 +26,9 @@ import pyarrow.compute as pc
 
 from benchmarks import machine
 from benchmarks.stages import REPOSITORY, copy_sources
-from components import images
+from components import cluster, images, tables
 from components.params import Compute
-from components.runtime import cluster, tables
-from components.runtime.unfinished import Unfinished
+from components.tables.unfinished import Unfinished
 from components.weights.shared import share
 from pipelines import degrade, features, weights
 

@@ -36,13 +36,12 @@ import pyarrow as pa
 import skimage.data
 
 from benchmarks import machine
-from components import images
+from components import cluster, images, tables
 from components.degradation import recipe
 from components.degradation.recipe import Degradation, DegradationParams
 from components.images import Image
 from components.params import Compute, Params
-from components.runtime import cluster, tables
-from components.runtime.tables import Made
+from components.tables import Made
 
 PARTS = ("one_core", "workers", "memory")
 SIZE = 512

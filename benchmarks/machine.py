@@ -13,7 +13,7 @@ from typing import Any
 
 import psutil  # type: ignore[import-untyped]
 
-from components.runtime import lineage
+from components import lineage
 
 RESULTS = Path(__file__).parent / "results"
 _LIBRARIES = ("numpy", "opencv-python-headless", "torch", "ray", "pyarrow", "diffusers", "mlflow")

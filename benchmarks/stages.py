@@ -40,7 +40,7 @@ def time_stages(folder: Path, profile: list[str]) -> tuple[dict[str, float], flo
     subprocess.run(
         [python, "-m", "pipelines.cli", "config", "use", *profile], cwd=folder, check=True
     )
-    command = [python, "-m", "components.runtime.cluster", python, "-m", "dvc", "repro"]
+    command = [python, "-m", "components.cluster", python, "-m", "dvc", "repro"]
     started = time.perf_counter()
     begun: list[tuple[str, float]] = []
     with subprocess.Popen(

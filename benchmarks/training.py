@@ -61,7 +61,8 @@ def bare(config: dict[str, Any]) -> dict[str, float]:
 
 def under_ray(config: dict[str, Any]) -> dict[str, float]:
     """Train as the stage does, on one worker, without MLflow."""
-    from components.runtime import cluster, distributed
+    from components import cluster
+    from components.ray_training import distributed
     from pipelines import train
 
     points: list[distributed.Point] = []

@@ -9,7 +9,7 @@ from typing import Annotated
 
 import typer
 
-from components.runtime.outages import TrackingError
+from components.tracking.outages import TrackingError
 
 
 def _group(description: str) -> typer.Typer:
@@ -63,7 +63,7 @@ def evaluate(
     ] = None,
 ) -> None:
     """Degrade a folder of faces, restore them with a trained model, and score it."""
-    from components.runtime import logs
+    from components import logs
     from pipelines import evaluate_folder
 
     logs.configure()
@@ -114,8 +114,8 @@ def restore(
     batch_size: Annotated[int, typer.Option(help="Faces that are restored at once.")] = 8,
 ) -> None:
     """Restore the faces of photographs with a trained model, and write a record of each face."""
+    from components import logs
     from components.photographs.restoration import RestoreOptions
-    from components.runtime import logs
     from pipelines import restore_photographs as command
 
     logs.configure()
@@ -156,8 +156,8 @@ def degrade(
     ] = Path("params.yaml"),
 ) -> None:
     """Degrade the pictures of a folder, as params.yaml says, into another folder."""
+    from components import logs
     from components.degradation.recipe import DegradationParams
-    from components.runtime import logs
     from pipelines import degrade_folder
 
     logs.configure()
@@ -240,7 +240,7 @@ def submit(
     What git tracks goes there, with what is new and not ignored; data does not. With HDRFACE_ROOT
     set, dvc.lock, metrics and report come back, and 'dvc pull' brings what stages made.
     """
-    from components.runtime import logs
+    from components import logs
     from pipelines import submit as jobs
 
     if bool(command) == bool(attach) or (attach and no_wait):
@@ -266,7 +266,7 @@ def serve(
     ] = None,
 ) -> None:
     """Serve restoration over HTTP, as the section serve of params.yaml says."""
-    from components.runtime import logs
+    from components import logs
     from pipelines import serve as endpoint
 
     logs.configure()
@@ -342,7 +342,7 @@ def verify(
     folder: Annotated[Path, typer.Argument(metavar="DIR", help="A table.")],
 ) -> None:
     """Compare the hash of every shard of a table with its manifest."""
-    from components.runtime.tables import Table
+    from components.tables import Table
 
     table = Table.open(folder)
     table.verify()

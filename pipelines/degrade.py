@@ -12,11 +12,10 @@ from typing import Any
 import pyarrow as pa
 from pydantic import PositiveInt
 
-from components import images
+from components import images, logs, tables
 from components.degradation import recipe
 from components.degradation.recipe import DegradationParams
 from components.params import Compute, Params
-from components.runtime import logs, tables
 
 SCHEMA = pa.schema(
     [

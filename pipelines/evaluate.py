@@ -22,7 +22,7 @@ from typing import Annotated, Any, NamedTuple
 import torch
 from pydantic import Field, NonNegativeInt, PositiveInt
 
-from components import images
+from components import cluster, images, logs
 from components.encoders.identity import find_network
 from components.metrics.catalogue import open_metrics
 from components.params import Compute, Params
@@ -30,8 +30,8 @@ from components.reporting import comparison
 from components.reporting.comparison import Compared, Comparison, FaceScores, Pair
 from components.reporting.gallery import Gallery, make_picture, spread
 from components.restorer import Restorer
-from components.runtime import cluster, logs, tracking
-from components.runtime.tables import Table
+from components.tables import Table
+from components.tracking import runs
 from components.weights.manifest import RESTORER, Description
 from components.weights.shared import SharedFile, SharedFolder, share, share_file
 
@@ -185,7 +185,7 @@ def _write(file: Path, result: dict[str, Any]) -> None:
 def _track(model: Path, result: dict[str, Any], gallery: Gallery) -> None:
     """Log means, bounds and the pictures into the run in which the model was trained."""
     training = Description.read(model, RESTORER).content["lineage"].get("training")
-    run_id = tracking.run_of(training) if training else None
+    run_id = runs.run_of(training) if training else None
     if run_id is None:
         log.warning("no MLflow run of %s is known here: its scores are not tracked", model)
         return
@@ -201,7 +201,7 @@ def _track(model: Path, result: dict[str, Any], gallery: Gallery) -> None:
         if gallery.faces:
             drawn = [Path(folder) / "gallery.png"]
             drawn[0].write_bytes(images.encode_png(make_picture(gallery)))
-        tracking.log_evaluation(run_id, values, drawn)
+        runs.log_evaluation(run_id, values, drawn)
 
 
 def _log_summary(name: str, result: dict[str, Any]) -> None:

@@ -26,7 +26,7 @@ from components.metrics.catalogue import CATALOGUE, open_metrics
 from components.reporting import comparison
 from components.reporting.comparison import GAIN, ROLES, Comparison, FaceScores, Pair
 from components.restorer import Restorer
-from components.runtime.trained_models import TrainedModel, locate
+from components.tracking.trained_models import TrainedModel, locate
 from components.weights.manifest import RESTORER, Description, sha256_of
 
 log = logging.getLogger(__name__)
@@ -59,7 +59,7 @@ def run(
     Square pictures are taken as FFHQ-aligned faces; those that a `landmarks.csv` in the folder
     names are aligned first. `recipe` replaces the degradation that the model was trained with.
 
-    Raises: as `components.runtime.trained_models.locate`; ValueError if no picture can be used.
+    Raises: as `components.tracking.trained_models.locate`; ValueError if no picture can be used.
     """
     with tempfile.TemporaryDirectory() as downloads:
         found = locate(model, Path(downloads))

@@ -16,7 +16,7 @@ from typing import Annotated, NamedTuple
 import pyarrow as pa
 from pydantic import Field, PositiveInt
 
-from components import images
+from components import images, logs, tables
 from components.faces import detect, landmarks, split
 from components.faces.cutter import CANDIDATE_SCORE, FaceCutter
 from components.faces.landmarks import Landmarks
@@ -30,7 +30,6 @@ from components.faces.source import (
     share,
 )
 from components.params import Compute, Params
-from components.runtime import logs, tables
 from components.storage import Storage, data_root
 from components.weights.shared import SharedFile, share_file
 

@@ -18,10 +18,9 @@ import pyarrow as pa
 import pyarrow.compute as pc
 from pydantic import PositiveInt
 
-from components import images
+from components import images, logs, tables
 from components.backbones.catalogue import BackboneName
 from components.params import Compute, Params
-from components.runtime import logs, tables
 from components.weights.shared import SharedFolder, share
 
 

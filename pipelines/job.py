@@ -17,7 +17,8 @@ from collections.abc import Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
-from components.runtime import environment, logs, results
+from components import logs
+from components.jobs import packages, results
 from components.storage import Storage, data_root
 
 _LOOK_EVERY_S = 1.0
@@ -29,8 +30,8 @@ log = logging.getLogger(__name__)
 
 def run(job: str, command: Sequence[str], folder: Path = Path()) -> int:
     """Run the command, and return its exit code as a shell would give it."""
-    lacking = environment.differences(folder / environment.LOCK)
-    settings = environment.complete(lacking) if lacking else os.environ
+    lacking = packages.differences(folder / packages.LOCK)
+    settings = packages.complete(lacking) if lacking else os.environ
     root = data_root()
     if root is None:
         return _run(command, settings)

@@ -8,8 +8,8 @@ import sys
 from collections.abc import Iterator, Mapping
 from typing import Any
 
-from components.runtime import lineage
-from components.runtime.registry import CHALLENGER, CHAMPION, REASON_TAG, find
+from components import lineage
+from components.tracking.registry import CHALLENGER, CHAMPION, REASON_TAG, find
 
 
 def run(reference: str) -> None:

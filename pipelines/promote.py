@@ -4,7 +4,7 @@ The version that is replaced so becomes the champion again by hand alone: the st
 not undo what a person decided.
 """
 
-from components.runtime.registry import REASON_TAG, REPLACED_TAG, Registry, find
+from components.tracking.registry import REASON_TAG, REPLACED_TAG, Registry, find
 
 
 def promote(reference: str) -> str:

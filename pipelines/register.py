@@ -19,12 +19,13 @@ from typing import TYPE_CHECKING, Annotated, Any, NamedTuple
 
 from pydantic import Field
 
-from components import promotion
+from components import lineage, logs, promotion
 from components.params import Params
 from components.promotion import Rule, Verdict
-from components.runtime import lineage, logs, tracking
-from components.runtime.model_package import Closure
-from components.runtime.registry import (
+from components.tables import Table
+from components.tracking import client, runs
+from components.tracking.package import Closure
+from components.tracking.registry import (
     CHALLENGER,
     CHAMPION,
     DECIDED_TAG,
@@ -32,7 +33,6 @@ from components.runtime.registry import (
     REPLACED_TAG,
     Registry,
 )
-from components.runtime.tables import Table
 from components.weights.manifest import RESTORER, Description, Manifest, write_json
 from components.weights.store import closure
 
@@ -114,11 +114,11 @@ def _register(
 ) -> "ModelVersion":
     folder = params.models / name
     training = trained.content["lineage"].get("training")
-    run_id = tracking.run_of(training) if training else None
+    run_id = runs.run_of(training) if training else None
     if run_id is None:
         raise ValueError(
             f"MLflow at {registry.uri} has no run in which {folder} was trained: set "
-            f"{tracking.URI_VARIABLE} to the server that has it, or train it again with "
+            f"{client.URI_VARIABLE} to the server that has it, or train it again with "
             f"'dvc repro --force train@{name}'"
         )
     needed = list(closure(folder))

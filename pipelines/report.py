@@ -17,13 +17,13 @@ from typing import Any
 
 import yaml
 
+from components import lineage, logs
 from components.params import PARAMS_FILE, Params, read
 from components.reporting import comparison
 from components.reporting.charts import Node
 from components.reporting.gallery import Gallery
 from components.reporting.page import Output, Report, TableFacts, WeightsFacts, render
-from components.runtime import lineage, logs
-from components.runtime.tables import Table
+from components.tables import Table
 from components.weights.manifest import Manifest
 
 log = logging.getLogger(__name__)

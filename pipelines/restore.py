@@ -14,9 +14,8 @@ import pyarrow as pa
 import pyarrow.compute as pc
 from pydantic import PositiveInt
 
-from components import images
+from components import images, logs, tables
 from components.params import Compute, Params
-from components.runtime import logs, tables
 from components.weights.shared import SharedFolder, share
 
 SCHEMA = pa.schema([("face_id", pa.string()), ("variant", pa.int32()), ("sr_png", pa.binary())])

@@ -18,6 +18,7 @@ from typing import Annotated, Any, Literal, TypeVar
 import torch
 from pydantic import Field, ValidationError
 
+from components import logs
 from components.faces.cutter import MIN_SCORE
 from components.faces.detect import open_detector
 from components.faces.source import MAX_BYTES
@@ -36,9 +37,8 @@ from components.photographs.restoration import (
     RestoreOptions,
 )
 from components.photographs.video_restoration import VideoRecord, restore_video
-from components.runtime import logs
-from components.runtime.progress import WorkProgress
-from components.runtime.trained_models import locate
+from components.progress import WorkProgress
+from components.tracking.trained_models import locate
 
 log = logging.getLogger(__name__)
 

@@ -17,14 +17,14 @@ import pyarrow as pa
 import pyarrow.compute as pc
 from pydantic import Field, PositiveInt
 
-from components import images
+from components import images, logs
 from components.backbones.catalogue import BackboneName
 from components.backbones.protocol import LoraParams, Trainable
 from components.params import Compute, ElasticBatch, Params, Workers
+from components.ray_training import training_run
+from components.ray_training.distributed import Seat
 from components.restorer import Need, RestorerSpec
-from components.runtime import logs, training_run
-from components.runtime.distributed import Seat
-from components.runtime.tables import Table
+from components.tables import Table
 from components.training import loop
 from components.training.batches import PAIR_COLUMNS, PairBatches
 from components.training.optimization import OptimizationParams

@@ -11,9 +11,9 @@ from pathlib import Path
 
 from pydantic import NonNegativeInt
 
+from components import logs
 from components.faces import landmarks, samples
 from components.params import Params
-from components.runtime import logs
 
 log = logging.getLogger(__name__)
 

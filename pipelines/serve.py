@@ -24,7 +24,7 @@ if TYPE_CHECKING:
     from fastapi import FastAPI
     from ray.serve import Application
 
-    from components.runtime.cluster import Workplace
+    from components.cluster import Workplace
     from components.serving.model import FollowingModel, Version
 
 APP = "hdrface"
@@ -94,7 +94,7 @@ def build(params: ServeParams) -> "Application":
     from ray.serve.config import AutoscalingConfig, BackpressureConfig
     from ray.serve.schema import LoggingConfig
 
-    from components.runtime import cluster
+    from components import cluster
     from components.serving.deployments import FaceFinder, Meter, Model, Page
 
     def number(replicas: Replicas, target: int) -> dict[str, Any]:
@@ -189,7 +189,7 @@ def _front(params: ServeParams, *, with_page: bool) -> "FastAPI":
     """Make the HTTP side, in its own process."""
     from ray.serve import get_deployment_handle
 
-    from components.runtime import cluster, logs
+    from components import cluster, logs
     from components.serving import api
     from components.serving.deployments import ServeParts, through
     from components.serving.keys import Keys
@@ -243,8 +243,8 @@ def _follow(source: str, params: ServeParams, place: "Workplace") -> "FollowingM
 
 def _newest(source: str) -> "Version":
     """Ask which version a source means now. Raises: ValueError, OSError."""
-    from components.runtime import registry
     from components.serving.model import Version
+    from components.tracking import registry
     from components.weights.store import open_model
 
     if source.startswith(_REGISTERED):
@@ -260,7 +260,7 @@ def _newest(source: str) -> "Version":
 
 def _fetched(source: str, version: "Version") -> Path:
     """Give a version's folder, brought here if need be."""
-    from components.runtime import registry
+    from components.tracking import registry
 
     if not source.startswith(_REGISTERED):
         return Path(source)
@@ -277,8 +277,8 @@ def run(params: ServeParams, *, host: str, port: int) -> None:
     from ray import serve
     from ray.serve.config import HTTPOptions
 
+    from components import cluster
     from components.params import Compute
-    from components.runtime import cluster
 
     if params.keys is None and not reaches_only_here(host):
         raise ValueError(

@@ -1,7 +1,7 @@
 """The commands `hdrface submit` and `hdrface jobs`: run a command on a Ray cluster.
 
 The working tree goes there, without data. With a data root, what the job's stages make comes back
-when its log has been followed to the end (`components.runtime.results`).
+when its log has been followed to the end (`components.jobs.results`).
 """
 
 import logging
@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING
 
 import typer
 
-from components.runtime import jobs, results, working_tree
+from components.jobs import results, submission, working_tree
 from components.storage import ROOT_VARIABLE, data_root
 
 if TYPE_CHECKING:
@@ -46,8 +46,8 @@ def attach(job: str, address: str | None, *, folder: Path = Path()) -> int:
 
     Raises: ValueError if there is no such job or cluster.
     """
-    client = jobs.connect(jobs.find_address(address))
-    if "root" not in jobs.metadata(client, job):
+    client = submission.connect(submission.find_address(address))
+    if "root" not in submission.metadata(client, job):
         log.warning("%s began without %s: what it makes stays on the cluster", job, ROOT_VARIABLE)
     return _follow(client, job, folder)
 
@@ -55,10 +55,10 @@ def attach(job: str, address: str | None, *, folder: Path = Path()) -> int:
 def _send(
     command: Sequence[str], address: str | None, folder: Path
 ) -> tuple["JobSubmissionClient", str]:
-    address = jobs.find_address(address)
+    address = submission.find_address(address)
     source = working_tree.tree(folder)
-    client = jobs.connect(address)
-    job = jobs.submit(client, command, source)
+    client = submission.connect(address)
+    job = submission.submit(client, command, source)
     if data_root() is None:
         log.warning("%s is not set: what the job makes stays on the cluster", ROOT_VARIABLE)
     return client, job
@@ -66,10 +66,10 @@ def _send(
 
 def _follow(client: "JobSubmissionClient", job: str, folder: Path) -> int:
     try:
-        code = jobs.follow(client, job, _write)
+        code = submission.follow(client, job, _write)
     except KeyboardInterrupt:
         if _is_asked_to_stop(job):
-            code = jobs.stop(client, job)
+            code = submission.stop(client, job)
             _land(client, job, folder)
             return code
         log.info("%s goes on; follow it with: %s", job, _attaching(client, job))
@@ -81,7 +81,7 @@ def _follow(client: "JobSubmissionClient", job: str, folder: Path) -> int:
 def _land(client: "JobSubmissionClient", job: str, folder: Path) -> None:
     """Bring the results home; that it cannot be done does not change how the job ended."""
     try:
-        sent = jobs.metadata(client, job)
+        sent = submission.metadata(client, job)
         if "root" not in sent:
             return  # that was told before
         source = working_tree.tree(folder)
@@ -122,7 +122,7 @@ def print_jobs(address: str | None) -> None:
     from rich.console import Console
     from rich.table import Table
 
-    found = jobs.find_jobs(jobs.connect(jobs.find_address(address)))
+    found = submission.find_jobs(submission.connect(submission.find_address(address)))
     table = Table(box=box.SIMPLE_HEAD)
     for title in ("id", "state", "age", "commit"):
         table.add_column(title, no_wrap=True)

@@ -17,9 +17,9 @@ from typing import Self
 import numpy as np
 from pydantic import model_validator
 
-from components import images
+from components import images, logs, tables
 from components.params import Params
-from components.runtime import logs, tables, unfinished
+from components.tables import unfinished
 from components.training import stand_ins
 from components.training.stand_ins import StandInParams
 from components.weights import fetch

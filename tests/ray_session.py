@@ -10,7 +10,7 @@ def ray_session() -> Iterator[str]:
     """Start Ray once for the whole run, and return its address for processes that join it."""
     import ray
 
-    from components.runtime import cluster
+    from components import cluster
 
     with cluster.local(num_cpus=2):
         yield ray.get_runtime_context().gcs_address

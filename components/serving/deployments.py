@@ -26,11 +26,11 @@ from ray.serve.handle import DeploymentHandle
 from starlette.applications import Starlette
 from starlette.types import Message, Scope
 
+from components import cluster, logs
 from components.faces.detect import Detector, open_detector
 from components.images import Image
 from components.photographs import restoration
 from components.photographs.restoration import Prepared, RestoreOptions
-from components.runtime import cluster, logs
 from components.serving.api import Event
 from components.serving.batching import Batcher
 from components.serving.forwarding import Forwarded, answered

@@ -54,7 +54,7 @@ _CLUSTER = {
 _STAGE = """
 import json, logging, sys
 from components.params import Compute
-from components.runtime import cluster
+from components import cluster
 logging.basicConfig(level=logging.INFO, format="%(message)s")
 with cluster.session(Compute(**json.loads(sys.argv[1]))):
     pass

@@ -13,7 +13,7 @@ from typing import NamedTuple
 
 import pytest
 
-from components.runtime.tables import Table
+from components.tables import Table
 from components.weights.manifest import RESTORER, Description
 from tests.cluster.ray_nodes import Nodes, ray_nodes
 from tests.end_to_end.checkout import Checkout
@@ -58,7 +58,7 @@ def alone(tmp_path_factory: pytest.TempPathFactory) -> Path:
     clean = {name: value for name, value in os.environ.items() if not name.startswith("RAY_")}
     checkout = Checkout(tmp_path_factory.mktemp("alone"), {**clean, "OMP_NUM_THREADS": "1"})
     checkout.hdrface("config", "use", *PROFILE)
-    checkout.succeed("python", "-m", "components.runtime.cluster", "dvc", "repro")
+    checkout.succeed("python", "-m", "components.cluster", "dvc", "repro")
     return checkout.folder
 
 

@@ -12,8 +12,8 @@ import pytest
 from mlflow import MlflowClient
 from mlflow.entities import Run
 
-from components.runtime import outages, tracking
-from components.runtime.tracking import TrainingRun
+from components.tracking import outages, runs
+from components.tracking.runs import TrainingRun
 from tests.faulty_proxy import FaultyProxy
 from tests.pipelines import small_training
 from tests.servers import BUCKET, S3_SECRET, MlflowServer, postgres, s3_environment, s3_server
@@ -102,7 +102,7 @@ class Project:
         return MlflowClient(self.server.url)
 
     def _runs(self) -> list[Run]:
-        experiment = self._client.get_experiment_by_name(tracking.EXPERIMENT)
+        experiment = self._client.get_experiment_by_name(runs.EXPERIMENT)
         return (
             [] if experiment is None else list(self._client.search_runs([experiment.experiment_id]))
         )
@@ -137,9 +137,9 @@ def test_a_run_is_read_back_from_the_database_and_its_model_from_s3(
     run.log_points([{"step": step, "loss": 1 / step} for step in (5, 10)])
     run.log_model(tmp_path / "model")
     run.finish()
-    assert tracking.run_of("abc") == run.id
+    assert runs.run_of("abc") == run.id
     for _ in range(2):
-        tracking.log_evaluation(run.id, {"psnr.restored.mean": 23.5}, [tmp_path / "gallery.png"])
+        runs.log_evaluation(run.id, {"psnr.restored.mean": 23.5}, [tmp_path / "gallery.png"])
 
     client = MlflowClient(server.url)
     found = client.get_run(run.id)

@@ -9,7 +9,7 @@ import pytest
 
 from components import images
 from components.faces import portraits
-from components.runtime.tables import Table
+from components.tables import Table
 from tests.components.faces import s3_server
 from tests.end_to_end.checkout import Checkout
 

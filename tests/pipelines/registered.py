@@ -12,11 +12,10 @@ from mlflow import MlflowClient
 from components.promotion import Rule
 from components.reporting import comparison
 from components.reporting.comparison import FaceScores
-from components.runtime import shards
-from components.runtime.registry import Registry
-from components.runtime.tables import MANIFEST, SCHEMA_VERSION, Made
-from components.runtime.tracking import TrainingRun
-from components.runtime.unfinished import Unfinished
+from components.tables import MANIFEST, SCHEMA_VERSION, Made, shards
+from components.tables.unfinished import Unfinished
+from components.tracking.registry import Registry
+from components.tracking.runs import TrainingRun
 from components.weights.manifest import RESTORER, Description
 from pipelines import register
 from pipelines.register import RegisterParams

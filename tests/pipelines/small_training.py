@@ -23,9 +23,11 @@ import torch.distributed as dist
 from safetensors.torch import save_file
 from torch import Tensor, nn
 
+from components import logs
 from components.params import Compute
-from components.runtime import logs, outages, training_run
-from components.runtime.distributed import Seat
+from components.ray_training import training_run
+from components.ray_training.distributed import Seat
+from components.tracking import outages
 from components.training import loop
 from components.training.optimization import OptimizationParams
 from components.training.sampler import RowStream, stacked

@@ -9,8 +9,8 @@ from components import images
 from components.degradation import recipe
 from components.degradation.recipe import DegradationParams
 from components.params import Compute
-from components.runtime.shard_jobs import ShardError
-from components.runtime.tables import Table
+from components.tables import Table
+from components.tables.making import ShardError
 from pipelines import degrade, faces
 from pipelines.degrade import DegradeParams, PairMaker
 

@@ -22,9 +22,9 @@ from components.encoders.dinov3 import DINOv3
 from components.params import Compute
 from components.reporting.gallery import Gallery
 from components.restorer import Need, Restorer, RestorerSpec
-from components.runtime import shards, tracking
-from components.runtime.tables import MANIFEST, SCHEMA_VERSION, Made
-from components.runtime.unfinished import Unfinished
+from components.tables import MANIFEST, SCHEMA_VERSION, Made, shards
+from components.tables.unfinished import Unfinished
+from components.tracking import runs
 from components.weights.manifest import write_manifest
 from components.weights.store import open_weights
 from pipelines import evaluate, evaluate_folder
@@ -256,7 +256,7 @@ def test_another_batch_size_writes_the_same_numbers(project: Project) -> None:
 
 @pytest.mark.usefixtures("database")
 def test_scores_and_picture_go_into_the_run_of_the_training(project: Project) -> None:
-    run = tracking.TrainingRun.begin(TRAINING, name="train@sd21-sdfm", params={}, tags={})
+    run = runs.TrainingRun.begin(TRAINING, name="train@sd21-sdfm", params={}, tags={})
     run.finish()
     result = _evaluate(project, "sdfm")
     found = run._client.get_run(run.id)
@@ -315,7 +315,7 @@ def test_the_command_gives_the_stages_scores_also_on_a_machine_without_the_repos
 def test_a_run_of_mlflow_names_a_model_too(
     project: Project, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    run = tracking.TrainingRun.begin("0ther", name="x", params={}, tags={})
+    run = runs.TrainingRun.begin("0ther", name="x", params={}, tags={})
     run.log_model(project.root / "models" / "sd21-text")
     run.finish()
     result = evaluate_folder.run(run.id, project.faces, seed=1)

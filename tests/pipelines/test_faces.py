@@ -8,7 +8,7 @@ import pytest
 from components import images
 from components.faces import align, landmarks, portraits
 from components.params import Compute
-from components.runtime.tables import Table
+from components.tables import Table
 from components.weights.shared import share_file
 from pipelines import faces
 from pipelines.faces import FaceMaker, FacesParams

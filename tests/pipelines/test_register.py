@@ -14,9 +14,9 @@ from typer.testing import CliRunner
 from components import images
 from components.images import Image
 from components.restorer import Restorer
-from components.runtime import registry
-from components.runtime.outages import TrackingError
-from components.runtime.registry import Champions
+from components.tracking import registry
+from components.tracking.outages import TrackingError
+from components.tracking.registry import Champions
 from components.weights.manifest import Description
 from components.weights.store import closure
 from pipelines import cli, promote

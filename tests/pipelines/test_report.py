@@ -15,9 +15,8 @@ from components import images
 from components.reporting import comparison
 from components.reporting.comparison import Compared, FaceScores, Pair
 from components.reporting.gallery import Gallery
-from components.runtime import shards
-from components.runtime.tables import MANIFEST, SCHEMA_VERSION, Made, Rejection
-from components.runtime.unfinished import Unfinished
+from components.tables import MANIFEST, SCHEMA_VERSION, Made, Rejection, shards
+from components.tables.unfinished import Unfinished
 from components.weights.manifest import write_manifest
 from pipelines import report
 from pipelines.report import ReportParams, read_lock

@@ -13,7 +13,7 @@ from typer.testing import CliRunner, Result
 
 from components import images
 from components.faces import portraits
-from components.runtime import registry
+from components.tracking import registry
 from components.weights.manifest import Description
 from pipelines.cli import app
 from tests.components.photographs.videos import make_video, needs_ffmpeg

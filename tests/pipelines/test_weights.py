@@ -10,7 +10,7 @@ import pytest
 import yaml
 from pydantic import ValidationError
 
-from components.runtime import unfinished
+from components.tables import unfinished
 from components.weights.store import open_weights
 from pipelines.weights import WeightsParams, run
 

@@ -1,0 +1,145 @@
+"""Ray: join the cluster that `RAY_ADDRESS` names, or start one on this machine.
+
+A start costs seconds and every stage pays it, unless they share one:
+
+    python -m components.cluster dvc repro
+"""
+
+import contextlib
+import logging
+import os
+import signal
+import subprocess
+import sys
+import tempfile
+from collections.abc import Iterator, Sequence
+from typing import Any
+
+from components.cluster import capacity, nodes
+from components.lineage import ROOT
+from components.params import Compute
+
+_ENVIRONMENT = {
+    "RAY_USAGE_STATS_ENABLED": "0",  # nothing is reported anywhere
+    # Without it, a warning for every worker that asks for no GPU.
+    "RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO": "0",
+    # Ray logs "constructor arguments in the object store" as an error for each pool of actors that
+    # may be restarted. Errors of the workers arrive as exceptions; `info` brings all of it back.
+    "RAY_BACKEND_LOG_LEVEL": "fatal",
+}
+# Set where `local` started Ray: its workers find `components` and `pipelines` by PYTHONPATH.
+_IMPORTS_OURS = "HDRFACE_WORKERS_IMPORT"
+
+
+@contextlib.contextmanager
+def session(compute: Compute, *, show_worker_output: bool = False) -> Iterator[None]:
+    """Have Ray inside the block; on leaving it, shut down only what was started here.
+
+    A session inside another one uses it. On a cluster, waits until there is room for a worker, and
+    says so. `show_worker_output` repeats on this process's stderr what workers print; it stays in
+    Ray's log files otherwise.
+
+    Raises: ValueError if a worker needs more than there is and can be, or a node has not what its
+    workers need.
+    """
+    import ray
+
+    if ray.is_initialized():
+        yield
+    elif address := os.environ.get("RAY_ADDRESS"):
+        _set_environment()
+        with _without_banner():
+            ray.init(
+                address,
+                logging_level=logging.WARNING,
+                log_to_driver=show_worker_output,
+                runtime_env=_code(),
+                namespace="hdrface",
+            )
+        try:
+            nodes.check()
+            capacity.wait(compute)
+            yield
+        finally:
+            ray.shutdown()
+    else:
+        with local(show_worker_output=show_worker_output):
+            capacity.wait(compute)
+            yield
+
+
+def on_cluster() -> bool:
+    """Say whether Ray is somebody's cluster, which may grow, and not this machine's own."""
+    return "RAY_ADDRESS" in os.environ and _IMPORTS_OURS not in os.environ
+
+
+def _code() -> dict[str, Any] | None:
+    """Say how workers get `components` and `pipelines`: from the job, or from this checkout."""
+    if nodes.comes_with_job() or _IMPORTS_OURS in os.environ:
+        return None
+    return {"py_modules": [str(ROOT / "components"), str(ROOT / "pipelines")]}
+
+
+@contextlib.contextmanager
+def local(*, num_cpus: int | None = None, show_worker_output: bool = False) -> Iterator[None]:
+    """Start Ray on this machine, with all of its CPUs or `num_cpus`, for the time of the block."""
+    import ray
+
+    _set_environment()
+    # That the cluster asks for a token, as Ray's local ones do, is no reason to warn.
+    logging.getLogger("ray._private.authentication").setLevel(logging.ERROR)
+    # Workers import `components` and `pipelines` wherever the command was started.
+    paths = [str(ROOT), *filter(None, os.environ.get("PYTHONPATH", "").split(os.pathsep))]
+    os.environ["PYTHONPATH"] = os.pathsep.join(dict.fromkeys(paths))
+    with _without_banner():
+        ray.init(
+            address="local",  # without it, Ray would join any cluster that runs on this machine
+            num_cpus=num_cpus,
+            include_dashboard=False,
+            logging_level=logging.WARNING,
+            log_to_driver=show_worker_output,
+        )
+    try:
+        yield
+    finally:
+        ray.shutdown()
+
+
+def _set_environment() -> None:
+    for name, value in _ENVIRONMENT.items():
+        os.environ.setdefault(name, value)
+
+
+@contextlib.contextmanager
+def _without_banner() -> Iterator[None]:
+    """Hold back what is written to stderr in the block, but for a line of Ray's C++ part.
+
+    It announces its log level there, before it has one.
+    """
+    sys.stderr.flush()
+    stderr = os.dup(2)
+    with tempfile.TemporaryFile() as held_back:
+        os.dup2(held_back.fileno(), 2)
+        try:
+            yield
+        finally:
+            sys.stderr.flush()
+            os.dup2(stderr, 2)
+            os.close(stderr)
+            held_back.seek(0)
+            lines = [line for line in held_back if b"Set ray log level from" not in line]
+            os.write(2, b"".join(lines))
+
+
+def run_inside(command: Sequence[str]) -> int:
+    """Run a command whose processes share one Ray, and return its exit status."""
+    import ray
+
+    if "RAY_ADDRESS" in os.environ:
+        return subprocess.run(command, check=False).returncode
+    with local():
+        address = ray.get_runtime_context().gcs_address
+        # Ctrl-C reaches the command too, which ends in its own way; Ray has to stay until then.
+        signal.signal(signal.SIGINT, lambda *_: None)
+        environment = os.environ | {"RAY_ADDRESS": address, _IMPORTS_OURS: "1"}
+        return subprocess.run(command, env=environment, check=False).returncode

@@ -1,0 +1,116 @@
+"""What of a checkout travels to a cluster, and how it is packed for a job.
+
+Ray's own packing leaves out `.git` and gives two jobs of equal trees one folder, where the second
+finds what the first one wrote. So the tree is packed here, for each job anew.
+"""
+
+import subprocess
+import tempfile
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import NamedTuple
+from zipfile import ZIP_DEFLATED, ZipFile
+
+from components.lineage import Commit, git_commit
+
+# The job server takes 100 MiB a request, and keeps it in the head node's memory. Code is far less.
+LIMIT_MB = 90
+# Made by a run or an installation; never sent unless git tracks it.
+_NEVER = (
+    *("/data", "/models", "/reports", "/mlruns", "/mlartifacts", "/mlflow.db*"),
+    *(".venv", "__pycache__", "*.partial", "/.dvc/cache", "/.dvc/tmp", "/.dvc/config.local"),
+)
+
+
+class Tree(NamedTuple):
+    """The files of a folder that travel, relative to it, and the commit that they stand on."""
+
+    folder: Path
+    files: Sequence[str]
+    commit: Commit
+
+
+def tree(folder: Path) -> Tree:
+    """List what git tracks in a folder, and what is new there and not ignored.
+
+    A folder without git is listed by the same rules, those of its `.gitignore`.
+
+    Raises: ValueError without git, in a part of a checkout, and for what Ray cannot carry.
+    """
+    folder = folder.resolve()
+    never = [f"--exclude={pattern}" for pattern in _NEVER]
+    listing = ("ls-files", "-z", "--cached", "--others", "--exclude-standard", *never)
+    try:
+        top = Path(_git(folder, "rev-parse", "--show-toplevel").strip())
+    except ValueError:
+        if (folder / ".git").exists():
+            raise  # another user's, or broken: not a folder without git
+        with tempfile.TemporaryDirectory() as empty:
+            _git(folder, "init", "--quiet", "--bare", empty)
+            listed = _git(folder, f"--git-dir={empty}", f"--work-tree={folder}", *listing)
+    else:
+        if top.resolve() != folder:
+            raise ValueError(f"{folder} is a part of a checkout: run this in {top}")
+        listed = _git(folder, *listing)
+    found = [name for name in dict.fromkeys(listed.split("\0")) if name]
+    if strange := [name for name in found if _cannot_travel(folder / name)]:
+        raise ValueError(
+            "Ray carries no links and no checkouts within a checkout: add to .gitignore or remove "
+            + ", ".join(strange[:5])
+        )
+    return Tree(folder, [name for name in found if (folder / name).exists()], git_commit(folder))
+
+
+def _cannot_travel(path: Path) -> bool:
+    return path.is_symlink() or path.is_dir()
+
+
+def _git(folder: Path, *arguments: str) -> str:
+    try:
+        done = subprocess.run(
+            ["git", "-C", str(folder), *arguments], capture_output=True, text=True, check=False
+        )
+    except FileNotFoundError:
+        raise ValueError("git is not installed, and says which files to send: install it") from None
+    if done.returncode:
+        said = (done.stderr.strip() or f"exit code {done.returncode}").splitlines()[-1]
+        raise ValueError(f"git {' '.join(arguments[:1])} in {folder}: {said}")
+    return done.stdout
+
+
+def pack(source: Tree, archive: Path, job: str) -> int:
+    """Write the files of a tree, and its git history, as a zip file for one job.
+
+    The history is a clone of the commit: no remotes, credentials or hooks travel.
+
+    Returns: the size of what is in it, in bytes.
+    Raises: ValueError if that is above `LIMIT_MB`, naming the largest files.
+    """
+    with tempfile.TemporaryDirectory() as empty:
+        paths = {name: source.folder / name for name in source.files}
+        if source.commit["commit"]:
+            clone = Path(empty) / "clone"
+            quiet = ("--quiet", "--no-checkout", "--template=")
+            # Without --no-local, objects that nothing refers to would come along.
+            _git(source.folder, "clone", *quiet, "--no-local", "--single-branch", ".", str(clone))
+            _git(clone, "remote", "remove", "origin")
+            _git(clone, "read-tree", "HEAD")
+            history = sorted((clone / ".git").rglob("*"))
+            paths |= {path.relative_to(clone).as_posix(): path for path in history}
+        sizes = {name: path.stat().st_size for name, path in paths.items() if path.is_file()}
+        _check_size(sizes)
+        with ZipFile(archive, "w", ZIP_DEFLATED, strict_timestamps=False) as packed:
+            packed.comment = job.encode()  # no two jobs share a package, and so a folder
+            for name, path in paths.items():
+                packed.write(path, name)
+    return sum(sizes.values())
+
+
+def _check_size(sizes: Mapping[str, int]) -> None:
+    if (total := sum(sizes.values())) > LIMIT_MB * 1e6:
+        largest = sorted(sizes, key=lambda name: -sizes[name])[:3]
+        named = ", ".join(f"{name} ({sizes[name] / 1e6:.1f} MB)" for name in largest)
+        raise ValueError(
+            f"the tree has {total / 1e6:.1f} MB, {LIMIT_MB} MB may travel: add data to .gitignore "
+            f"or move it out; the largest are {named}"
+        )

@@ -1,0 +1,219 @@
+"""Where a result comes from: hashes of the code, the commit and the data behind it."""
+
+import ast
+import hashlib
+import json
+import subprocess
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+from typing import Any, TypedDict
+
+import yaml
+
+ROOT = Path(__file__).resolve().parents[1]  # the folder that holds `components` and `pipelines`
+_PACKAGES = ("components", "pipelines")
+# They move and check things and make nothing: a better progress line must not cost a day of work.
+_EXCLUDED = (
+    "components/cluster/",
+    "components/jobs/",
+    "components/lineage.py",
+    "components/logs.py",
+    "components/params.py",
+    "components/progress.py",
+    "components/ray_training/",
+    "components/storage.py",
+    "components/tables/",
+    "components/tracking/",
+    "components/weights/shared.py",
+)
+
+
+class Commit(TypedDict):
+    """The commit checked out, and whether tracked files differ from it."""
+
+    commit: str | None
+    dirty: bool
+
+
+def identity(**parts: Any) -> str:
+    """Hash named parts, each of what JSON can say; the order of keys does not matter."""
+    text = json.dumps(
+        parts, sort_keys=True, separators=(",", ":"), ensure_ascii=False, allow_nan=False
+    )
+    return hashlib.sha256(text.encode()).hexdigest()
+
+
+def source_hashes(module: str, root: Path = ROOT) -> dict[str, str]:
+    """Hash the sources that `module` (`pipelines.degrade`) imports, itself included.
+
+    Follows every import of `components` and `pipelines`, also those inside functions, without
+    importing anything. What is hashed is the syntax tree without docstrings: neither a comment nor
+    a line break makes another result. A file with nothing but a docstring is left out.
+
+    Raises: ModuleNotFoundError if `module` is not among the sources below `root`.
+    """
+    if _file_of(module, root) is None:
+        raise ModuleNotFoundError(f"no source of '{module}' below {root}")
+    hashes: dict[str, str] = {}
+    waiting = list(_with_packages(module))
+    seen = set(waiting)
+    while waiting:
+        name = waiting.pop()
+        file = _file_of(name, root)
+        if file is None:
+            continue  # `from components.fusion.sdfm import SDFM`: a name in a module, not a module
+        relative = file.relative_to(root).as_posix()
+        if relative.startswith(_EXCLUDED):
+            continue
+        tree = ast.parse(file.read_bytes(), filename=str(file))
+        package = name if file.name == "__init__.py" else name.rpartition(".")[0]
+        for imported in _imports(tree, package):
+            if imported.split(".")[0] in _PACKAGES and imported not in seen:
+                seen.add(imported)
+                waiting.append(imported)
+        _strip_docstrings(tree)
+        if tree.body:
+            hashes[relative] = hashlib.sha256(ast.dump(tree).encode()).hexdigest()
+    return dict(sorted(hashes.items()))
+
+
+def _file_of(module: str, root: Path) -> Path | None:
+    place = root.joinpath(*module.split("."))
+    return next(
+        (file for file in (place.with_suffix(".py"), place / "__init__.py") if file.is_file()), None
+    )
+
+
+def _with_packages(module: str) -> Iterator[str]:
+    parts = module.split(".")
+    return (".".join(parts[:end]) for end in range(1, len(parts) + 1))
+
+
+def _imports(tree: ast.AST, package: str) -> Iterator[str]:
+    """Name every module that may be imported, with the packages above it (they are run too)."""
+    for node in ast.walk(tree):
+        if isinstance(node, ast.Import):
+            names = [alias.name for alias in node.names]
+        elif isinstance(node, ast.ImportFrom):
+            origin = _origin(node, package)
+            names = [origin, *(f"{origin}.{alias.name}" for alias in node.names)]
+        else:
+            continue
+        for name in names:
+            yield from _with_packages(name)
+
+
+def _origin(node: ast.ImportFrom, package: str) -> str:
+    if not node.level:
+        return node.module or ""
+    above = package.split(".")[: len(package.split(".")) - (node.level - 1)]
+    return ".".join([*above, *([node.module] if node.module else [])])
+
+
+def _strip_docstrings(tree: ast.AST) -> None:
+    for node in ast.walk(tree):
+        if (
+            isinstance(node, ast.Module | ast.ClassDef | ast.FunctionDef | ast.AsyncFunctionDef)
+            and ast.get_docstring(node, clean=False) is not None
+        ):
+            del node.body[0]
+
+
+def git_commit(root: Path = ROOT) -> Commit:
+    """Tell the commit that is checked out; `commit` is None outside a git repository."""
+    head = _git(root, "rev-parse", "HEAD")
+    if head is None:
+        return {"commit": None, "dirty": False}
+    changed = _git(root, "status", "--porcelain", "--untracked-files=no")
+    return {"commit": head, "dirty": bool(changed)}
+
+
+def _git(root: Path, *arguments: str) -> str | None:
+    try:
+        done = subprocess.run(
+            ["git", "-C", str(root), *arguments], capture_output=True, text=True, check=False
+        )
+    except FileNotFoundError:  # no git on this machine
+        return None
+    return done.stdout.strip() if done.returncode == 0 else None
+
+
+def dvc_hashes(stage: str, root: Path = Path()) -> dict[str, str]:
+    """Hash, as DVC does, each file and folder that a stage depends on; empty outside a DVC project.
+
+    DVC remembers the hash of what it has hashed before, so data that did not change since the stage
+    before is not read again. `dvc.lock` itself would be too old here: while a stage runs, it still
+    describes the stage's last run.
+
+    Raises: dvc's StageNotFound if `dvc.yaml` has no such stage.
+    """
+    from dvc.dependency import ParamsDependency
+    from dvc.exceptions import NotDvcRepoError
+    from dvc.repo import Repo
+
+    try:
+        repo = Repo(str(root))
+    except NotDvcRepoError:
+        return {}
+    with repo:
+        return {
+            dependency.def_path: dependency.get_hash().value
+            for found in repo.stage.collect(f"{root / 'dvc.yaml'}:{stage}")
+            for dependency in found.deps
+            if not isinstance(dependency, ParamsDependency)
+        }
+
+
+def locked_stages(out: Path, root: Path = Path()) -> dict[str, Any]:
+    """Give the entries of `dvc.lock` that led to an output, its own stage last.
+
+    Empty outside a DVC project. `out` is relative to `root`.
+
+    Raises: ValueError if the lock does not describe what lies there.
+    """
+    from dvc.exceptions import NotDvcRepoError, OutputNotFoundError
+    from dvc.repo import Repo
+
+    try:
+        repo = Repo(str(root))
+    except NotDvcRepoError:
+        return {}
+    remedy = "run 'dvc repro', which makes it anew or finds it unchanged"
+    with repo:
+        try:
+            (found,) = repo.find_outs_by_path(str(root / out))
+        except OutputNotFoundError as error:
+            raise ValueError(f"no stage of dvc.yaml makes {out}: {remedy}") from error
+        if found.changed_checksum():
+            raise ValueError(f"dvc.lock does not describe what lies in {out}: {remedy}")
+    stages = yaml.safe_load((root / "dvc.lock").read_text(encoding="utf-8"))["stages"]
+    return dict(_leading_to(out.as_posix(), stages))
+
+
+def inputs_of(stages: Mapping[str, Any]) -> dict[str, str]:
+    """Give the path and DVC's hash of everything that entries of `dvc.lock` depend on."""
+    return {
+        dependency["path"]: next(
+            (dependency[kind] for kind in ("md5", "etag", "checksum") if kind in dependency), ""
+        )
+        for stage in stages.values()
+        for dependency in stage.get("deps", ())
+    }
+
+
+def is_source(path: str) -> bool:
+    """Tell whether a stage's input is code, which the commit names, and no data."""
+    return path.split("/")[0] in _PACKAGES
+
+
+def _leading_to(path: str, stages: Mapping[str, Any]) -> Iterator[tuple[str, Any]]:
+    """Give the stage that makes a path, after those that it reads from; each may come again."""
+    for name, stage in stages.items():
+        if any(_is_within(path, out["path"]) for out in stage.get("outs", ())):
+            for dependency in stage.get("deps", ()):
+                yield from _leading_to(dependency["path"], stages)
+            yield name, stage
+
+
+def _is_within(path: str, other: str) -> bool:
+    return Path(path).is_relative_to(other) or Path(other).is_relative_to(path)

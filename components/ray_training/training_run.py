@@ -1,0 +1,245 @@
+"""One training from its parameters to a folder of weights: what all training stages share.
+
+    models/sd21-sdfm.partial/IDENTITY/checkpoints   where Ray Train keeps the checkpoints;
+                                                    with a data root, ROOT/trainings/IDENTITY
+    models/sd21-sdfm.partial/IDENTITY/trained       what becomes models/sd21-sdfm
+    models/sd21-sdfm/history.json                   the points of the history, beside the weights
+
+A stage that was killed goes on from its last checkpoint, in the same MLflow run.
+"""
+
+import json
+import logging
+import os
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from components import cluster, lineage
+from components.params import Compute, ElasticBatch, Workers
+from components.progress import TrainingProgress
+from components.ray_training import distributed
+from components.ray_training.distributed import News, Point, TrainingError, Worker
+from components.storage import Storage, data_root, sync_folder
+from components.tables import Table, unfinished
+from components.tracking.outages import TrackingError
+from components.tracking.runs import TrainingRun
+
+log = logging.getLogger(__name__)
+
+TRAINED = "trained"  # the folder in the last checkpoint that becomes the result
+HISTORY = "history.json"
+
+
+@dataclass(frozen=True)
+class Training:
+    """What a training is made from: all of it decides the result, and so the identity."""
+
+    stage: str  # as in dvc.yaml: `train@sd21-sdfm`
+    module: str  # whose sources count: `pipelines.train`
+    params: Mapping[str, Any]
+    inputs: Mapping[str, str]  # identities of tables and weights, by name
+    workers: Workers
+    num_steps: int
+    elastic_batch: ElasticBatch = "global"
+
+    @property
+    def identity(self) -> str:
+        return lineage.identity(
+            stage=self.stage,
+            params=dict(self.params),
+            inputs=dict(self.inputs),
+            workers=self.workers,
+            elastic_batch=self.elastic_batch,
+            sources=lineage.source_hashes(self.module),
+        )
+
+    def lineage(self, pairs: Table) -> dict[str, Any]:
+        """Tell, as JSON values, where the result comes from; `training` finds its MLflow run.
+
+        The parameters of `pairs` are among them: who tests the model alone degrades as it learned.
+        """
+        return {
+            "git": dict(lineage.git_commit()),
+            "training": self.identity,
+            "inputs": dict(self.inputs),
+            "params": {**self.params, "degrade": dict(pairs.params)},
+        }
+
+
+def run(
+    training: Training,
+    out: Path,
+    *,
+    worker: Worker,
+    config: Mapping[str, Any],
+    compute: Compute,
+    tags: Callable[[], Mapping[str, str]],
+) -> None:
+    """Train, and make `out` of the folder `trained` in the worker's last checkpoint.
+
+    Args:
+        training: what it is made from.
+        out: the result, replaced as a whole.
+        worker: see `distributed.fit`; gets `config` and its `identity`.
+        config: must pickle.
+        compute: what a worker needs, and the waits of an elastic training.
+        tags: gives more tags of the MLflow run.
+
+    Raises: Locked if another process trains this; TrainingError, also if MLflow is away for longer
+        than `outages.LIMIT_S`; TrackingError if it is away at the start.
+    """
+    identity = training.identity
+    with unfinished.lock(out):
+        partial = _resume(out, identity)
+        storage = _storage(partial, identity)
+        # One after the other: Ray, MLflow and DVC import each other's parts, and doing so from two
+        # threads to save the seconds ended in deadlocks of the import system.
+        tracked = _begin(training, identity, tags())
+        with cluster.session(compute):
+            try:
+                checkpoint = _fit(
+                    training, storage, tracked, worker, {**config, "identity": identity}, compute
+                )
+                history = json.loads(checkpoint.read(HISTORY))
+                trained = partial / TRAINED
+                _copy(checkpoint / TRAINED, trained)
+                (trained / HISTORY).write_bytes(_history_bytes(history))
+                with _checkpoint_kept():
+                    tracked.log_points(history)  # if the training was complete already, all of them
+                    tracked.log_model(trained)
+                    tracked.finish()  # first: without its checkpoints it would begin anew
+                _replace(out, trained)
+                storage.delete_all()
+            except BaseException:
+                tracked.fail()
+                raise
+
+
+def lineage_tags(stage: str) -> dict[str, str]:
+    """Give the git commit and the DVC hash of each input, as MLflow tags."""
+    commit = lineage.git_commit()
+    return {
+        "git.commit": commit["commit"] or "none",
+        "git.dirty": str(commit["dirty"]).lower(),
+        **{f"dvc.{path}": value for path, value in lineage.dvc_hashes(stage).items()},
+    }
+
+
+def _resume(out: Path, identity: str) -> Path:
+    """Give the folder where a training waits; that of any other identity is discarded."""
+    root = out.absolute().with_name(f"{out.name}.partial")
+    if root.is_dir() and any(entry.name != identity for entry in root.iterdir()):
+        unfinished.discard(out)
+    partial = root / identity
+    partial.mkdir(parents=True, exist_ok=True)
+    return partial
+
+
+def _storage(partial: Path, identity: str) -> Storage:
+    """Say where checkpoints go: to the data root, or beside the result."""
+    root = data_root()
+    if root is None:
+        return Storage(str(partial / "checkpoints"))
+    return root / "trainings" / identity
+
+
+def _copy(source: Storage, target: Path) -> None:
+    for name in source.sizes():
+        (target / name).parent.mkdir(parents=True, exist_ok=True)
+        source.get(name, target / name)
+
+
+def _replace(out: Path, trained: Path) -> None:
+    """Put a folder in the place of an older one, as a whole, and forget the checkpoints."""
+    for file in trained.rglob("*"):
+        if file.is_file():
+            with file.open("rb") as opened:
+                os.fsync(opened.fileno())
+    if out.exists():
+        out.rename(trained.with_name("replaced"))
+    trained.rename(out)
+    sync_folder(out.absolute().parent)
+    unfinished.discard(out)
+
+
+def _begin(training: Training, identity: str, tags: Mapping[str, str]) -> TrainingRun:
+    return TrainingRun.begin(
+        identity,
+        name=training.stage,
+        params={
+            **training.params,
+            "workers": training.workers,
+            "elastic_batch": training.elastic_batch,
+        },
+        tags={f"input.{name}": value for name, value in training.inputs.items()} | dict(tags),
+    )
+
+
+def _fit(
+    training: Training,
+    storage: Storage,
+    tracked: TrainingRun,
+    worker: Worker,
+    config: dict[str, Any],
+    compute: Compute,
+) -> Storage:
+    with TrainingProgress(training.stage, training.num_steps) as progress:
+        recorder = Recorder(tracked, progress)
+        return distributed.fit(
+            worker,
+            config,
+            name=config["identity"][:16],
+            storage=storage,
+            workers=training.workers,
+            compute=compute,
+            elastic_batch=training.elastic_batch,
+            listen=recorder.listen,
+        )
+
+
+class Recorder:
+    """Show each point of the history at once, and log it when a checkpoint covers it.
+
+    Not before: a training that goes back to its last checkpoint makes the steps since then again,
+    on a GPU with other last bits, and MLflow would keep both. Points that MLflow cannot take, since
+    its server is away, are kept and offered again.
+    """
+
+    def __init__(self, tracked: TrainingRun, progress: TrainingProgress) -> None:
+        self._tracked, self._progress = tracked, progress
+        self._waiting: list[Point] = []
+        self._covered_step = -1.0
+
+    def listen(self, news: News) -> None:
+        for point in news.points:
+            self._waiting = [known for known in self._waiting if known["step"] < point["step"]]
+            self._waiting.append(point)
+        if news.points:
+            last = news.points[-1]
+            self._progress.show(last["step"], last["loss"], last["images_per_s"])
+        if news.covered_step is not None:
+            self._covered_step = max(self._covered_step, news.covered_step)
+        covered = [point for point in self._waiting if point["step"] <= self._covered_step]
+        with _checkpoint_kept():
+            if covered and self._tracked.offer_points(covered):
+                self._waiting = self._waiting[len(covered) :]
+
+
+@contextmanager
+def _checkpoint_kept() -> Iterator[None]:
+    """Say, when MLflow is away for good, that the work is not."""
+    try:
+        yield
+    except TrackingError as error:
+        raise TrainingError(
+            f"{error}: the training ends, its checkpoint is kept; the same command goes on from it"
+        ) from error
+
+
+def _history_bytes(history: list[Point]) -> bytes:
+    """Write one line a point."""
+    lines = ",\n".join(json.dumps(point, allow_nan=False) for point in history)
+    return f"[\n{lines}\n]\n".encode()

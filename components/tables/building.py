@@ -1,0 +1,146 @@
+"""Build a table: find out what is there, have the missing shards made, write the manifest."""
+
+import logging
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any
+
+from components import lineage
+from components.params import Compute, Params
+from components.storage import data_root
+from components.tables import shards, unfinished
+from components.tables.making import make_shards
+from components.tables.shards import Note
+from components.tables.table import MANIFEST, SCHEMA_VERSION, Table
+from components.tables.unfinished import Unfinished
+
+log = logging.getLogger(__name__)
+
+
+def build(
+    out: Path,
+    *,
+    stage: str,
+    params: Params,
+    inputs: Mapping[str, str],
+    module: str,
+    work: Sequence[Any],
+    maker: type,
+    maker_args: Mapping[str, Any],
+    compute: Compute,
+) -> Table:
+    """Make the table `out`: shard i holds what `maker(**maker_args)(work[i])` returns, a `Made`.
+
+    The maker is constructed once a worker. Its result may depend on its arguments and the work item
+    alone: a shard is made by any worker, and again after a crash. A work item is light (a path, an
+    index), never rows. `inputs` names every input with its identity, and so decides `work`;
+    `module` is the stage's module, whose sources count. All of that is the table's identity: a
+    table of the same identity is returned as it is, and shards that an interrupted run has finished
+    are kept.
+
+    Raises: ShardError if the maker raises; LockedError if another process makes the same table.
+    """
+    made_from = {
+        "schema_version": SCHEMA_VERSION,
+        "stage": stage,
+        "params": params.model_dump(mode="json"),
+        "inputs": dict(inputs),
+        "sources": lineage.source_hashes(module),
+    }
+    identity = lineage.identity(**made_from)
+    if not work:
+        raise ValueError(f"{stage} has nothing to make {out} from")
+    with unfinished.lock(out):
+        if (table := _finished(out, identity)) is not None:
+            if len(table.shards) != len(work):
+                raise ValueError(
+                    f"{out} was made from {len(table.shards)} work items, now there are "
+                    f"{len(work)} under the same identity: the inputs of {stage} lack something"
+                )
+            unfinished.discard(out)
+            log.info("%s: %s is up to date", stage, out)
+            return table
+        partial = Unfinished.resume(out, identity, len(work), data_root())
+        manifest = _manifest_of_another_run(partial)
+        if manifest is None:
+            _make(partial, stage, work, maker, maker_args, compute)
+            manifest = _manifest_of_another_run(partial)
+        if manifest is None:
+            contents = _contents(stage, _notes(partial, len(work)))
+            manifest = shards.json_bytes(made_from | {"identity": identity} | contents)
+        partial.finish(out, MANIFEST, manifest)
+    table = Table.open(out)
+    log.info(
+        "%s: %d rows in %d shards, %d rejected: %s",
+        *(stage, table.num_rows, len(table.shards), len(table.rejected), out),
+    )
+    return table
+
+
+def _finished(out: Path, identity: str) -> Table | None:
+    """Give the table if it needs no work. Raises: ValueError if `out` holds something else."""
+    if not out.exists() or (out.is_dir() and not any(out.iterdir())):
+        return None
+    if not (out / MANIFEST).is_file():
+        raise ValueError(f"{out} is there and is no table: move it away, or write elsewhere")
+    try:
+        table = Table.open(out)
+    except (FileNotFoundError, ValueError) as error:
+        log.warning("%s will be made again: %s", out, error)
+        return None
+    return table if table.identity == identity else None
+
+
+def _manifest_of_another_run(partial: Unfinished) -> bytes | None:
+    """Give the manifest in the data root, if another run has made the whole table there."""
+    if partial.shared is None:
+        return None
+    try:
+        return partial.shared.read(MANIFEST)
+    except FileNotFoundError:
+        return None
+
+
+def _make(
+    partial: Unfinished,
+    stage: str,
+    work: Sequence[Any],
+    maker: type,
+    maker_args: Mapping[str, Any],
+    compute: Compute,
+) -> None:
+    """Make the shards that are not there."""
+    kept = partial.kept()
+    if kept:
+        log.info("%s: going on, %d of %d shards are done", stage, len(kept), len(work))
+    todo = {index: item for index, item in enumerate(work) if index not in kept}
+    if todo:
+        make_shards(partial, stage, todo, maker, maker_args, compute)
+
+
+def _notes(partial: Unfinished, num_shards: int) -> list[Note]:
+    kept = partial.kept()
+    if gone := [index for index in range(num_shards) if index not in kept]:
+        raise RuntimeError(
+            f"shard {gone[0]} of {partial.table.url} was made and is gone: run again"
+        )
+    return [kept[index] for index in range(num_shards)]
+
+
+def _contents(stage: str, notes: Sequence[Note]) -> dict[str, Any]:
+    columns = notes[0].columns
+    for note in notes:
+        if note.columns != columns:
+            raise ValueError(
+                f"{stage}: {note.shard.file} has columns {note.columns}, "
+                f"{notes[0].shard.file} has {columns}: a maker gives every shard the same"
+            )
+    rejected = [rejection for note in notes for rejection in note.rejected]
+    return {
+        "columns": columns,
+        "num_rows": sum(note.shard.rows for note in notes),
+        "shards": [asdict(note.shard) for note in notes],
+        "num_rejected": len(rejected),
+        "rejected": [asdict(rejection) for rejection in rejected],
+    }

@@ -1,0 +1,1 @@
+"""MLflow: runs, registered models, and servers that are away for a while."""

@@ -1,0 +1,74 @@
+"""The connection to MLflow: which server, with which timeouts, and no password in an address.
+
+`MLFLOW_TRACKING_URI` says where; without it, `mlflow.db` and `mlartifacts/` in the working
+directory.
+"""
+
+import logging
+import os
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import TYPE_CHECKING
+from urllib.parse import urlsplit
+
+if TYPE_CHECKING:
+    from mlflow import MlflowClient
+
+URI_VARIABLE = "MLFLOW_TRACKING_URI"
+_QUIET = ("alembic", "mlflow")
+_TIMEOUT_S, _UPLOAD_TIMEOUT_S = 10, 300  # the server answers an upload when its storage has all
+
+
+def uri() -> str | None:
+    """Give `MLFLOW_TRACKING_URI`.
+
+    Raises: ValueError, without its value, if it has a password in it: it is written into logs.
+    """
+    given = os.environ.get(URI_VARIABLE)
+    if not given:
+        return None
+    try:
+        parts = urlsplit(given)
+    except ValueError:
+        raise ValueError(
+            f"{URI_VARIABLE} is no URL: give http://HOST:PORT of an MLflow server"
+        ) from None
+    is_web = parts.scheme in ("http", "https")
+    if parts.password or (is_web and "@" in parts.netloc) or "password=" in parts.query:
+        raise ValueError(
+            f"{URI_VARIABLE} has a user name or password in it, and is written into logs: take it "
+            "out, and set MLFLOW_TRACKING_USERNAME and MLFLOW_TRACKING_PASSWORD or write "
+            "~/.mlflow/credentials"
+        )
+    return given
+
+
+def open_client() -> "MlflowClient":
+    """Give MLflow's client; `outages.Server` repeats its calls. Raises: ValueError as `uri`."""
+    given = uri()
+    os.environ.setdefault("MLFLOW_DISABLE_TELEMETRY", "1")
+    os.environ.setdefault("MLFLOW_SUPPRESS_PRINTING_URL_TO_STDOUT", "1")
+    os.environ.setdefault("MLFLOW_ENABLE_ARTIFACTS_PROGRESS_BAR", "false")  # one a file
+    # MLflow would wait for minutes, and send again what the server has perhaps written.
+    os.environ["MLFLOW_HTTP_REQUEST_MAX_RETRIES"] = "0"
+    os.environ.setdefault("MLFLOW_HTTP_REQUEST_TIMEOUT", str(_TIMEOUT_S))
+    for name in _QUIET:
+        logging.getLogger(name).setLevel(logging.WARNING)
+    from mlflow import MlflowClient
+
+    for name in _QUIET:  # importing mlflow sets the level of its own logger
+        logging.getLogger(name).setLevel(logging.WARNING)
+    # Absolute: MLflow keeps one connection a name, wherever the process has gone since.
+    return MlflowClient(given or f"sqlite:///{Path('mlflow.db').absolute()}")
+
+
+@contextmanager
+def time_to_transfer() -> Iterator[None]:
+    """Let the server take longer for its answer: it comes when the last byte is stored."""
+    before = os.environ["MLFLOW_HTTP_REQUEST_TIMEOUT"]
+    os.environ["MLFLOW_HTTP_REQUEST_TIMEOUT"] = str(max(int(before), _UPLOAD_TIMEOUT_S))
+    try:
+        yield
+    finally:
+        os.environ["MLFLOW_HTTP_REQUEST_TIMEOUT"] = before

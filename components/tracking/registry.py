@@ -1,0 +1,318 @@
+"""MLflow's model registry: trained folders as model versions, and which of them is the champion.
+
+A version lies where its training has stored it, in the artifact `model` of the run: see
+`components.tracking.package`. `@champion` is moved by one call, so that there always is one.
+The champions before it are listed in a tag of the registered model.
+"""
+
+import json
+import re
+import tempfile
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from functools import partial
+from pathlib import Path, PurePosixPath
+from typing import TYPE_CHECKING, Any, TypeVar
+
+from components.tracking import client, package
+from components.tracking.outages import LIMIT_S, Server
+from components.tracking.package import LINEAGE, NEEDS, Closure
+from components.tracking.runs import MODEL_PATH
+from components.weights.manifest import DESCRIPTIONS, RESTORER, Description, write_json
+from components.weights.store import bring, stores
+
+if TYPE_CHECKING:
+    from mlflow.entities.model_registry import ModelVersion, RegisteredModel
+
+CHAMPION, CHALLENGER = "champion", "challenger"  # aliases
+IDENTITY_TAG = "hdrface.identity"  # of a version: its trained folder's
+REASON_TAG = "hdrface.reason"  # why it is the champion, or not
+DECIDED_TAG = "hdrface.decided"  # hash of what the stage `register` decided by
+REPLACED_TAG = "hdrface.replaced_by_hand"  # "true": only a hand makes it the champion again
+CHAMPIONS_TAG = "hdrface.champions"  # of the registered model: versions, the present one last
+SCORES = "scores.json"
+_ASKING_LIMIT_S = 8.0  # nothing is lost: better an error at once
+_REFERENCE = re.compile(r"(?:models:/)?(?P<name>[^/@:]+)(?:/(?P<version>\d+)|@(?P<alias>[\w-]+))")
+
+Answer = TypeVar("Answer")
+
+
+@dataclass(frozen=True)
+class Champions:
+    """Which version is the champion, which the challenger, and which were champions before."""
+
+    now: str | None
+    challenger: str | None
+    before: tuple[str, ...]  # the latest last
+
+
+class Registry:
+    """One registered model and its versions.
+
+    All methods raise TrackingError when the server refuses or is away.
+    """
+
+    def __init__(self, name: str) -> None:
+        """Ask nothing yet. Raises: ValueError if `MLFLOW_TRACKING_URI` has a password in it."""
+        self.name = name
+        self._client = client.open_client()
+        self.uri = self._client.tracking_uri
+        self._server = Server(self.uri)
+
+    def version_of(self, identity: str) -> "ModelVersion | None":
+        """Find the version of a trained folder."""
+        return self._ask(lambda: self._version_of(identity))
+
+    def register(
+        self, closure: Closure, run_id: str, *, story: Mapping[str, Any], tags: Mapping[str, str]
+    ) -> "ModelVersion":
+        """Make a trained folder a version, once, however often it is called.
+
+        Of the folder and what it names, what the run has already is not stored again.
+
+        Args:
+            closure: the trained folder and all that it names, verified.
+            run_id: of its training.
+            story: becomes `lineage.json`.
+            tags: of the version, beside its identity.
+
+        Raises: ValueError if the run holds another model.
+        """
+        trained, _ = closure[-1]
+        self._check_run(trained, run_id)
+        there = dict(self._files(run_id))
+        for path, file in package.files_of(closure):
+            if there.get(path) != file.stat().st_size:
+                place = (PurePosixPath(MODEL_PATH) / path).parent
+                self._transfer(partial(self._client.log_artifact, run_id, str(file), str(place)))
+        with tempfile.TemporaryDirectory() as folder:
+            files = Path(folder) / "package"
+            package.write(files, story)
+            self._transfer(partial(self._client.log_artifacts, run_id, str(files), MODEL_PATH))
+        return self._create(trained.identity, run_id, tags)
+
+    def keep_scores(self, version: "ModelVersion", scores: Mapping[str, Any]) -> None:
+        """Store the scores of every test face with a version; they replace older ones."""
+        with tempfile.TemporaryDirectory() as folder:
+            file = Path(folder) / SCORES
+            write_json(file, scores)
+            self._transfer(
+                partial(self._client.log_artifact, version.run_id, str(file), MODEL_PATH)
+            )
+
+    def scores(self, version: "ModelVersion") -> dict[str, Any] | None:
+        """Give the scores that were kept with a version, if there are any."""
+        return self._document(version.run_id, SCORES)
+
+    def story(self, version: "ModelVersion") -> dict[str, Any] | None:
+        """Give the lineage that a version was registered with, if it has one."""
+        return self._document(version.run_id, LINEAGE)
+
+    def champions(self) -> Champions:
+        """Tell the champion, the challenger and the champions before."""
+        model = self._model()
+        if model is None:
+            return Champions(None, None, ())
+        aliases = {alias: str(number) for alias, number in model.aliases.items()}
+        now, listed = aliases.get(CHAMPION), model.tags.get(CHAMPIONS_TAG, "").split()
+        # The list is written before the alias: after a kill its end may never have been champion.
+        while now in listed and listed[-1] != now:
+            listed.pop()
+        # A champion that was made in MLflow's own page is not in the list.
+        before = listed[:-1] if now is None or now in listed else listed
+        return Champions(now, aliases.get(CHALLENGER), tuple(before))
+
+    def version_at(self, alias: str) -> "ModelVersion":
+        """Give the version with an alias. Raises: ValueError saying which aliases there are."""
+        model = self._model()
+        if model is None or alias not in model.aliases:
+            known = ", ".join(f"@{name}" for name in sorted(model.aliases)) if model else ""
+            raise ValueError(
+                f"{self.name} has no @{alias} at {self.uri} (there is {known or 'no alias'}): "
+                f"{self._remedy}"
+            )
+        return self.version(str(model.aliases[alias]))
+
+    def version(self, number: str) -> "ModelVersion":
+        """Give a version by its number. Raises: ValueError if it is not registered."""
+        found = self._found(lambda: self._client.get_model_version(self.name, number))
+        if found is None:
+            raise ValueError(f"{self.name} has no version {number} at {self.uri}: {self._remedy}")
+        return found
+
+    def crown(self, number: str) -> None:
+        """Make a version the champion; the one before is noted first."""
+        champions = self.champions()
+        if champions.now != number:
+            before = [*champions.before, *([champions.now] if champions.now else [])]
+            self._note_champions([*before, number])
+            self._point(CHAMPION, number)
+        if champions.challenger == number:
+            self._ask(lambda: self._client.delete_registered_model_alias(self.name, CHALLENGER))
+
+    def uncrown(self) -> str:
+        """Make the champion before the present one champion again, and give its number.
+
+        Raises: ValueError if there was none, or it is no longer registered.
+        """
+        champions = self.champions()
+        if not champions.before:
+            raise ValueError(
+                f"{self.name} had no champion before version {champions.now}: "
+                f"make another one with 'hdrface promote {self.name}/VERSION'"
+            )
+        before = champions.before[-1]
+        self.version(before)  # raises: MLflow's own words would name no remedy
+        self._point(CHAMPION, before)
+        self._note_champions(champions.before)
+        return before
+
+    def challenge(self, number: str) -> None:
+        """Make a version the challenger."""
+        self._point(CHALLENGER, number)
+
+    def tag(self, number: str, tags: Mapping[str, str]) -> None:
+        """Write tags of a version, one after the other."""
+        for key, value in tags.items():
+            self._ask(partial(self._client.set_model_version_tag, self.name, number, key, value))
+
+    def fetch(self, version: "ModelVersion") -> Path:
+        """Bring a version into this machine's store, and give its folder there to `Restorer.load`.
+
+        What the store has already is not downloaded. No code of the version is run.
+
+        Raises: FileNotFoundError or ValueError naming a missing or damaged file.
+        """
+        identity = version.tags.get(IDENTITY_TAG)
+        run_id = version.run_id
+        if identity is None or not run_id:
+            raise ValueError(
+                f"version {version.version} of {self.name} was not registered by this project: "
+                "name one that the stage 'register' made"
+            )
+        store = stores()[0]
+        place = store / identity
+        if (place / RESTORER).is_file():  # entered as a whole, after all that it names
+            return place
+        store.mkdir(parents=True, exist_ok=True)
+        with tempfile.TemporaryDirectory(dir=store) as temporary:
+            folder = Path(temporary)
+            for path, _ in self._files(run_id):
+                if _is_wanted(PurePosixPath(path), store):
+                    place = (folder / path).parent
+                    place.mkdir(parents=True, exist_ok=True)
+                    self._transfer(
+                        partial(
+                            self._client.download_artifacts,
+                            *(run_id, f"{MODEL_PATH}/{path}", str(place)),
+                        )
+                    )
+            return bring(folder, store, sorted(folder.glob(f"{NEEDS}/*")))
+
+    @property
+    def _remedy(self) -> str:
+        return (
+            "look what is registered there with 'make mlflow', run 'dvc repro register', or set "
+            f"{client.URI_VARIABLE} to the server that has it"
+        )
+
+    def _check_run(self, trained: Description, run_id: str) -> None:
+        stored = self._document(run_id, RESTORER)
+        if stored is not None and stored["identity"] != trained.identity:
+            folder = trained.file.parent
+            raise ValueError(
+                f"the MLflow run {run_id} holds the model {stored['identity']}, {folder} is "
+                f"{trained.identity}: run 'dvc repro --force train@{folder.name}'"
+            )
+
+    def _create(self, identity: str, run_id: str, tags: Mapping[str, str]) -> "ModelVersion":
+        if self._model() is None:
+            self._ask(lambda: self._client.create_registered_model(self.name))
+        source = f"{self._ask(lambda: self._client.get_run(run_id)).info.artifact_uri}/{MODEL_PATH}"
+        given = {IDENTITY_TAG: identity, **tags}
+
+        def found_or_created() -> "ModelVersion":
+            # Perhaps only the answer to the last attempt was lost.
+            return self._version_of(identity) or self._client.create_model_version(
+                self.name, source, run_id, tags=given
+            )
+
+        return self._ask(found_or_created)
+
+    def _version_of(self, identity: str) -> "ModelVersion | None":
+        wanted = f"name = '{self.name}' AND tags.`{IDENTITY_TAG}` = '{identity}'"
+        found = self._client.search_model_versions(wanted)
+        return min(found, key=lambda version: int(version.version), default=None)
+
+    def _model(self) -> "RegisteredModel | None":
+        return self._found(lambda: self._client.get_registered_model(self.name))
+
+    def _point(self, alias: str, number: str) -> None:
+        self._ask(lambda: self._client.set_registered_model_alias(self.name, alias, number))
+
+    def _note_champions(self, numbers: Sequence[str]) -> None:
+        noted = " ".join(numbers)
+        self._ask(lambda: self._client.set_registered_model_tag(self.name, CHAMPIONS_TAG, noted))
+
+    def _files(self, run_id: str, folder: str = MODEL_PATH) -> Iterator[tuple[str, int | None]]:
+        """Give the files of the run's model, relative to it, with their sizes in bytes."""
+        for entry in self._ask(lambda: self._client.list_artifacts(run_id, folder)):
+            if entry.is_dir:
+                yield from self._files(run_id, entry.path)
+            else:
+                yield entry.path.removeprefix(f"{MODEL_PATH}/"), entry.file_size
+
+    def _document(self, run_id: str | None, name: str) -> dict[str, Any] | None:
+        """Give a JSON file of the run's model, if there is one."""
+        if not run_id:  # a version that was registered elsewhere
+            return None
+        path = f"{MODEL_PATH}/{name}"
+        listed = self._ask(lambda: self._client.list_artifacts(run_id, MODEL_PATH))
+        if path not in [entry.path for entry in listed]:
+            return None
+        with tempfile.TemporaryDirectory() as folder:
+            file = self._ask(lambda: self._client.download_artifacts(run_id, path, folder))
+            content: dict[str, Any] = json.loads(Path(file).read_bytes())
+            return content
+
+    def _ask(self, call: Callable[[], Answer]) -> Answer:
+        return self._server.insist(call, _ASKING_LIMIT_S)
+
+    def _found(self, call: Callable[[], Answer]) -> Answer | None:
+        """Ask for what need not be there."""
+        from mlflow.exceptions import MlflowException
+
+        try:
+            return self._ask(call)
+        except MlflowException as error:
+            if error.error_code != "RESOURCE_DOES_NOT_EXIST":
+                raise
+            return None
+
+    def _transfer(self, call: Callable[[], object]) -> None:
+        with client.time_to_transfer():
+            self._server.insist(call, LIMIT_S)
+
+
+def find(reference: str) -> tuple[Registry, "ModelVersion"]:
+    """Give the version that NAME/VERSION or NAME@ALIAS means; 'models:/' before it may be left out.
+
+    Raises: ValueError if it means nothing, or nothing that is registered.
+    """
+    asked = _REFERENCE.fullmatch(reference)
+    if asked is None:
+        raise ValueError(
+            f"{reference!r} names no registered model: give NAME/VERSION or NAME@ALIAS, such as "
+            "hdrface/3 or hdrface@champion"
+        )
+    registry = Registry(asked["name"])
+    if asked["alias"]:
+        return registry, registry.version_at(asked["alias"])
+    return registry, registry.version(asked["version"])
+
+
+def _is_wanted(path: PurePosixPath, store: Path) -> bool:
+    """Tell whether a version's file is part of a trained folder that the store lacks."""
+    if path.parts[0] == NEEDS:
+        return not any((store / path.parts[1] / name).is_file() for name in DESCRIPTIONS)
+    return path.parts[0] != package.CODE

@@ -1,0 +1,292 @@
+"""MLflow: a run a training, found again by the training's identity, so that it is never split.
+
+`MLFLOW_TRACKING_URI` says where; without it, `mlflow.db` and `mlartifacts/` in the working
+directory. Only the driver writes here: a worker may be lost at any moment. A server that is away
+for a while costs no point of a history: see `components.tracking.outages`.
+"""
+
+import logging
+import time
+from collections.abc import Iterator, Mapping, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Self
+
+from components.tracking.client import URI_VARIABLE, open_client, time_to_transfer
+from components.tracking.outages import Server
+
+if TYPE_CHECKING:
+    from mlflow import MlflowClient
+    from mlflow.entities import Run as MlflowRun
+
+log = logging.getLogger(__name__)
+
+EXPERIMENT = "hdrface"
+IDENTITY_TAG = "hdrface.identity"
+MODEL_PATH = "model"
+GALLERY_PATH = "gallery"
+_LONGEST_PARAM = 6000  # characters, MLflow's limits
+_LARGEST_BATCH = 1000  # metrics
+_BEGIN_LIMIT_S = 8.0  # nothing is lost yet: better an error at once
+
+Point = Mapping[str, float]
+
+
+class TrainingRun:
+    """The MLflow run of one training; `begin` is the way to get one.
+
+    All methods but `fail` raise TrackingError when the server refuses or is away for good.
+    """
+
+    def __init__(
+        self, run_id: str, client: "MlflowClient", server: Server, last_step: int = -1
+    ) -> None:
+        self.id = run_id
+        self._client, self._server = client, server
+        self._last_step = last_step  # of what MLflow has already
+        self._unanswered_since_ms: int | None = None  # points were sent, and no answer came
+
+    @classmethod
+    def begin(
+        cls, identity: str, *, name: str, params: Mapping[str, Any], tags: Mapping[str, str]
+    ) -> Self:
+        """Go on with the unfinished run of this identity, or begin one.
+
+        Args:
+            identity: of the training, from all that decides its result.
+            name: shown in the UI.
+            params: nested; MLflow gets `optimization.learning_rate` and the like.
+            tags: beside the identity's.
+
+        Raises: TrackingError within seconds if the server does not answer; ValueError if
+            `MLFLOW_TRACKING_URI` has a password in it.
+        """
+        client = open_client()
+        server = Server(client.tracking_uri)
+
+        def found_or_made() -> tuple[str, int]:
+            run_id = _unfinished(client, identity) or _create(client, identity, name)
+            client.update_run(run_id, status="RUNNING")
+            _set_tags(client, run_id, tags)
+            _log_params(client, run_id, params)
+            return run_id, _last_step(client, run_id)
+
+        run_id, last_step = server.insist(found_or_made, _BEGIN_LIMIT_S)
+        goes_on = f" goes on after step {last_step}" if last_step >= 0 else ""
+        log.info("MLflow run %s%s", run_id, goes_on)
+        return cls(run_id, client, server, last_step)
+
+    def log_points(self, points: Sequence[Point]) -> None:
+        """Write points of the history by their `step`; what MLflow has already is left out.
+
+        Whole points in one transaction each time, so a kill leaves no point in halves.
+        """
+        self._server.insist(lambda: self._log_points(points))
+
+    def offer_points(self, points: Sequence[Point]) -> bool:
+        """Do as `log_points`, without waiting for a server that is away: offer them again then.
+
+        Returns: whether the points are written.
+        """
+        return self._server.attempt(lambda: self._log_points(points))
+
+    def _log_points(self, points: Sequence[Point]) -> None:
+        from mlflow.entities import Metric
+
+        if self._unanswered_since_ms is not None:
+            # Perhaps only the answer was lost: MLflow would keep each point twice.
+            self._last_step = _last_step(self._client, self.id)
+        new = [point for point in points if point["step"] > self._last_step]
+        for batch in _batches(new):
+            # Points that the server is still writing are the same to it if their time is, too.
+            sent_ms = self._unanswered_since_ms = self._unanswered_since_ms or _now_ms()
+            metrics = [
+                Metric(key, value, sent_ms, int(point["step"]))
+                for point in batch
+                for key, value in point.items()
+                if key != "step"
+            ]
+            self._client.log_batch(self.id, metrics=metrics)
+            self._unanswered_since_ms = None
+            self._last_step = int(batch[-1]["step"])
+
+    def log_model(self, folder: Path) -> None:
+        """Store the trained folder (safetensors and JSON) as the artifact `model`."""
+
+        def upload() -> None:
+            with time_to_transfer():
+                self._client.log_artifacts(self.id, str(folder), MODEL_PATH)
+
+        self._server.insist(upload)
+
+    def finish(self) -> None:
+        self._server.insist(lambda: self._client.set_terminated(self.id, "FINISHED"))
+
+    def fail(self) -> None:
+        """Mark the run as failed; the same training, run again, goes on with it.
+
+        Raises nothing: it is called because of an error, which must be seen.
+        """
+        try:
+            self._client.set_terminated(self.id, "FAILED")
+        except Exception as error:  # noqa: BLE001
+            log.warning("MLflow run %s stays as it is: %s", self.id, type(error).__name__)
+
+
+def run_of(identity: str) -> str | None:
+    """Find the run of a training: a finished one before others, the latest first.
+
+    Raises: TrackingError if the server refuses or is away for good; ValueError as `begin`.
+    """
+    client = open_client()
+    runs = Server(client.tracking_uri).insist(lambda: _runs(client, identity))
+    finished = [run for run in runs if run.info.status == "FINISHED"]
+    found = next(iter([*finished, *runs]), None)
+    return found.info.run_id if found else None
+
+
+def log_evaluation(run_id: str, metrics: Mapping[str, float], pictures: Sequence[Path]) -> None:
+    """Write an evaluation into the run of its training: metrics, and pictures under `gallery`.
+
+    Raises: as `run_of`.
+    """
+    from mlflow.entities import Metric
+
+    client = open_client()
+
+    def write() -> None:
+        known = client.get_run(run_id).data.metrics
+        now = _now_ms()
+        # An evaluation that is repeated says the same; MLflow would show each value twice.
+        new = [
+            Metric(key, value, now, 0) for key, value in metrics.items() if known.get(key) != value
+        ]
+        for start in range(0, len(new), _LARGEST_BATCH):
+            client.log_batch(run_id, metrics=new[start : start + _LARGEST_BATCH])
+        with time_to_transfer():
+            for picture in pictures:
+                client.log_artifact(run_id, str(picture), GALLERY_PATH)
+
+    Server(client.tracking_uri).insist(write)
+
+
+def download_model(run_id: str, folder: Path) -> Path:
+    """Bring the artifact `model` of a run into a folder, and say where it lies there.
+
+    Raises: ValueError if there is no such run, or none with a model; otherwise as `run_of`.
+    """
+    from mlflow.exceptions import MlflowException
+
+    client = open_client()
+
+    def download() -> Path:
+        with time_to_transfer():
+            return Path(client.download_artifacts(run_id, MODEL_PATH, str(folder)))
+
+    try:
+        return Server(client.tracking_uri).insist(download, _BEGIN_LIMIT_S)
+    except (MlflowException, OSError) as error:
+        first_line = str(error).partition("\n")[0]
+        raise ValueError(
+            f"run {run_id} at {client.tracking_uri} has no model ({first_line}): look which runs "
+            f"have one with 'make mlflow', or set {URI_VARIABLE} to the server that has it"
+        ) from error
+
+
+def _experiment(client: "MlflowClient") -> str:
+    from mlflow.exceptions import MlflowException
+
+    found = client.get_experiment_by_name(EXPERIMENT)
+    if found is not None:
+        return str(found.experiment_id)
+    try:
+        return str(client.create_experiment(EXPERIMENT, _artifact_location(client.tracking_uri)))
+    except MlflowException:
+        # Another training was faster.
+        found = client.get_experiment_by_name(EXPERIMENT)
+        if found is None:
+            raise
+        return str(found.experiment_id)
+
+
+def _artifact_location(uri: str) -> str | None:
+    """Keep artifacts beside a SQLite file; a server decides for itself."""
+    scheme = "sqlite:///"
+    if not uri.startswith(scheme):
+        return None
+    return (Path(uri.removeprefix(scheme)).absolute().parent / "mlartifacts").as_uri()
+
+
+def _runs(client: "MlflowClient", identity: str) -> list["MlflowRun"]:
+    """Give the runs of a training, latest first."""
+    experiment = client.get_experiment_by_name(EXPERIMENT)
+    if experiment is None:
+        return []
+    return list(
+        client.search_runs(
+            [experiment.experiment_id],
+            filter_string=f"tags.`{IDENTITY_TAG}` = '{identity}'",
+            order_by=["attributes.start_time DESC"],
+        )
+    )
+
+
+def _unfinished(client: "MlflowClient", identity: str) -> str | None:
+    unfinished = [run for run in _runs(client, identity) if run.info.status != "FINISHED"]
+    return str(unfinished[0].info.run_id) if unfinished else None
+
+
+def _create(client: "MlflowClient", identity: str, name: str) -> str:
+    run = client.create_run(_experiment(client), run_name=name, tags={IDENTITY_TAG: identity})
+    return str(run.info.run_id)
+
+
+def _last_step(client: "MlflowClient", run_id: str) -> int:
+    """Give the step of the last point that MLflow has, or -1."""
+    return max((metric.step for metric in client.get_metric_history(run_id, "loss")), default=-1)
+
+
+def _now_ms() -> int:
+    return int(time.time() * 1000)
+
+
+def _set_tags(client: "MlflowClient", run_id: str, tags: Mapping[str, str]) -> None:
+    from mlflow.entities import RunTag
+
+    client.log_batch(run_id, tags=[RunTag(key, value) for key, value in tags.items()])
+
+
+def _log_params(client: "MlflowClient", run_id: str, params: Mapping[str, Any]) -> None:
+    """Write what the run has not yet: parameters are part of the identity and do not change."""
+    from mlflow.entities import Param
+
+    known = client.get_run(run_id).data.params
+    flat = [
+        Param(key, str(value)[:_LONGEST_PARAM])
+        for key, value in flattened(params)
+        if key not in known
+    ]
+    for start in range(0, len(flat), 100):  # MLflow's limit a call
+        client.log_batch(run_id, params=flat[start : start + 100])
+
+
+def flattened(params: Mapping[str, Any], prefix: str = "") -> Iterator[tuple[str, Any]]:
+    """Give `("optimization.steps", 200)` for `{"optimization": {"steps": 200}}`."""
+    for key, value in params.items():
+        if isinstance(value, Mapping):
+            yield from flattened(value, f"{prefix}{key}.")
+        else:
+            yield f"{prefix}{key}", value
+
+
+def _batches(points: Sequence[Point]) -> Iterator[list[Point]]:
+    """Cut points into lists of at most `_LARGEST_BATCH` metrics; never within a point."""
+    batch: list[Point] = []
+    size = 0
+    for point in points:
+        if batch and size + len(point) > _LARGEST_BATCH:
+            yield batch
+            batch, size = [], 0
+        batch.append(point)
+        size += len(point)
+    if batch:
+        yield batch

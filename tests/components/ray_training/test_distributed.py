@@ -1,0 +1,140 @@
+import os
+import signal
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from components import cluster
+from components.params import Compute
+from components.ray_training import distributed
+from components.ray_training.distributed import News, Seat, TrainingError
+from components.storage import Storage
+
+pytestmark = [pytest.mark.ray, pytest.mark.slow]
+
+
+@pytest.fixture(scope="module", autouse=True)
+def ray() -> Iterator[None]:
+    with cluster.session(Compute(cpus=0.5)):
+        yield
+
+
+def fit(
+    worker: distributed.Worker, folder: Path, *, max_failures: int = 3, **config: Any
+) -> tuple[Storage, list[News]]:
+    news: list[News] = []
+    checkpoint = distributed.fit(
+        worker,
+        config,
+        name="small",
+        storage=Storage(str(folder)),
+        workers=1,
+        compute=Compute(cpus=0.5),
+        listen=news.append,
+        max_failures=max_failures,
+    )
+    return checkpoint, news
+
+
+def count(config: dict[str, Any], seat: Seat) -> None:
+    """Count to four, with a checkpoint after each number, and die at three the first time."""
+    start = int((seat.resume_from / "number").read_text()) if seat.resume_from else 0
+    Path(config["marks"], f"from-{start}-in-{Path.cwd().name}").touch()
+    for number in range(start + 1, 5):
+        if number == 3 and start == 0:
+            os.kill(os.getpid(), signal.SIGKILL)
+        folder = Path(config["marks"], f"{number}-{os.getpid()}")
+        folder.mkdir()
+        (folder / "number").write_text(str(number))
+        seat.report([{"step": number}], folder)
+
+
+def test_a_lost_worker_is_replaced_and_goes_on_from_the_last_checkpoint(tmp_path: Path) -> None:
+    checkpoint, news = fit(count, tmp_path / "storage", marks=str(tmp_path))
+    assert checkpoint.read("number") == b"4"
+    starts = {file.name.split("-")[1] for file in tmp_path.glob("from-*")}
+    assert starts in ({"0", "1"}, {"0", "2"})  # the second may not have been registered in time
+    assert all(file.name.endswith(Path.cwd().name) for file in tmp_path.glob("from-*"))
+    covered = [item.covered_step for item in news if item.covered_step is not None]
+    assert covered == sorted(covered)
+    assert covered[-1] == 4
+    assert [point["step"] for item in news for point in item.points][-1] == 4
+
+
+def fail(config: dict[str, Any], seat: Seat) -> None:
+    Path(config["marks"], str(os.getpid())).touch()
+    raise ArithmeticError(f"step 7 of worker {seat.rank}: pixel is nan")
+
+
+def test_a_mistake_ends_the_training_at_once_with_its_message(tmp_path: Path) -> None:
+    marks = tmp_path / "marks"
+    marks.mkdir()
+    with pytest.raises(
+        TrainingError, match="worker 0: ArithmeticError: step 7 of worker 0: pixel is nan"
+    ):
+        fit(fail, tmp_path / "storage", marks=str(marks))
+    assert len(list(marks.iterdir())) == 1
+
+
+def die(config: dict[str, Any], seat: Seat) -> None:
+    del seat
+    Path(config["marks"], str(os.getpid())).touch()
+    os.kill(os.getpid(), signal.SIGKILL)
+
+
+def test_a_training_that_only_loses_workers_ends_after_some(tmp_path: Path) -> None:
+    marks = tmp_path / "marks"
+    marks.mkdir()
+    with pytest.raises(TrainingError, match="lost 2 times with no checkpoint between"):
+        fit(die, tmp_path / "storage", max_failures=1, marks=str(marks))
+    assert len(list(marks.iterdir())) == 2
+
+
+def test_more_workers_than_the_machine_has_are_refused_at_once(tmp_path: Path) -> None:
+    with pytest.raises(ValueError, match="1000 workers need 1 CPUs each, and Ray has room for"):
+        distributed.fit(
+            count,
+            {},
+            name="x",
+            storage=Storage(str(tmp_path)),
+            workers=1000,
+            compute=Compute(),
+            listen=lambda _: None,
+        )
+
+
+def test_ctrl_c_ends_a_training_that_waits_for_room(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("RAY_ADDRESS", "a cluster, which may grow")
+    heard: list[News] = []
+
+    def interrupt(news: News) -> None:
+        heard.append(news)
+        if len(heard) == 6:  # at least every half second: the controller waits by now
+            os.kill(os.getpid(), signal.SIGINT)
+
+    with pytest.raises(KeyboardInterrupt):
+        distributed.fit(
+            count,
+            {},
+            name="x",
+            storage=Storage(str(tmp_path)),
+            workers=1000,
+            compute=Compute(),
+            listen=interrupt,
+        )
+    assert len(heard) < 20
+    assert signal.getsignal(signal.SIGINT) is signal.default_int_handler
+
+
+def test_a_list_of_checkpoints_that_was_cut_short_is_forgotten(tmp_path: Path) -> None:
+    file = tmp_path / "checkpoint_manager_snapshot.json"
+    file.write_text('{"checkpoint_results": [')
+    distributed._drop_broken_snapshot(Storage(str(tmp_path)))
+    assert not file.exists()
+    file.write_text("{}")
+    distributed._drop_broken_snapshot(Storage(str(tmp_path)))
+    assert file.exists()

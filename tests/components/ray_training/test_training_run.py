@@ -1,0 +1,85 @@
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+from mlflow import MlflowClient
+
+from components.progress import TrainingProgress
+from components.ray_training.distributed import News
+from components.ray_training.training_run import Recorder, Training, _replace, _resume
+from components.tracking.runs import TrainingRun
+
+
+def point(step: int, loss: float = 0.5) -> dict[str, float]:
+    return {"step": step, "loss": loss, "images_per_s": 10.0}
+
+
+def test_points_are_logged_when_a_checkpoint_covers_them_and_never_twice(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    tracked = TrainingRun.begin("abc", name="train@small", params={}, tags={})
+
+    def logged() -> list[tuple[int, float]]:
+        client = MlflowClient(f"sqlite:///{tmp_path}/mlflow.db")
+        history = client.get_metric_history(tracked.id, "loss")
+        return [(metric.step, metric.value) for metric in history]
+
+    with TrainingProgress("train@small", 40) as progress:
+        recorder = Recorder(tracked, progress)
+        recorder.listen(News([point(4)]))
+        recorder.listen(News([point(8)]))
+        assert logged() == []
+        recorder.listen(News(covered_step=8))
+        recorder.listen(News([point(12, loss=0.9)]))
+        assert logged() == [(4, 0.5), (8, 0.5)]
+        # A worker is lost: the next one goes on after step 8, and its step 12 comes out otherwise.
+        recorder.listen(News([point(4), point(8)]))
+        recorder.listen(News([point(12, loss=0.7)]))
+        recorder.listen(News(covered_step=16))  # overtakes the point of step 16
+        recorder.listen(News([point(16)]))
+    assert logged() == [(4, 0.5), (8, 0.5), (12, 0.7), (16, 0.5)]
+
+
+def test_what_decides_the_result_decides_the_identity() -> None:
+    training = Training(
+        stage="train@sd21-sdfm",
+        module="components.training.loop",
+        params={"seed": 1},
+        inputs={"features": "1a2b"},
+        workers=2,
+        num_steps=10,
+    )
+    others = [
+        replace(training, params={"seed": 2}),
+        replace(training, inputs={"features": "9c0d"}),
+        replace(training, workers=3),
+        replace(training, workers=(1, 2)),
+        replace(training, workers=(1, 2), elastic_batch="per_worker"),
+        replace(training, stage="train@qwen-sdfm"),
+    ]
+    identities = {training.identity, *(other.identity for other in others)}
+    assert len(identities) == 7
+    assert replace(training).identity == training.identity
+
+
+def test_an_unfinished_training_of_another_identity_is_discarded(tmp_path: Path) -> None:
+    out = tmp_path / "models" / "sd21-sdfm"
+    first = _resume(out, "1a2b")
+    (first / "checkpoints").mkdir()
+    assert (_resume(out, "1a2b") / "checkpoints").exists()
+    second = _resume(out, "9c0d")
+    assert not first.exists()
+    assert second.exists()
+
+
+def test_a_result_replaces_an_older_one_as_a_whole(tmp_path: Path) -> None:
+    out = tmp_path / "models" / "sd21-sdfm"
+    out.mkdir(parents=True)
+    (out / "old").touch()
+    trained = _resume(out, "1a2b") / "trained"
+    trained.mkdir()
+    (trained / "new").touch()
+    _replace(out, trained)
+    assert [file.name for file in out.iterdir()] == ["new"]
+    assert [file.name for file in out.parent.iterdir()] == ["sd21-sdfm"]

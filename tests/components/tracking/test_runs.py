@@ -1,0 +1,175 @@
+import shutil
+import socket
+import sqlite3
+from pathlib import Path
+
+import pytest
+
+from components.tracking import runs
+from components.tracking.outages import TrackingError
+from components.tracking.runs import TrainingRun
+
+PARAMS = {"optimization": {"steps": 20, "betas": (0.9, 0.999)}, "mirror": True}
+
+
+@pytest.fixture
+def database(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, empty_database: Path) -> Path:
+    """Work beside an empty database, with the default settings."""
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.delenv("MLFLOW_TRACKING_URI", raising=False)
+    return shutil.copy(empty_database, tmp_path / "mlflow.db")
+
+
+def begin(identity: str = "abc") -> TrainingRun:
+    return TrainingRun.begin(
+        identity, name="train@sd21-sdfm", params=PARAMS, tags={"git.commit": "1a2b"}
+    )
+
+
+def steps(run: TrainingRun, key: str = "loss") -> list[int]:
+    return [metric.step for metric in run._client.get_metric_history(run.id, key)]
+
+
+def points(*numbers: int) -> list[dict[str, float]]:
+    return [{"step": step, "loss": 1 / step, "images_per_s": 10.0} for step in numbers]
+
+
+@pytest.mark.usefixtures("database")
+def test_runs_lie_in_one_experiment() -> None:
+    run = begin()
+    found = run._client.get_run(run.id)
+    assert run._client.get_experiment(found.info.experiment_id).name == "hdrface"
+    assert found.data.params == {
+        "optimization.steps": "20",
+        "optimization.betas": "(0.9, 0.999)",
+        "mirror": "True",
+    }
+    assert found.data.tags["hdrface.identity"] == "abc"
+    assert found.data.tags["git.commit"] == "1a2b"
+    assert found.info.status == "RUNNING"
+
+
+def test_an_unfinished_run_goes_on_and_no_step_is_in_it_twice(database: Path) -> None:
+    first = begin()
+    first.log_points(points(5, 10))
+    first.fail()
+    second = begin()
+    assert second.id == first.id
+    assert second._client.get_run(second.id).info.status == "RUNNING"
+    second.log_points(points(5, 10, 15))
+    second.log_points(points(15, 20))
+    assert steps(second) == steps(second, "images_per_s") == [5, 10, 15, 20]
+    with sqlite3.connect(database) as opened:
+        assert opened.execute("select count(*) from metrics where key = 'loss'").fetchone() == (4,)
+
+
+@pytest.mark.usefixtures("database")
+def test_a_finished_run_is_left_and_a_new_one_begun() -> None:
+    first = begin()
+    first.log_points(points(5))
+    first.finish()
+    second = begin()
+    assert second.id != first.id
+    second.log_points(points(5))
+    assert steps(first) == steps(second) == [5]
+
+
+@pytest.mark.usefixtures("database")
+def test_the_run_of_a_training_is_found_finished_ones_first() -> None:
+    assert runs.run_of("abc") is None
+    first = begin()
+    assert runs.run_of("abc") == first.id
+    first.finish()
+    begin()
+    assert runs.run_of("abc") == first.id
+    assert runs.run_of("other") is None
+
+
+@pytest.mark.usefixtures("database")
+def test_a_long_history_arrives_whole() -> None:
+    run = begin()
+    run.log_points(points(*range(1, 1201)))
+    assert steps(run) == list(range(1, 1201))
+
+
+@pytest.mark.usefixtures("database")
+def test_the_model_is_an_artifact_beside_the_database(tmp_path: Path) -> None:
+    run = begin()
+    folder = tmp_path / "trained"
+    (folder / "unet").mkdir(parents=True)
+    (folder / "restorer.json").write_text("{}")
+    (folder / "unet" / "weights.safetensors").write_bytes(b"1")
+    run.log_model(folder)
+    stored = list((tmp_path / "mlartifacts").rglob("model/unet/weights.safetensors"))
+    assert len(stored) == 1
+
+
+@pytest.mark.usefixtures("database")
+def test_an_evaluation_is_written_into_the_run_of_its_training(tmp_path: Path) -> None:
+    run = begin()
+    run.finish()
+    picture = tmp_path / "gallery.png"
+    picture.write_bytes(b"png")
+    for _ in range(2):  # an evaluation may be repeated
+        runs.log_evaluation(run.id, {"psnr.restored.mean": 23.5}, [picture])
+    found = run._client.get_run(run.id)
+    assert found.info.status == "FINISHED"
+    assert found.data.metrics["psnr.restored.mean"] == 23.5
+    assert steps(run, "psnr.restored.mean") == [0]
+    assert [item.path for item in run._client.list_artifacts(run.id, "gallery")] == [
+        "gallery/gallery.png"
+    ]
+
+
+def test_the_environment_names_another_place(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("MLFLOW_TRACKING_URI", f"sqlite:///{tmp_path}/elsewhere/../other.db")
+    (tmp_path / "elsewhere").mkdir()
+    begin()
+    assert (tmp_path / "other.db").exists()
+    assert not (tmp_path / "mlflow.db").exists()
+
+
+@pytest.mark.usefixtures("database")
+def test_parameters_that_a_kill_prevented_are_written_by_the_next_begin(tmp_path: Path) -> None:
+    first = begin()
+    with sqlite3.connect(tmp_path / "mlflow.db") as opened:
+        opened.execute("delete from params where key = 'mirror'")
+    second = begin()
+    assert second.id == first.id
+    assert second._client.get_run(second.id).data.params["mirror"] == "True"
+
+
+def test_no_server_at_the_start_is_told_in_one_line(monkeypatch: pytest.MonkeyPatch) -> None:
+    with socket.create_server(("127.0.0.1", 0)) as taken:
+        nobody = f"http://127.0.0.1:{taken.getsockname()[1]}"
+    monkeypatch.setenv("MLFLOW_TRACKING_URI", nobody)
+    monkeypatch.setattr(runs, "_BEGIN_LIMIT_S", 0)
+    with pytest.raises(TrackingError) as caught:
+        begin()
+    told = str(caught.value)
+    assert told.startswith(f"MLflow at {nobody} (MLFLOW_TRACKING_URI) has not answered for 0 s")
+    assert "Connection refused" in told
+    assert len(told.splitlines()) == 1
+
+
+@pytest.mark.parametrize(
+    "uri",
+    [
+        "http://somebody:hidden-1f@127.0.0.1:5000",
+        "https://hidden-1f@127.0.0.1/mlflow",
+        "postgresql://somebody:hidden-1f@127.0.0.1/runs",
+        "postgresql://127.0.0.1/runs?user=somebody&password=hidden-1f",
+        "http://[hidden-1f",
+    ],
+)
+def test_an_address_with_a_password_is_refused_without_it(
+    uri: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("MLFLOW_TRACKING_URI", uri)
+    with pytest.raises(ValueError, match="MLFLOW_TRACKING_URI") as caught:
+        begin()
+    assert "hidden" not in str(caught.value)
+    assert len(str(caught.value).splitlines()) == 1
