@@ -19,9 +19,10 @@ from typing import TYPE_CHECKING, Annotated, Any, NamedTuple
 
 from pydantic import Field
 
-from components import lineage, logs, promotion
+from components import lineage, logs
+from components.metrics import promotion
+from components.metrics.promotion import Rule, Verdict
 from components.params import Params
-from components.promotion import Rule, Verdict
 from components.tables import Table
 from components.tracking import client, runs
 from components.tracking.package import Closure

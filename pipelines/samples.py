@@ -1,4 +1,4 @@
-"""Stage `samples`: write pictures for a first run (`components.faces.samples`).
+"""Stage `samples`: write pictures for a first run (`components.portraits.samples`).
 
 reads   nothing
 writes  a folder: pictures, `landmarks.csv`, `LICENCES.txt`
@@ -12,8 +12,9 @@ from pathlib import Path
 from pydantic import NonNegativeInt
 
 from components import logs
-from components.faces import landmarks, samples
+from components.faces import landmarks
 from components.params import Params
+from components.portraits import samples
 
 log = logging.getLogger(__name__)
 

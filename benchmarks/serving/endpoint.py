@@ -26,7 +26,7 @@ import numpy as np
 import psutil  # type: ignore[import-untyped]
 
 from benchmarks.stages import REPOSITORY
-from components.faces import portraits
+from components.portraits import drawing
 
 MODEL = REPOSITORY / "models/sd21-sdfm"
 PHOTOGRAPH_SIDE = 640  # pixels; the face in it is about 500 wide
@@ -46,7 +46,7 @@ def photographs(count: int = NUM_PHOTOGRAPHS) -> list[bytes]:
     """Draw blurred photographs of one face each, JPEG."""
     drawn = []
     for number in range(count):
-        image = portraits.draw(7, number, size=PHOTOGRAPH_SIDE).image
+        image = drawing.draw(7, number, size=PHOTOGRAPH_SIDE).image
         blurred = cv2.GaussianBlur(np.asarray(image), (0, 0), 4)
         _, encoded = cv2.imencode(".jpg", cv2.cvtColor(blurred, cv2.COLOR_RGB2BGR))
         drawn.append(encoded.tobytes())

@@ -10,9 +10,10 @@ import cv2
 import numpy as np
 from skimage.metrics import peak_signal_noise_ratio
 
-from components.faces import align, portraits
+from components.faces import align
 from components.images import Image
 from components.photographs.face_restorer import FaceRestorer
+from components.portraits import drawing
 
 SEED = 20_260_131
 BLUR = 0.02  # standard deviation, in widths of the face
@@ -20,7 +21,7 @@ BLUR = 0.02  # standard deviation, in widths of the face
 
 def fixed_face(size: int) -> Image:
     """Draw the face, aligned, `size` pixels wide; always the same one."""
-    drawn = portraits.draw(SEED, 0)
+    drawn = drawing.draw(SEED, 0)
     return align.cut(drawn.image, align.fit(drawn.landmarks), size)
 
 

@@ -9,7 +9,7 @@ import numpy as np
 import pyarrow as pa
 from mlflow import MlflowClient
 
-from components.promotion import Rule
+from components.metrics.promotion import Rule
 from components.reporting import comparison
 from components.reporting.comparison import FaceScores
 from components.tables import MANIFEST, SCHEMA_VERSION, Made, shards

@@ -6,8 +6,9 @@ import PIL.Image
 import pytest
 
 from components import images
-from components.faces import align, landmarks, portraits
+from components.faces import align, landmarks
 from components.params import Compute
+from components.portraits import drawing
 from components.tables import Table
 from components.weights.shared import share_file
 from pipelines import faces
@@ -19,12 +20,12 @@ GOOD = ("Ä große Schwester.png", "deep/er/b.png", "deep/rotated.jpg")
 
 
 @pytest.fixture(scope="module")
-def portrait() -> portraits.Portrait:
-    return portraits.draw(3, 0)
+def portrait() -> drawing.Portrait:
+    return drawing.draw(3, 0)
 
 
 @pytest.fixture
-def source(tmp_path: Path, portrait: portraits.Portrait) -> Path:
+def source(tmp_path: Path, portrait: portrait.Portrait) -> Path:
     """Three usable pictures among everything that can be wrong with one."""
     root = tmp_path / "my pictures"
     (root / "deep" / "er").mkdir(parents=True)
@@ -75,7 +76,7 @@ REASONS = {
 @pytest.mark.ray
 @pytest.mark.usefixtures("ray_session")
 def test_every_picture_becomes_a_face_or_is_rejected_with_its_reason(
-    source: Path, tmp_path: Path, portrait: portraits.Portrait
+    source: Path, tmp_path: Path, portrait: portrait.Portrait
 ) -> None:
     table = faces.run(_params(source, tmp_path), COMPUTE)
     assert table.num_rows == 3

@@ -12,7 +12,7 @@ import pytest
 from typer.testing import CliRunner, Result
 
 from components import images
-from components.faces import portraits
+from components.portraits import drawing
 from components.tracking import registry
 from components.weights.manifest import Description
 from pipelines.cli import app
@@ -27,7 +27,7 @@ def model(tmp_path_factory: pytest.TempPathFactory, networks: Path) -> Path:
 
 @pytest.fixture(scope="module")
 def face() -> images.Image:
-    return portraits.draw(1, 3).image
+    return drawing.draw(1, 3).image
 
 
 def restore(*words: object) -> Result:

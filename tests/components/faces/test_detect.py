@@ -5,8 +5,9 @@ import numpy as np
 import pytest
 
 from components import images
-from components.faces import align, portraits
+from components.faces import align
 from components.faces.detect import Detector, DetectorError, open_detector
+from components.portraits import drawing
 
 SCRFD, FIXED_SCRFD = "det_500m.onnx", "scrfd_500m_bnkps.onnx"
 YUNET = "face_detection_yunet_2023mar.onnx"
@@ -92,7 +93,7 @@ def test_a_photograph_is_aligned_to_the_template(detector: Detector, shared_dir:
 def test_drawn_portraits_pass_for_faces(detector: Detector) -> None:
     errors = []
     for number in range(4):
-        portrait = portraits.draw(1, number)
+        portrait = drawing.draw(1, number)
         [face] = detector.detect(portrait.image)
         scale = 512 / align.fit(portrait.landmarks).crop_side
         distance = np.linalg.norm(face.landmarks - portrait.landmarks, axis=1).mean()
@@ -103,7 +104,7 @@ def test_drawn_portraits_pass_for_faces(detector: Detector) -> None:
 @pytest.mark.shared
 def test_threads_may_share_a_detector(detector: Detector) -> None:
     sizes = [160, 320, 480, 640] * 8
-    drawn = {size: portraits.draw(1, 0, size=size).image for size in set(sizes)}
+    drawn = {size: drawing.draw(1, 0, size=size).image for size in set(sizes)}
     alone = {size: detector.detect(picture) for size, picture in drawn.items()}
     with ThreadPoolExecutor(4) as pool:
         together = list(pool.map(lambda size: detector.detect(drawn[size]), sizes))

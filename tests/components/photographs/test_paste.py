@@ -5,10 +5,11 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from components.faces import align, portraits
+from components.faces import align
 from components.faces.landmarks import Landmarks
 from components.images import Image
 from components.photographs.paste import paste, soft_mask
+from components.portraits import drawing
 
 SKIN = np.array([205, 160, 135], dtype=np.uint8)
 TURNED = np.array([[214, 240], [300, 238], [292, 314], [214, 371], [290, 371]], dtype=np.float64)
@@ -52,7 +53,7 @@ def test_no_seam_is_seen_on_flat_skin(size: int, face: int, angle: float) -> Non
 
 
 def test_what_is_cut_and_put_back_is_the_photograph_again() -> None:
-    portrait = portraits.draw(1, 2)
+    portrait = drawing.draw(1, 2)
     similarity = align.fit(portrait.landmarks)
     face = align.cut(portrait.image, similarity, 512)
     canvas = portrait.image.copy()

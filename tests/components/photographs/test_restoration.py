@@ -7,7 +7,7 @@ import pytest
 from pydantic import ValidationError
 
 from components import images
-from components.faces import align, samples
+from components.faces import align
 from components.faces.cutter import MIN_SCORE
 from components.faces.detect import open_detector
 from components.metrics.identity import IdentityAngle
@@ -21,6 +21,7 @@ from components.photographs.restoration import (
     output_size,
     prepare,
 )
+from components.portraits import samples
 from tests.components.photographs.known_faces import KnownFaces, portrait, restorer_of
 from tests.components.test_restorer import trained
 from tests.small_networks import SIZE

@@ -6,14 +6,14 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from components.faces import portraits
 from components.images import Image
 from components.photographs import video
 from components.photographs.video import VideoError, VideoWriter, probe, read_frames
+from components.portraits import drawing
 from tests.components.photographs.videos import decoded, make_video, needs_ffmpeg
 
 pytestmark = needs_ffmpeg
-PORTRAIT = portraits.draw(1, 1).image
+PORTRAIT = drawing.draw(1, 1).image
 
 
 def frames(count: int = 6, height: int = 120, width: int = 160) -> list[Image]:

@@ -4,17 +4,18 @@ from pathlib import Path
 
 import numpy as np
 
-from components.faces import align, portraits
+from components.faces import align
 from components.faces.detect import Detection
 from components.images import Image
 from components.photographs.face_restorer import FaceRestorer
 from components.photographs.photograph import Photograph
 from components.photographs.restoration import PhotographRestorer, RestoreOptions
 from components.photographs.video_restoration import restore_video
+from components.portraits import drawing
 from tests.components.photographs.videos import decoded, make_video, needs_ffmpeg
 
 pytestmark = needs_ffmpeg
-PORTRAIT = portraits.draw(1, 1)
+PORTRAIT = drawing.draw(1, 1)
 STEP = 3  # pixels that the face moves a frame
 
 

@@ -1,34 +1,34 @@
 import numpy as np
 
-from components.faces import align, portraits
-from components.faces.drawing import canvas, features, traits
+from components.faces import align
 from components.keyed_random import generator
+from components.portraits import canvas, drawing, features, traits
 
 
 def test_a_portrait_depends_on_seed_and_number_alone() -> None:
-    first = portraits.draw(1, 3)
-    portraits.draw(1, 4)
-    again = portraits.draw(1, 3)
+    first = drawing.draw(1, 3)
+    drawing.draw(1, 4)
+    again = drawing.draw(1, 3)
     assert (first.image == again.image).all()
     assert (first.landmarks == again.landmarks).all()
-    assert (first.image != portraits.draw(1, 4).image).any()
-    assert (first.image != portraits.draw(2, 3).image).any()
+    assert (first.image != drawing.draw(1, 4).image).any()
+    assert (first.image != drawing.draw(2, 3).image).any()
 
 
 def test_landmarks_are_those_of_an_upright_face_inside_the_picture() -> None:
     for number in range(300):
-        person = traits.choose(generator(5, f"portrait-{number:04d}", 0, "traits"), portraits.SIZE)
-        points = features.landmarks(canvas.prepare(person, portraits.SIZE))
+        person = traits.choose(generator(5, f"portrait-{number:04d}", 0, "traits"), drawing.SIZE)
+        points = features.landmarks(canvas.prepare(person, drawing.SIZE))
         similarity = align.fit(points)
         assert similarity.misfit < 0.12
         assert 200 < similarity.crop_side < 330
         assert points.min() > 60
-        assert points.max() < portraits.SIZE - 40
+        assert points.max() < drawing.SIZE - 40
 
 
 def test_the_picture_has_the_eyes_where_the_landmarks_say() -> None:
     for number in range(12):
-        portrait = portraits.draw(9, number)
+        portrait = drawing.draw(9, number)
         for x, y in portrait.landmarks[:2]:
             eye = portrait.image[round(y) - 5 : round(y) + 6, round(x) - 5 : round(x) + 6]
             assert eye.min() < 80  # a pupil, or the lid of a narrow eye

@@ -7,7 +7,7 @@ import math
 import cv2
 import numpy as np
 
-from components.faces.drawing.canvas import Canvas, Field, blur, clouds, inside, lay, noise, step
+from components.portraits.canvas import Canvas, Field, blur, clouds, inside, lay, noise, step
 
 
 def paint(canvas: Canvas, rng: np.random.Generator) -> Field:

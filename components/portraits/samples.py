@@ -13,11 +13,11 @@ import cv2
 import numpy as np
 
 from components import images
-from components.faces import portraits
 from components.faces.landmarks import Landmarks
+from components.portraits import drawing
 
 LICENCES = """\
-portrait-*.png   drawn by this project (components/faces/portraits.py); nobody is shown; Apache-2.0
+portrait-*.png   drawn by this project (components/faces/portrait.py); nobody is shown; Apache-2.0
 astronaut.png    from scikit-image: Eileen Collins, photographed by NASA; public domain
 t1.jpg           from insightface, whose code is MIT; it states no licence of the picture itself:
                  use it to try things out, do not publish it
@@ -100,7 +100,7 @@ def drawn(seed: int, count: int) -> Iterator[Sample]:
     cv2.setNumThreads(1)
 
     def draw(number: int) -> Sample:
-        portrait = portraits.draw(seed, number)
+        portrait = drawing.draw(seed, number)
         name = f"portrait-{number:04d}.png"
         return Sample(name, images.encode_png(portrait.image), [portrait.landmarks])
 

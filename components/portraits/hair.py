@@ -7,7 +7,7 @@ import math
 import cv2
 import numpy as np
 
-from components.faces.drawing.canvas import (
+from components.portraits.canvas import (
     Canvas,
     Field,
     blur,
@@ -19,7 +19,7 @@ from components.faces.drawing.canvas import (
     step,
     strokes,
 )
-from components.faces.drawing.relief import SKULL_TOP, Lighting, half_width
+from components.portraits.relief import SKULL_TOP, Lighting, half_width
 
 _LONG = ("long", "wavy", "bob", "fringe bob")
 # how far below the eyes hair hangs

@@ -5,7 +5,8 @@ import numpy as np
 import pytest
 
 from components import images
-from components.faces import align, portraits, samples
+from components.faces import align
+from components.portraits import drawing, samples
 
 
 def test_the_carried_pictures_hold_seven_faces_that_align() -> None:
@@ -40,5 +41,5 @@ def test_what_is_drawn_does_not_depend_on_opencvs_threads() -> None:
     cv2.setNumThreads(8)
     [in_company] = islice(samples.drawn(1, 18), 17, 18)
     cv2.setNumThreads(1)
-    alone = portraits.draw(1, 17)
+    alone = drawing.draw(1, 17)
     np.testing.assert_array_equal(images.decode_png(in_company.data), alone.image)

@@ -7,8 +7,8 @@ import pytest
 from hypothesis import assume, given, settings
 from hypothesis import strategies as st
 
-from components import promotion
-from components.promotion import Rule
+from components.metrics import promotion
+from components.metrics.promotion import Rule
 from components.reporting import comparison
 from components.reporting.comparison import FaceScores
 

@@ -16,7 +16,7 @@ import numpy as np
 import numpy.typing as npt
 
 from components import images
-from components.faces.drawing.traits import Colour, Traits
+from components.portraits.traits import Colour, Traits
 
 # (H, W), or (H, W, 3) for light; float32 throughout, for speed
 Field: TypeAlias = npt.NDArray[np.floating[Any]]

@@ -8,8 +8,8 @@ from dataclasses import dataclass
 import cv2
 import numpy as np
 
-from components.faces.drawing.canvas import Canvas, Field, blur, bump, inside, noise, step
-from components.faces.drawing.traits import Traits
+from components.portraits.canvas import Canvas, Field, blur, bump, inside, noise, step
+from components.portraits.traits import Traits
 
 EYES = (-0.5, 0.5)
 SKULL_TOP = -1.5

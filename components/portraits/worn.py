@@ -6,9 +6,9 @@ import math
 
 import numpy as np
 
-from components.faces.drawing.canvas import Canvas, Field, blur, clouds, inside, lay, noise, step
-from components.faces.drawing.relief import Lighting, Relief, shoulders
-from components.faces.drawing.traits import Traits
+from components.portraits.canvas import Canvas, Field, blur, clouds, inside, lay, noise, step
+from components.portraits.relief import Lighting, Relief, shoulders
+from components.portraits.traits import Traits
 
 
 def paint_clothes(

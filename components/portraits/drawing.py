@@ -10,9 +10,9 @@ from typing import NamedTuple
 import numpy as np
 
 from components import images
-from components.faces.drawing import backdrop, canvas, features, hair, relief, traits, worn
 from components.faces.landmarks import Landmarks
 from components.keyed_random import generator
+from components.portraits import backdrop, canvas, features, hair, relief, traits, worn
 
 SIZE = 320  # pixels; the aligned square inside is about 260 wide
 

@@ -7,7 +7,7 @@ import math
 import numpy as np
 import numpy.typing as npt
 
-from components.faces.drawing.canvas import (
+from components.portraits.canvas import (
     Canvas,
     Field,
     blur,
@@ -19,8 +19,8 @@ from components.faces.drawing.canvas import (
     step,
     strokes,
 )
-from components.faces.drawing.relief import EYES, Lighting, Relief
-from components.faces.drawing.traits import Colour
+from components.portraits.relief import EYES, Lighting, Relief
+from components.portraits.traits import Colour
 
 MOUTH_AT = 1.05
 
