@@ -142,7 +142,7 @@ def run_one(num_faces: int) -> dict[str, dict[str, float]]:
         pairs = tables.Table.open(params.pairs)
         wanted = features.FeaturesParams.load("features.sd21")
         copies = _build(
-            wanted.restorations, "restore", CopyMaker, {"pairs": pairs}, shards, compute
+            wanted.intermediates, "intermediates", CopyMaker, {"pairs": pairs}, shards, compute
         )
         _build(FEW, "faces", FaceMaker, {}, range(1), compute)
         for name in ("sd21", "dinov3"):
@@ -151,7 +151,7 @@ def run_one(num_faces: int) -> dict[str, dict[str, float]]:
             lambda: features.run(wanted, "features@sd21", compute),
             lambda: features.FeatureMaker(
                 pairs=pairs,
-                restorations=copies,
+                intermediates=copies,
                 weights=share(wanted.weights),
                 encoder=share(wanted.encoder),
                 params=wanted,

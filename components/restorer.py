@@ -10,7 +10,6 @@ A trained folder holds what was trained and names by hash all else that restorin
 B batch, C latent channels, N tokens, H and W of the image or of the latent.
 """
 
-import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -26,6 +25,7 @@ from components import images
 from components.backbones.catalogue import BackboneName, load_backbone
 from components.backbones.protocol import Backbone, LoraParams, StepNoise, Trainable
 from components.encoders.dinov3 import DINOv3
+from components.files import write_json
 from components.fusion.condition import ConditionName, TextCondition, TokenCondition, mean_alpha
 from components.keyed_random import normal
 from components.params import Params
@@ -175,7 +175,7 @@ class Restorer(nn.Module):
             "licences": sorted(set(licences)),
             "lineage": dict(lineage),
         }
-        (folder / RESTORER).write_text(json.dumps(content, indent=2, sort_keys=True) + "\n")
+        write_json(folder / RESTORER, content, sort_keys=True)
         return seal(folder)
 
     def predict(

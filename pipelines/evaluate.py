@@ -11,7 +11,6 @@ cluster, one on a node that has what `compute.evaluate` asks for. Should that be
 `score_shard` needs little but a shard's number.
 """
 
-import json
 import logging
 import sys
 import tempfile
@@ -22,7 +21,7 @@ from typing import Annotated, Any, NamedTuple
 import torch
 from pydantic import Field, NonNegativeInt, PositiveInt
 
-from components import cluster, images, logs
+from components import cluster, files, images, logs
 from components.encoders.identity import find_network
 from components.metrics.catalogue import open_metrics
 from components.params import Compute, Params
@@ -93,7 +92,7 @@ def run(params: EvaluateParams, compute: Compute, backbone: str, condition: str)
     )
     gallery = Gallery.of(name, scored.shown)
     gallery.write(params.galleries / name)
-    _write(params.scores / f"{name}.json", result)
+    files.write_json(params.scores / f"{name}.json", result)
     _track(params.models / name, result, gallery)
     _log_summary(name, result)
 
@@ -172,14 +171,6 @@ def score_shard(
                 "run 'dvc repro'"
             )
         yield from compare(batch)
-
-
-def _write(file: Path, result: dict[str, Any]) -> None:
-    file.parent.mkdir(parents=True, exist_ok=True)
-    partial = file.with_name(f"{file.name}.partial")
-    text = json.dumps(result, indent=1, ensure_ascii=False, allow_nan=False)
-    partial.write_text(text + "\n", encoding="utf-8")
-    partial.replace(file)
 
 
 def _track(model: Path, result: dict[str, Any], gallery: Gallery) -> None:

@@ -1,7 +1,7 @@
 """Stage `features@BACKBONE`: compute once what the frozen networks say about every training pair.
 
 reads   pairs          face_id, variant, split, hq_png, lq_png
-        restorations   the same faces and variants: sr_png
+        intermediates   the same faces and variants: sr_png
         weights        the backbone's autoencoder, DINOv3
 writes  features       face_id, variant, mirrored, hq_png, and float16 tensors: lq_tokens and
                        sr_tokens (N, C), lq_latent and hq_latent (c, h, w); train faces only
@@ -27,7 +27,7 @@ from components.weights.shared import SharedFolder, share
 class FeaturesParams(Params):
     backbone: BackboneName
     pairs: Path
-    restorations: Path
+    intermediates: Path
     weights: Path  # of the backbone
     encoder: Path  # weights of DINOv3
     features: Path
@@ -38,13 +38,13 @@ class FeaturesParams(Params):
 
 
 class FeatureMaker:
-    """Compute the features of one shard of pairs and of the restorations that belong to it."""
+    """Compute the features of one shard of pairs and of the intermediates that belong to it."""
 
     def __init__(
         self,
         *,
         pairs: tables.Table,
-        restorations: tables.Table,
+        intermediates: tables.Table,
         weights: SharedFolder,
         encoder: SharedFolder,
         params: FeaturesParams,
@@ -55,7 +55,7 @@ class FeatureMaker:
         from components.encoders.dinov3 import DINOv3
         from components.weights.store import open_weights
 
-        self._pairs, self._restorations = pairs, restorations
+        self._pairs, self._intermediates = pairs, intermediates
         self._params = params
         self._device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
         self._backbone = load_backbone(params.backbone, open_weights(weights.local()).root)
@@ -67,14 +67,14 @@ class FeatureMaker:
         pairs = self._pairs.read_shard(
             shard, columns=["face_id", "variant", "split", "hq_png", "lq_png"]
         ).filter(pc.field("split") == "train")
-        restorations = self._restorations.read_shard(shard)
+        intermediates = self._intermediates.read_shard(shard)
         for key in ("face_id", "variant"):
-            if not pairs[key].equals(restorations[key]):
+            if not pairs[key].equals(intermediates[key]):
                 raise ValueError(
-                    f"shard {shard}: restorations and pairs differ in {key}: "
-                    "run 'dvc repro restore'"
+                    f"shard {shard}: intermediates and pairs differ in {key}: "
+                    "run 'dvc repro intermediates'"
                 )
-        faces = pairs.append_column("sr_png", restorations["sr_png"])
+        faces = pairs.append_column("sr_png", intermediates["sr_png"])
         batches = faces.to_batches(max_chunksize=self._params.batch_size)
         made = [self._features(batch.to_pylist()) for batch in batches]
         return tables.Made(pa.concat_tables(made) if made else self._no_rows())
@@ -134,7 +134,7 @@ def _column(tensor: Any) -> pa.Array:
 def run(params: FeaturesParams, stage: str, compute: Compute) -> tables.Table:
     """Make the table `features`, one shard for each shard of pairs."""
     pairs = tables.Table.open(params.pairs).shared()
-    restorations = tables.Table.open(params.restorations).shared()
+    intermediates = tables.Table.open(params.intermediates).shared()
     weights, encoder = share(params.weights), share(params.encoder)
     return tables.build(
         params.features,
@@ -142,7 +142,7 @@ def run(params: FeaturesParams, stage: str, compute: Compute) -> tables.Table:
         params=params,
         inputs={
             "pairs": pairs.identity,
-            "restorations": restorations.identity,
+            "intermediates": intermediates.identity,
             "weights": weights.identity,
             "encoder": encoder.identity,
         },
@@ -151,7 +151,7 @@ def run(params: FeaturesParams, stage: str, compute: Compute) -> tables.Table:
         maker=FeatureMaker,
         maker_args={
             "pairs": pairs,
-            "restorations": restorations,
+            "intermediates": intermediates,
             "weights": weights,
             "encoder": encoder,
             "params": params,

@@ -19,7 +19,7 @@ from typing import TYPE_CHECKING, Annotated, Any, NamedTuple
 
 from pydantic import Field
 
-from components import lineage, logs
+from components import files, lineage, logs
 from components.metrics import promotion
 from components.metrics.promotion import Rule, Verdict
 from components.params import Params
@@ -34,7 +34,7 @@ from components.tracking.registry import (
     REPLACED_TAG,
     Registry,
 )
-from components.weights.manifest import RESTORER, Description, Manifest, write_json
+from components.weights.manifest import RESTORER, Description, Manifest
 from components.weights.store import closure
 
 if TYPE_CHECKING:
@@ -76,8 +76,7 @@ def run(params: RegisterParams) -> None:
         if candidate.tags.get(DECIDED_TAG) != candidate.decided:
             _decide(registry, candidate, params.promotion)
             registry.tag(candidate.number, {DECIDED_TAG: candidate.decided})
-    params.out.parent.mkdir(parents=True, exist_ok=True)
-    write_json(params.out, _outcome(registry, candidates))
+    files.write_json(params.out, _outcome(registry, candidates), sort_keys=True)
 
 
 def _registered(registry: Registry, params: RegisterParams, name: str) -> Candidate:

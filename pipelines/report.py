@@ -17,7 +17,7 @@ from typing import Any
 
 import yaml
 
-from components import lineage, logs
+from components import files, lineage, logs
 from components.params import PARAMS_FILE, Params, read
 from components.reporting import comparison
 from components.reporting.charts import Node
@@ -65,8 +65,8 @@ def run(params: ReportParams, *, params_file: Path = PARAMS_FILE, lock: Path = L
         stages=nodes,
         outputs=outputs,
     )
-    _write(params.page, render(report))
-    _write(params.summary, json.dumps(summary, indent=2, allow_nan=False) + "\n")
+    files.write_text(params.page, render(report))
+    files.write_json(params.summary, summary, indent=2)
     log.info("report: %d models, %s", len(results), params.page)
 
 
@@ -146,13 +146,6 @@ def _within(path: str, folder: str) -> bool:
 
 def _yaml(values: Any) -> str:
     return yaml.safe_dump(values, sort_keys=False, allow_unicode=True)
-
-
-def _write(file: Path, text: str) -> None:
-    file.parent.mkdir(parents=True, exist_ok=True)
-    partial = file.with_name(f"{file.name}.partial")
-    partial.write_text(text, encoding="utf-8")
-    partial.replace(file)
 
 
 if __name__ == "__main__":

@@ -192,7 +192,7 @@ def submit(client: "JobSubmissionClient", command: Sequence[str], source: Tree) 
     settings = _settings()
     if ROOT_VARIABLE in settings:
         metadata["root"] = settings[ROOT_VARIABLE]
-    command = ["python", "-m", "pipelines.job", job, *command]
+    command = ["python", "-m", "components.jobs.runner", job, *command]
     with tempfile.TemporaryDirectory() as folder:
         archive = Path(folder) / "tree.zip"
         size = working_tree.pack(source, archive, job)

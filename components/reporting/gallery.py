@@ -20,6 +20,7 @@ from PIL import Image as PillowImage
 from PIL import ImageDraw, ImageFont
 
 from components import images
+from components.files import write_json
 from components.images import Image
 from components.reporting.comparison import Compared, Scores
 
@@ -81,8 +82,7 @@ class Gallery:
                 }
             )
         content = {"model": self.model, "gate_limits": self.limits, "faces": listed}
-        text = json.dumps(content, indent=1, ensure_ascii=False)
-        (partial / _LIST).write_text(text + "\n", encoding="utf-8")
+        write_json(partial / _LIST, content)
         shutil.rmtree(folder, ignore_errors=True)
         partial.rename(folder)
 

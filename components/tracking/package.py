@@ -8,13 +8,13 @@ MLmodel, requirements.txt, … what MLflow asks for
 lineage.json                 where all of this comes from
 """
 
-import json
 from collections.abc import Iterator, Mapping, Sequence
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
 from components import lineage
+from components.files import write_json
 from components.weights.manifest import Description
 
 LINEAGE = "lineage.json"
@@ -51,5 +51,4 @@ def write(target: Path, story: Mapping[str, Any]) -> None:
         # The part behind '+' names a build that not every package index has.
         pip_requirements=[f"{name}=={version(name).partition('+')[0]}" for name in _PACKAGES],
     )
-    text = json.dumps(story, indent=1, ensure_ascii=False)  # stages stay in their order
-    (target / LINEAGE).write_text(text + "\n", encoding="utf-8")
+    write_json(target / LINEAGE, story)

@@ -14,11 +14,12 @@ from functools import partial
 from pathlib import Path, PurePosixPath
 from typing import TYPE_CHECKING, Any, TypeVar
 
+from components.files import write_json
 from components.tracking import client, package
 from components.tracking.outages import LIMIT_S, Server
 from components.tracking.package import LINEAGE, NEEDS, Closure
 from components.tracking.runs import MODEL_PATH
-from components.weights.manifest import DESCRIPTIONS, RESTORER, Description, write_json
+from components.weights.manifest import DESCRIPTIONS, RESTORER, Description
 from components.weights.store import bring, stores
 
 if TYPE_CHECKING:
@@ -95,7 +96,7 @@ class Registry:
         """Store the scores of every test face with a version; they replace older ones."""
         with tempfile.TemporaryDirectory() as folder:
             file = Path(folder) / SCORES
-            write_json(file, scores)
+            write_json(file, scores, sort_keys=True)
             self._transfer(
                 partial(self._client.log_artifact, version.run_id, str(file), MODEL_PATH)
             )

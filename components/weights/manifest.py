@@ -16,6 +16,8 @@ from typing import Any, Literal, Self
 
 from pydantic import BaseModel, ConfigDict, Field, NonNegativeInt, ValidationError, field_validator
 
+from components.files import write_json
+
 MANIFEST = "manifest.json"
 RESTORER = "restorer.json"
 DESCRIPTIONS = (MANIFEST, RESTORER)
@@ -140,7 +142,7 @@ def write_manifest(
         facts=dict(facts or {}),
         files=records,
     )
-    write_json(folder / MANIFEST, manifest.model_dump(mode="json"))
+    write_json(folder / MANIFEST, manifest.model_dump(mode="json"), sort_keys=True)
     return manifest.identity
 
 
@@ -156,7 +158,7 @@ def seal(folder: Path) -> str:
     records = records_of(folder)
     identity = _identity(content, records)
     files = {relative: record.model_dump() for relative, record in records.items()}
-    write_json(file, {**content, "identity": identity, "files": files})
+    write_json(file, {**content, "identity": identity, "files": files}, sort_keys=True)
     return identity
 
 
@@ -208,14 +210,6 @@ def check(root: Path, files: Mapping[str, FileRecord], *, remedy: str) -> None:
                 f"{root / relative} has SHA-256 {found.sha256}, "
                 f"{files[relative].sha256} expected: {remedy}"
             )
-
-
-def write_json(file: Path, content: Mapping[str, Any]) -> None:
-    """Write JSON so that equal content gives equal bytes, and never half of it."""
-    text = json.dumps(content, indent=1, sort_keys=True, ensure_ascii=False) + "\n"
-    partial = file.with_name(file.name + ".partial")
-    partial.write_text(text, encoding="utf-8")
-    partial.replace(file)
 
 
 def _description_file(folder: Path, names: Iterable[str]) -> Path:

@@ -14,7 +14,7 @@ import torch
 
 from components.restorer import Need, Restorer
 from components.weights.store import open_weights
-from pipelines.config import use
+from pipelines.commands.config import use
 from tests.components.test_restorer import trained
 from tests.endpoint import PATIENCE_S, Endpoint, picture
 from tests.pipelines.registered import GIT, NAMES, Project, make_models

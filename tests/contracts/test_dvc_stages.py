@@ -10,7 +10,7 @@ import pytest
 import yaml
 
 from components.lineage import source_hashes
-from pipelines.config import MATRIX_SECTIONS, SECTIONS
+from pipelines.commands.config import MATRIX_SECTIONS, SECTIONS
 
 REPOSITORY = Path(__file__).parents[2]
 STAGES: Mapping[str, Mapping[str, Any]] = {

@@ -9,8 +9,9 @@ import yaml
 from dvc.config import Config
 from dvc.utils.hydra import compose_and_dump
 
+from components import profiles
 from components.params import read
-from pipelines import config
+from pipelines.commands import config
 
 REPOSITORY = Path(__file__).parents[2]
 PROFILES = ["paper-qwen", "paper-sd21", "smoke", "tiny"]
@@ -31,18 +32,18 @@ def in_repository(monkeypatch: pytest.MonkeyPatch) -> None:
 
 @pytest.mark.usefixtures("in_repository")
 def test_these_are_the_profiles() -> None:
-    assert config.profiles() == PROFILES
+    assert profiles.profiles() == PROFILES
 
 
 @pytest.mark.usefixtures("in_repository")
 @pytest.mark.parametrize("profile", PROFILES)
 def test_every_section_of_a_profile_is_valid(profile: str) -> None:
-    config.check(profile)
+    config.check_file(profile)
 
 
 @pytest.mark.usefixtures("in_repository")
 def test_the_committed_parameters_are_the_tiny_profile(tmp_path: Path) -> None:
-    config.use("tiny", file=tmp_path / "params.yaml")
+    profiles.use("tiny", file=tmp_path / "params.yaml")
     assert Path("params.yaml").read_text() == (tmp_path / "params.yaml").read_text()
 
 
@@ -56,7 +57,7 @@ def test_dvc_composes_the_same_parameters(profile: str, tmp_path: Path) -> None:
     overrides = [f"profile={profile}", "faces.size=128"]
     compose_and_dump(file, conf, None, settings["config_name"], str(REPOSITORY), overrides)
     by_dvc = file.read_text()
-    config.use(profile, ["faces.size=128"], file=file)
+    profiles.use(profile, ["faces.size=128"], file=file)
     written = file.read_text()
     assert read(file)["profile"] == profile
     assert written.endswith(by_dvc)
@@ -67,5 +68,5 @@ def test_dvc_composes_the_same_parameters(profile: str, tmp_path: Path) -> None:
 @pytest.mark.parametrize("profile", PROFILES)
 def test_the_base_declares_and_explains_every_key(profile: str) -> None:
     base = yaml.safe_load(Path("conf/base.yaml").read_text())
-    composed = yaml.safe_load(config.compose(profile))
-    assert set(undeclared(base, composed)) == {"restore"}  # see conf/restore
+    composed = yaml.safe_load(profiles.compose(profile))
+    assert set(undeclared(base, composed)) == {"intermediates"}  # see conf/restore

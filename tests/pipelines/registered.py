@@ -12,7 +12,8 @@ from mlflow import MlflowClient
 from components.metrics.promotion import Rule
 from components.reporting import comparison
 from components.reporting.comparison import FaceScores
-from components.tables import MANIFEST, SCHEMA_VERSION, Made, shards
+from components.tables import Made, shards
+from components.tables.table import MANIFEST, SCHEMA_VERSION
 from components.tables.unfinished import Unfinished
 from components.tracking.registry import Registry
 from components.tracking.runs import TrainingRun

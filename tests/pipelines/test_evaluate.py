@@ -14,20 +14,23 @@ import pytest
 import torch
 from safetensors.torch import save_file
 from skimage.data import astronaut
+from typer.testing import CliRunner
 
 from components import images
 from components.degradation import recipe
 from components.degradation.recipe import DegradationParams
 from components.encoders.dinov3 import DINOv3
 from components.params import Compute
+from components.reporting import folder_scores
 from components.reporting.gallery import Gallery
 from components.restorer import Need, Restorer, RestorerSpec
-from components.tables import MANIFEST, SCHEMA_VERSION, Made, shards
+from components.tables import Made, shards
+from components.tables.table import MANIFEST, SCHEMA_VERSION
 from components.tables.unfinished import Unfinished
 from components.tracking import runs
 from components.weights.manifest import write_manifest
 from components.weights.store import open_weights
-from pipelines import evaluate, evaluate_folder
+from pipelines import cli, evaluate
 from pipelines.evaluate import EvaluateParams
 
 SIZE = 32
@@ -296,12 +299,9 @@ def test_the_command_gives_the_stages_scores_also_on_a_machine_without_the_repos
     project.root.rename(away)
     monkeypatch.setenv("HDRFACE_STORE", str(home / "store"))
     try:
-        result = evaluate_folder.run(
-            str(home / "model"), home / "hq", seed=42, json_file=home / "out.json", batch_size=2
-        )
+        result = folder_scores.run(str(home / "model"), home / "hq", seed=42, batch_size=2)
     finally:
         away.rename(project.root)
-    assert json.loads((home / "out.json").read_bytes()) == result
     assert [face["face_id"] for face in result["faces"]] == [face["face_id"] for face in staged]
     for face, same in zip(result["faces"], staged, strict=True):
         for metric in ("psnr", "ssim"):
@@ -312,27 +312,26 @@ def test_the_command_gives_the_stages_scores_also_on_a_machine_without_the_repos
 
 
 @pytest.mark.usefixtures("database")
-def test_a_run_of_mlflow_names_a_model_too(
-    project: Project, capsys: pytest.CaptureFixture[str]
-) -> None:
+def test_a_run_of_mlflow_names_a_model_too(project: Project, tmp_path: Path) -> None:
     run = runs.TrainingRun.begin("0ther", name="x", params={}, tags={})
     run.log_model(project.root / "models" / "sd21-text")
     run.finish()
-    result = evaluate_folder.run(run.id, project.faces, seed=1)
+    words = ["--model", run.id, "--hq", str(project.faces), "--json", str(tmp_path / "out.json")]
+    printed = CliRunner().invoke(cli.app, ["evaluate", *words, "--seed", "1"]).stdout
+    result = json.loads((tmp_path / "out.json").read_bytes())
     assert result["model"]["name"] == "sd21-text"
-    printed = capsys.readouterr().out
     assert "sd21-text on 5 faces" in printed
     assert f"{result['metrics']['psnr']['gain']['mean']:+.3f}" in printed
     assert "not measured: identity_angle: no identity network" in printed
     with pytest.raises(ValueError, match="'n0ne' is no folder here, and no name of MLflow's"):
-        evaluate_folder.run("n0ne", project.faces, seed=1)
+        folder_scores.run("n0ne", project.faces, seed=1)
 
 
 def test_the_seed_and_the_recipe_decide_the_degradation(project: Project) -> None:
     model = str(project.root / "models" / "sd21-text")
     gentle = RECIPE.model_copy(update={"noise": (0, 0), "downsample": (1, 1)})
     runs = [
-        evaluate_folder.run(model, project.faces, seed=seed, recipe=chosen)
+        folder_scores.run(model, project.faces, seed=seed, recipe=chosen)
         for seed, chosen in ((1, None), (1, None), (2, None), (1, gentle))
     ]
     degraded = [run["metrics"]["psnr"]["degraded"]["mean"] for run in runs]
@@ -346,7 +345,7 @@ def test_the_seed_and_the_recipe_decide_the_degradation(project: Project) -> Non
 def test_the_identity_network_is_named(project: Project, shared_dir: Path) -> None:
     network = shared_dir / "weights/mobilefacenet.onnx"
     model = str(project.root / "models" / "sd21-text")
-    result = evaluate_folder.run(model, project.faces, seed=1, identity_network=network)
+    result = folder_scores.run(model, project.faces, seed=1, identity_network=network)
     assert "identity_angle" in result["metrics"]
     named = result["protocol"]["identity_network"]
     assert named == hashlib.sha256(network.read_bytes()).hexdigest()
@@ -357,7 +356,7 @@ def test_what_cannot_be_evaluated_is_said(project: Project, tmp_path: Path) -> N
     (tmp_path / "bad" / "a.png").write_text("no picture")
     model = project.root / "models" / "sd21-text"
     with pytest.raises(ValueError, match=r"no usable face in .*1 pictures were rejected, a\.png:"):
-        evaluate_folder.run(str(model), tmp_path / "bad", seed=1)
+        folder_scores.run(str(model), tmp_path / "bad", seed=1)
     with pytest.raises(ValueError, match="has faces of 48 pixels, the model restores 32"):
         _evaluate(project, "text", pairs=_pairs_of_another_size(tmp_path))
 

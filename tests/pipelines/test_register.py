@@ -19,7 +19,8 @@ from components.tracking.outages import TrackingError
 from components.tracking.registry import Champions
 from components.weights.manifest import Description
 from components.weights.store import closure
-from pipelines import cli, promote
+from pipelines import cli
+from pipelines.commands import promote
 from tests.mlflow_database import KillAfter, Killed
 from tests.pipelines.registered import NAMES, RULE, Project, make_models
 from tests.servers import MlflowServer, s3_environment, s3_server

@@ -15,7 +15,8 @@ from components import images
 from components.reporting import comparison
 from components.reporting.comparison import Compared, FaceScores, Pair
 from components.reporting.gallery import Gallery
-from components.tables import MANIFEST, SCHEMA_VERSION, Made, Rejection, shards
+from components.tables import Made, Rejection, shards
+from components.tables.table import MANIFEST, SCHEMA_VERSION
 from components.tables.unfinished import Unfinished
 from components.weights.manifest import write_manifest
 from pipelines import report

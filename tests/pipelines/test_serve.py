@@ -18,7 +18,7 @@ from components.params import ParamsError
 from components.photographs import photograph
 from components.serving import keys
 from pipelines import serve
-from pipelines.config import use
+from pipelines.commands.config import use
 from tests.components.photographs.test_restoration import SHOWN
 from tests.components.test_restorer import trained
 from tests.end_to_end.checkout import REPOSITORY

@@ -11,9 +11,8 @@ from pathlib import Path
 import pytest
 import yaml
 
-from components.jobs import results
+from components.jobs import results, runner
 from components.storage import Storage, open_storage
-from pipelines import job
 from tests.servers import BUCKET, s3_environment, s3_server
 
 pytestmark = pytest.mark.slow
@@ -266,5 +265,5 @@ def test_a_job_whose_results_are_lost_has_failed(
     monkeypatch.setenv("HDRFACE_ROOT", root.url)
     monkeypatch.chdir(copy_of(checkout, "job"))
     away = f"dvc repro one && rm -r {root.url} && touch {root.url}"
-    assert job.run("job", ["sh", "-c", "exit 5"]) == 5
-    assert job.run("job", ["sh", "-c", away]) == 3
+    assert runner.run("job", ["sh", "-c", "exit 5"]) == 5
+    assert runner.run("job", ["sh", "-c", away]) == 3

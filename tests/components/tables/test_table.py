@@ -15,7 +15,7 @@ import pytest
 
 from components import lineage, tables
 from components.params import Compute
-from components.tables import Made, Rejection, Table, shards
+from components.tables import Made, Rejection, Table, building, shards
 from components.tables.making import ShardError
 from tests.components.tables import slow_stage
 from tests.components.tables.slow_stage import NUM_SHARDS, SlowMaker, SlowParams
@@ -287,4 +287,4 @@ def test_shards_that_differ_in_their_columns_are_refused():
     ]
 
     with pytest.raises(ValueError, match=r"mixed: second.parquet has columns .*int64"):
-        tables._contents("mixed", notes)
+        building._contents("mixed", notes)

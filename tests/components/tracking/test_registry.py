@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 
 from components.tracking.registry import Champions, Registry, find
-from pipelines import promote
+from pipelines.commands import promote
 from tests.mlflow_database import KillAfter, Killed
 
 

@@ -2,7 +2,7 @@
 
 import pytest
 
-from pipelines.results import failures, print_table
+from pipelines.commands.results import failures, print_table
 
 
 def summary(**gains: tuple[float | None, float | None]) -> dict[str, dict[str, dict[str, object]]]:

@@ -8,7 +8,7 @@ import torch
 from safetensors.torch import save_file
 
 from components.weights.manifest import seal, write_manifest
-from pipelines.inspect import contents, run
+from pipelines.commands.inspect import contents, run
 
 
 @pytest.fixture(autouse=True)

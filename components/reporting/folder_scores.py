@@ -1,15 +1,13 @@
-"""The command `hdrface evaluate`: degrade a folder of faces, restore them, score the model.
+"""Score a model on a folder of faces: degrade them, restore them, compare.
 
 It needs nothing but the trained folder, what that names by hash, and the faces: the degradation is
 the one that the model was trained with, as its lineage says. For the same faces, seed and recipe
 the scores are those of the stage `evaluate`.
 """
 
-import json
 import logging
-import sys
 import tempfile
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -22,9 +20,9 @@ from components.encoders.identity import find_network
 from components.faces import landmarks
 from components.faces.cutter import Face, FaceCutter
 from components.faces.source import UnreadableError, open_source
-from components.metrics.catalogue import CATALOGUE, open_metrics
+from components.metrics.catalogue import open_metrics
 from components.reporting import comparison
-from components.reporting.comparison import GAIN, ROLES, Comparison, FaceScores, Pair
+from components.reporting.comparison import Comparison, FaceScores, Pair
 from components.restorer import Restorer
 from components.tracking.trained_models import TrainedModel, locate
 from components.weights.manifest import RESTORER, Description, sha256_of
@@ -48,13 +46,12 @@ def run(
     hq: Path,
     *,
     seed: int,
-    json_file: Path | None = None,
     recipe: DegradationParams | None = None,
     metrics: Sequence[str] = METRICS,
     identity_network: Path | None = None,
     batch_size: int = BATCH_SIZE,
 ) -> dict[str, Any]:
-    """Score a trained model on a folder of faces; print a table and write the numbers as JSON.
+    """Score a trained model on a folder of faces, and return the content of a metrics file.
 
     Square pictures are taken as FFHQ-aligned faces; those that a `landmarks.csv` in the folder
     names are aligned first. `recipe` replaces the degradation that the model was trained with.
@@ -63,7 +60,7 @@ def run(
     """
     with tempfile.TemporaryDirectory() as downloads:
         found = locate(model, Path(downloads))
-        result = _evaluate(
+        return _evaluate(
             found,
             hq,
             seed=seed,
@@ -72,11 +69,6 @@ def run(
             identity_network=identity_network,
             batch_size=batch_size,
         )
-    if json_file is not None:
-        text = json.dumps(result, indent=1, ensure_ascii=False, allow_nan=False)
-        json_file.write_text(text + "\n", encoding="utf-8")
-    _print(result)
-    return result
 
 
 def recipe_of(folder: Path) -> DegradationParams:
@@ -169,38 +161,3 @@ def _faces(folder: Path, size: int, rejected: list[Rejected]) -> Iterator[Face]:
         cut = cutters[bool(points)].cut(picture.name, data, points)
         rejected += [Rejected(picture.name, reason) for reason in cut.reasons]
         yield from cut.faces
-
-
-def _print(result: Mapping[str, Any]) -> None:
-    """Print the scores on stdout, with what was not measured and not used."""
-    from rich import box
-    from rich.console import Console
-    from rich.table import Table
-
-    model, protocol = result["model"], result["protocol"]
-    num_faces = len(result["faces"])
-    table = Table(
-        box=box.SIMPLE_HEAD,
-        title=f"{model['name']} on {num_faces} faces of {protocol['faces']}, "
-        f"{protocol['size']} x {protocol['size']}, seed {protocol['degradation_seed']}",
-        title_justify="left",
-    )
-    table.add_column("metric")
-    for role in (*ROLES, GAIN, "95 % of the gain"):
-        table.add_column(role, justify="right")
-    for name, metric in result["metrics"].items():
-        entry, gain = CATALOGUE[name], metric[GAIN]
-        low, high = gain["low"], gain["high"]
-        table.add_row(
-            f"{entry.title} ({entry.direction} is better)",
-            *(f"{metric[role]['mean']:.3f}" if role in metric else "–" for role in ROLES),
-            f"{gain['mean']:+.3f}",
-            "–" if low is None else f"{low:+.3f} … {high:+.3f}",
-        )
-    # A log has no width of its own; 80 columns would cut the table.
-    console = Console(width=None if sys.stdout.isatty() else 120, soft_wrap=True)
-    console.print(table)
-    for name, reason in result["unavailable"].items():
-        console.print(f"not measured: {name}: {reason}", highlight=False, markup=False)
-    for one in result["rejected"]:
-        console.print(f"rejected: {one['id']}: {one['reason']}", highlight=False, markup=False)

@@ -1,20 +1,37 @@
-"""The results of the last run: the table that `make demo` ends with, and the gate of CI.
+"""`hdrface results`: the table that `make demo` ends with, and the gate of CI.
 
 reads   metrics/summary.json    model -> metric -> degraded, intermediate, restored, gain, each with
                                 mean, low, high (95 % bootstrap interval) and n (faces)
 """
 
 import json
-import sys
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any
+
+import typer
+
+from components import console
 
 SUMMARY = Path("metrics/summary.json")
 PAGE = Path("reports/index.html")
 _STEPS = ("degraded", "intermediate", "restored", "gain")
 
 Summary = Mapping[str, Mapping[str, Mapping[str, Any]]]
+
+
+def results(
+    gate: Annotated[
+        bool,
+        typer.Option("--gate", help="Fail unless every model restores better than it was given."),
+    ] = False,
+) -> None:
+    """Print the table of results and where the report lies."""
+    summary = load()
+    print_table(summary)
+    if gate and (failed := failures(summary)):
+        typer.echo("\n".join(failed), err=True)
+        raise typer.Exit(1)
 
 
 def load(file: Path = SUMMARY) -> Summary:
@@ -31,7 +48,6 @@ def load(file: Path = SUMMARY) -> Summary:
 def print_table(summary: Summary, page: Path = PAGE) -> None:
     """Print every model's scores on stdout, a row a metric, and where the report lies."""
     from rich import box
-    from rich.console import Console
     from rich.table import Table
 
     table = Table(box=box.SIMPLE_HEAD)
@@ -49,11 +65,10 @@ def print_table(summary: Summary, page: Path = PAGE) -> None:
             means = [_mean(scores, step) for step in _STEPS]
             table.add_row(model, name, *means, between, faces)
         table.add_section()
-    # A log has no width of its own; 80 columns would cut the table.
-    console = Console(width=None if sys.stdout.isatty() else 120)
-    console.print(table)
+    out = console.stdout(soft_wrap=False)
+    out.print(table)
     if page.exists():
-        console.print(f"The report: {page.resolve().as_uri()}", soft_wrap=True)
+        out.print(f"The report: {page.resolve().as_uri()}", soft_wrap=True)
 
 
 def failures(summary: Summary) -> list[str]:

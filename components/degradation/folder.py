@@ -1,4 +1,4 @@
-"""The command `hdrface degrade IN OUT`: LQ twins of the pictures of a folder, as PNG files.
+"""Degrade the pictures of a folder: LQ twins as PNG files in another folder.
 
 For a look at a recipe, or for a test set that other programs read. A picture is degraded at its own
 size, as it is: nothing is detected or aligned. A twin has the picture's path with `.png` for its

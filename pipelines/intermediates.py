@@ -1,8 +1,8 @@
-"""Stage `restore@BACKBONE`: cache the first restorations that a backbone will be conditioned on.
+"""Stage `intermediates@BACKBONE`: cache what a backbone will be conditioned on.
 
 reads   pairs          face_id, variant, split, lq_png
         the model      the other backbone's plain restorer (METHOD, section 5)
-writes  restorations   face_id, variant, sr_png: bytes; train faces only, since a test face is
+writes  intermediates   face_id, variant, sr_png: bytes; train faces only, since a test face is
                        restored live, by the whole restorer
 """
 
@@ -21,15 +21,15 @@ from components.weights.shared import SharedFolder, share
 SCHEMA = pa.schema([("face_id", pa.string()), ("variant", pa.int32()), ("sr_png", pa.binary())])
 
 
-class RestoreParams(Params):
+class IntermediatesParams(Params):
     pairs: Path
     model: Path
-    restorations: Path
+    intermediates: Path
     # Not under `compute`: the last bits of a network's output depend on what shares a batch.
     batch_size: PositiveInt
 
 
-class RestorationMaker:
+class IntermediateMaker:
     """Restore the train faces of one shard of the table `pairs`."""
 
     def __init__(self, *, pairs: tables.Table, model: SharedFolder, batch_size: int) -> None:
@@ -67,17 +67,17 @@ class RestorationMaker:
         ]
 
 
-def run(params: RestoreParams, stage: str, compute: Compute) -> tables.Table:
-    """Make the table `restorations`, one shard for each shard of pairs."""
+def run(params: IntermediatesParams, stage: str, compute: Compute) -> tables.Table:
+    """Make the table `intermediates`, one shard for each shard of pairs."""
     pairs, model = tables.Table.open(params.pairs).shared(), share(params.model)
     return tables.build(
-        params.restorations,
+        params.intermediates,
         stage=stage,
         params=params,
         inputs={"pairs": pairs.identity, "model": model.identity},
-        module="pipelines.restore",
+        module="pipelines.intermediates",
         work=range(len(pairs.shards)),
-        maker=RestorationMaker,
+        maker=IntermediateMaker,
         maker_args={"pairs": pairs, "model": model, "batch_size": params.batch_size},
         compute=compute,
     )
@@ -85,11 +85,11 @@ def run(params: RestoreParams, stage: str, compute: Compute) -> tables.Table:
 
 if __name__ == "__main__":
     logs.configure()
-    parser = argparse.ArgumentParser(prog="python -m pipelines.restore")
+    parser = argparse.ArgumentParser(prog="python -m pipelines.intermediates")
     parser.add_argument("backbone", help="the backbone that will be conditioned: sd21 or qwen")
     backbone: str = parser.parse_args().backbone
     run(
-        RestoreParams.load(f"restore.{backbone}"),
-        f"restore@{backbone}",
-        Compute.load_compute("restore"),
+        IntermediatesParams.load(f"intermediates.{backbone}"),
+        f"intermediates@{backbone}",
+        Compute.load_compute("intermediates"),
     )

@@ -1,4 +1,4 @@
-"""Stage `restorer@BACKBONE`: train the plain one-step restorer of a backbone (METHOD 5).
+"""Stage `plain@BACKBONE`: train the plain one-step restorer of a backbone (METHOD 5).
 
 It sees the degraded face and one fixed text condition. It is the intermediate restorer of the other
 backbone, and the row `text` of the comparison (METHOD 2, ablation).
@@ -35,7 +35,7 @@ from components.weights.shared import share, share_file
 from components.weights.store import open_weights
 
 
-class RestorerParams(Params):
+class PlainParams(Params):
     """One backbone's plain restorer."""
 
     pairs: Path
@@ -54,7 +54,7 @@ class RestorerParams(Params):
     seed: int  # of the restorer's noise
 
 
-def run(backbone: BackboneName, params: RestorerParams, compute: Compute) -> None:
+def run(backbone: BackboneName, params: PlainParams, compute: Compute) -> None:
     """Train and write `models/BACKBONE-text`. Raises: what `training_run.run` says."""
     training, restorer = plan(backbone, params)
     training_run.run(
@@ -77,7 +77,7 @@ def run(backbone: BackboneName, params: RestorerParams, compute: Compute) -> Non
 
 
 def plan(
-    backbone: BackboneName, params: RestorerParams
+    backbone: BackboneName, params: PlainParams
 ) -> tuple[training_run.Training, RestorerTraining]:
     """Say what the training is made from and what it builds; nothing is written.
 
@@ -87,8 +87,8 @@ def plan(
     weights = open_weights(params.weights)
     hint = os.path.relpath(params.weights, _out(backbone, params))
     training = training_run.Training(
-        stage=f"restorer@{backbone}",
-        module="pipelines.restorer",
+        stage=f"plain@{backbone}",
+        module="pipelines.plain",
         params=params.model_dump(
             mode="json", exclude={"pairs", "weights", "models", "workers", "elastic_batch"}
         ),
@@ -159,7 +159,7 @@ def work(config: dict[str, Any], seat: Seat) -> None:
     )
 
 
-def _out(backbone: BackboneName, params: RestorerParams) -> Path:
+def _out(backbone: BackboneName, params: PlainParams) -> Path:
     return params.models / f"{backbone}-text"
 
 
@@ -182,15 +182,15 @@ def _size(pairs: Table) -> int:
 
 def main() -> None:
     logs.configure()
-    parser = argparse.ArgumentParser(prog="python -m pipelines.restorer")
-    parser.add_argument("backbone", help="sd21 or qwen: a section below 'restorer' in params.yaml")
+    parser = argparse.ArgumentParser(prog="python -m pipelines.plain")
+    parser.add_argument("backbone", help="sd21 or qwen: a section below 'plain' in params.yaml")
     backbone: str = parser.parse_args().backbone
-    params = RestorerParams.load(f"restorer.{backbone}")
-    run(cast("BackboneName", backbone), params, Compute.load_compute("restorer"))
+    params = PlainParams.load(f"plain.{backbone}")
+    run(cast("BackboneName", backbone), params, Compute.load_compute("plain"))
 
 
 if __name__ == "__main__":
     # By its name: Ray's workers look `work` up in its module, and have another `__main__`.
-    from pipelines import restorer
+    from pipelines import plain
 
-    restorer.main()
+    plain.main()

@@ -1,4 +1,4 @@
-"""The command `hdrface restore INPUT... -o OUT`: restore the faces of photographs and videos.
+"""Restore the faces of many photographs and videos into a folder.
 
 OUT gets a file for each input under its own name, and `results.jsonl`, a line an input: what it
 is, what became of it, and of each of its faces.
@@ -6,19 +6,17 @@ is, what became of it, and of each of its faces.
 
 import json
 import logging
-import sys
 import tempfile
 import time
-from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Annotated, Any, Literal, TypeVar
+from typing import Annotated, Any, Literal
 
 import torch
-from pydantic import Field, ValidationError
+from pydantic import Field
 
-from components import logs
+from components import files, logs
 from components.faces.cutter import MIN_SCORE
 from components.faces.detect import open_detector
 from components.faces.source import MAX_BYTES
@@ -45,7 +43,6 @@ log = logging.getLogger(__name__)
 RESULTS = "results.jsonl"
 # Of photographs that wait, decoded, until their faces fill a batch.
 MAX_WAITING_PIXELS = 50_000_000
-Section = TypeVar("Section", bound=Params)
 Status = Literal["restored", "unchanged", "skipped", "failed"]
 
 
@@ -83,8 +80,8 @@ class Result:
 
 def run(
     inputs: Sequence[str], output: Output, tools: Tools, options: RestoreOptions
-) -> list[Result]:
-    """Restore photographs into a folder; print a table and write `results.jsonl`.
+) -> tuple[list[Result], int]:
+    """Restore photographs into a folder, and write `results.jsonl` there.
 
     Args:
         inputs: files, folders (with what is below them) and patterns.
@@ -92,7 +89,8 @@ def run(
         tools: the model and what else it takes.
         options: what is asked for.
 
-    Returns: a result for each input; one that cannot be used fails and stops no other.
+    Returns: a result for each input, and the size of the model's faces in pixels. An input that
+    cannot be used fails and stops no other.
 
     Raises: ValueError if there is no such input or model, two inputs would be written to one file
         or one over itself, or the options ask for what the tools cannot do.
@@ -120,21 +118,7 @@ def run(
             lines.write(json.dumps(asdict(result), ensure_ascii=False) + "\n")
             lines.flush()
             progress.advance()
-    print_table(done, restorer.restorer.size)
-    return done
-
-
-def checked(section: type[Section], **values: object) -> Section:
-    """Give parameters from a command line. Raises: ValueError naming each wrong option."""
-    try:
-        return section.model_validate(values)
-    except ValidationError as error:
-        wrong = [
-            f"--{str(one['loc'][0]).replace('_', '-')} {one['input']}: "
-            f"{one['msg'].removeprefix('Value error, ')}"
-            for one in error.errors(include_url=False)
-        ]
-        raise ValueError("; ".join(wrong)) from error
+    return done, restorer.restorer.size
 
 
 def open_tools(tools: Tools, downloads: Path) -> PhotographRestorer:
@@ -237,17 +221,12 @@ def _restore_video(job: Job, restorer: PhotographRestorer, options: RestoreOptio
 
 def _write(one: _Waiting, restored: Restored, quality: int) -> Result:
     job = one.job
-    partial = job.target.with_name(f".{job.target.name}.partial")
     try:
         assert job.format is not None
         encoded = photograph.encode(restored.photograph, format=job.format, quality=quality)
-        job.target.parent.mkdir(parents=True, exist_ok=True)
-        partial.write_bytes(encoded)
-        partial.replace(job.target)
+        files.write_bytes(job.target, encoded)
     except (OSError, ValueError) as error:
         return _failed(job, error)
-    finally:
-        partial.unlink(missing_ok=True)
     return _done(job, restored.record, one.began)
 
 
@@ -284,43 +263,3 @@ def _read(file: Path) -> bytes:
     if (size := file.stat().st_size) > MAX_BYTES:
         raise ValueError(f"too large: {size:,} bytes, at most {MAX_BYTES:,}")
     return file.read_bytes()
-
-
-def print_table(results: Sequence[Result], model_size: int) -> None:
-    """Print what became of each input on stdout."""
-    from rich import box
-    from rich.console import Console
-    from rich.table import Table
-
-    statuses = Counter(result.status for result in results)
-    told = ", ".join(f"{count} {status}" for status, count in statuses.items())
-    table = Table(
-        box=box.SIMPLE_HEAD,
-        title=f"{len(results)} files: {told}; faces restored at {model_size} x {model_size}",
-        title_justify="left",
-    )
-    table.add_column("file", overflow="fold")
-    for column in ("faces", "restored", "flagged", "largest angle"):
-        table.add_column(column, justify="right")
-    table.add_column("what became of it", overflow="fold")
-    for result in results:
-        table.add_row(result.input, *_counts(result.record), _told(result))
-    # A log has no width of its own; 80 columns would cut the table.
-    Console(width=None if sys.stdout.isatty() else 120, soft_wrap=True, markup=False).print(table)
-
-
-def _counts(record: Mapping[str, Any] | None) -> list[str]:
-    if record is None:
-        return ["–"] * 4
-    faces = record["tracks"] if "tracks" in record else record["faces"]
-    angles = [face["angle"] for face in faces if face["angle"] is not None]
-    return [
-        str(len(faces)),
-        str(record["num_restored"]),
-        str(sum(face["flagged"] for face in faces)),
-        f"{max(angles):.1f}°" if angles else "–",
-    ]
-
-
-def _told(result: Result) -> str:
-    return f"{result.status}: {result.reason}" if result.reason else str(result.output)

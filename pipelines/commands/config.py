@@ -1,20 +1,20 @@
-"""Compose `params.yaml` from the profiles in `conf/`, and check it before anything runs.
+"""`hdrface config`: compose `params.yaml` from a profile, and check it before anything runs."""
 
-`hdrface config use PROFILE` and `dvc exp run -S profile=PROFILE` compose the same file: both let
-Hydra merge `conf/base.yaml` (every key there is) with `conf/profile/PROFILE.yaml` (its values).
-"""
-
-import re
+import sys
 from collections.abc import Iterator, Mapping, Sequence
 from importlib import import_module
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any
 
+import typer
 import yaml
 
+from components import profiles
 from components.params import PARAMS_FILE, Compute, Params, ParamsError, read
+from components.profiles import CONF
+from pipelines.commands.arguments import group
 
-CONF = Path("conf")
+app = group("Compose params.yaml from a profile, or check it.")
 
 # Which class checks which section. Named, not imported: some modules need seconds to import.
 SECTIONS = {
@@ -30,12 +30,12 @@ SECTIONS = {
 # that matrix (lists of names).
 MATRIX_SECTIONS = {
     "weights": (("networks",), "pipelines.weights:WeightsParams"),
-    "restorer": (("backbones",), "pipelines.restorer:RestorerParams"),
-    "restore": ((), "pipelines.restore:RestoreParams"),
+    "plain": (("backbones",), "pipelines.plain:PlainParams"),
+    "intermediates": ((), "pipelines.intermediates:IntermediatesParams"),
     "features": ((), "pipelines.features:FeaturesParams"),
     "train": (("backbones", "conditions"), "pipelines.train:TrainParams"),
 }
-COMPUTE_STAGES = ("faces", "degrade", "restorer", "restore", "features", "train", "evaluate")
+COMPUTE_STAGES = ("faces", "degrade", "plain", "intermediates", "features", "train", "evaluate")
 
 # What one stage reads and another one writes, or both must know: the two keys have one value.
 # B stands for each backbone that is conditioned.
@@ -47,9 +47,9 @@ _SAME = (
     ("report.models", "evaluate.models"),
     ("register.models", "evaluate.models"),
     ("register.scores", "evaluate.scores"),
-    ("restore.B.pairs", "degrade.pairs"),
+    ("intermediates.B.pairs", "degrade.pairs"),
     ("features.B.pairs", "degrade.pairs"),
-    ("features.B.restorations", "restore.B.restorations"),
+    ("features.B.intermediates", "intermediates.B.intermediates"),
     ("features.B.weights", "weights.B.out"),
     ("features.B.encoder", "weights.dinov3.out"),
     ("train.B.pairs", "degrade.pairs"),
@@ -57,60 +57,34 @@ _SAME = (
     ("train.B.weights", "features.B.weights"),
     ("train.B.encoder", "features.B.encoder"),
     ("train.B.encoder_size", "features.B.encoder_size"),
-    ("train.B.intermediate", "restore.B.model"),
+    ("train.B.intermediate", "intermediates.B.model"),
     ("train.B.models", "evaluate.models"),
 )
 
 
-def profiles(conf: Path = CONF) -> list[str]:
-    """Return the names of all profiles. Raises: ValueError if there is no `conf/` here."""
-    found = sorted(path.stem for path in (conf / "profile").glob("*.yaml"))
-    if not found:
-        raise ValueError(f"{conf / 'profile'} has no profiles: run this in the project's folder")
-    return found
-
-
-def compose(profile: str, overrides: Sequence[str] = (), conf: Path = CONF) -> str:
-    """Return the YAML text of one profile with `key=value` overrides in Hydra's grammar.
-
-    A value that Hydra's grammar cannot read (a path with umlauts or quotes) is taken as it stands.
-
-    Raises: ValueError for an unknown profile or key.
-    """
-    from hydra import compose as hydra_compose
-    from hydra import initialize_config_dir
-    from hydra.errors import HydraException
-    from omegaconf import OmegaConf
-    from omegaconf.errors import OmegaConfBaseException
-
-    if profile not in (known := profiles(conf)):
-        raise ValueError(f"no profile '{profile}' in {conf}: choose from {', '.join(known)}")
-    quoted = [_quoted(override) for override in overrides]
-    # The same version_base and the same writer as DVC's own composition.
-    with initialize_config_dir(str(conf.resolve()), version_base=None):
-        try:
-            config = hydra_compose("config", overrides=[f"profile={profile}", *quoted])
-            OmegaConf.resolve(config)
-        except (HydraException, OmegaConfBaseException) as error:
-            raise ValueError(" ".join(str(error).split())) from error
-    return OmegaConf.to_yaml(config)
-
-
+@app.command("use")
 def use(
-    profile: str, overrides: Sequence[str] = (), *, file: Path = PARAMS_FILE, conf: Path = CONF
+    profile: Annotated[str, typer.Argument(metavar="PROFILE", help="A file in conf/profile.")],
+    overrides: Annotated[
+        list[str] | None, typer.Argument(metavar="KEY=VALUE", help="In Hydra's grammar.")
+    ] = None,
 ) -> None:
-    """Write `params.yaml` from a profile; it is whole or untouched."""
-    text = compose(profile, overrides, conf)
-    header = (
-        f"# Composed from {conf.name}/ by 'hdrface config use {profile}', and written over by the\n"
-        "# next one or by 'dvc exp run'. What each key means stands in conf/base.yaml.\n"
-    )
-    beside = file.with_name(f"{file.name}.new")
-    beside.write_text(header + text, encoding="utf-8")
-    beside.replace(file)
+    """Write params.yaml from a profile, with single values changed."""
+    profiles.use(profile, overrides or ())
 
 
-def check(profile: str | None = None, *, file: Path = PARAMS_FILE, conf: Path = CONF) -> None:
+@app.command("check")
+def check(
+    profile: Annotated[
+        str | None, typer.Option(help="A profile of conf/ instead of params.yaml.")
+    ] = None,
+) -> None:
+    """Check every section; name every bad key with its value."""
+    check_file(profile)
+    print("all parameters are valid", file=sys.stderr)
+
+
+def check_file(profile: str | None = None, *, file: Path = PARAMS_FILE, conf: Path = CONF) -> None:
     """Check every section of `params.yaml`, or of a profile, and what sections must agree on.
 
     Raises: ParamsError naming every bad key at once.
@@ -118,7 +92,9 @@ def check(profile: str | None = None, *, file: Path = PARAMS_FILE, conf: Path = 
     if profile is None:
         check_values(read(file), file)
     else:
-        check_values(yaml.safe_load(compose(profile, conf=conf)), conf / f"profile/{profile}.yaml")
+        check_values(
+            yaml.safe_load(profiles.compose(profile, conf=conf)), conf / f"profile/{profile}.yaml"
+        )
 
 
 def check_values(values: Mapping[str, Any], file: Path) -> None:
@@ -126,27 +102,6 @@ def check_values(values: Mapping[str, Any], file: Path) -> None:
     problems = [*_section_problems(values, file), *_disagreements(values)]
     if problems:
         raise ParamsError(file, problems)
-
-
-def _quoted(override: str) -> str:
-    """Quote a value that Hydra's grammar refuses, takes for a sweep, or reads as another text."""
-    from hydra.core.override_parser.overrides_parser import OverridesParser
-    from hydra.core.override_parser.types import QuotedString
-    from hydra.errors import HydraException
-
-    key, equals, value = override.partition("=")
-    if not equals or not re.fullmatch(r"\+{0,2}[\w.@/-]+", key):
-        raise ValueError(f"'{override}' is not of the form key=value")
-    try:
-        parsed = OverridesParser.create().parse_override(override)
-        is_typed = isinstance(parsed._value, QuotedString) or not isinstance(parsed.value(), str)
-        if not parsed.is_sweep_override() and (is_typed or parsed.value() == value):
-            return override
-    except HydraException:
-        pass
-    # Inside quotes, a run of backslashes is halved where a quote follows, and nowhere else.
-    escaped = re.sub(r"(\\*)('|$)", lambda run: 2 * run[1] + run[2].replace("'", r"\'"), value)
-    return f"{key}='{escaped}'"
 
 
 def _section_problems(values: Mapping[str, Any], file: Path) -> Iterator[str]:
@@ -208,7 +163,7 @@ def _disagreements(values: Mapping[str, Any]) -> Iterator[str]:
         yield f"register.candidates = {candidates}: the stage evaluate scores {sorted(scored)}"
     yield from _unmeasured(values)
     networks = _names(values, "weights.networks")
-    needed = [*trained, *_names(values, "restorer.backbones"), "dinov3"]
+    needed = [*trained, *_names(values, "plain.backbones"), "dinov3"]
     if missing := sorted(set(needed) - set(networks)):
         yield f"weights.networks = {networks}: {', '.join(missing)} is needed too"
 
@@ -226,16 +181,18 @@ def _unmeasured(values: Mapping[str, Any]) -> Iterator[str]:
 
 def _unmade_models(values: Mapping[str, Any]) -> Iterator[str]:
     """Name the trained folders that a stage reads and none makes."""
-    trained, plain = _names(values, "train.backbones"), _names(values, "restorer.backbones")
-    if set(trained) != (there := set(_mapping(values, "restore"))):
-        yield f"restore has sections {sorted(there)}: it needs those of train.backbones, {trained}"
-    made = {f"{_at(values, f'restorer.{backbone}.models')}/{backbone}-text" for backbone in plain}
+    trained, plain = _names(values, "train.backbones"), _names(values, "plain.backbones")
+    if set(trained) != (there := set(_mapping(values, "intermediates"))):
+        found = sorted(there)
+        yield f"intermediates has sections {found}: it needs those of train.backbones, {trained}"
+    made = {f"{_at(values, f'plain.{backbone}.models')}/{backbone}-text" for backbone in plain}
     for backbone in trained:
-        if (model := _at(values, f"restore.{backbone}.model")) not in made:
-            yield f"restore.{backbone}.model = {model!r}: the stage restorer makes {sorted(made)}"
+        key = f"intermediates.{backbone}.model"
+        if (model := _at(values, key)) not in made:
+            yield f"{key} = {model!r}: the stage plain makes {sorted(made)}"
     for condition in _names(values, "evaluate.conditions"):
         if condition == "text" and (missing := sorted(set(trained) - set(plain))):
-            yield f"evaluate.conditions = 'text': restorer.backbones lacks {', '.join(missing)}"
+            yield f"evaluate.conditions = 'text': plain.backbones lacks {', '.join(missing)}"
         elif condition not in ("text", *_names(values, "train.conditions")):
             yield f"evaluate.conditions = {condition!r}: train.conditions does not train it"
 

@@ -1,7 +1,7 @@
-"""Commands `promote` and `rollback`: make a version the champion by hand.
+"""Make a version the champion by hand, against the rule or back to an earlier one.
 
-The version that is replaced so becomes the champion again by hand alone: the stage `register` must
-not undo what a person decided.
+The version that is replaced so becomes the champion again only by `hdrface promote`: the stage
+`register` must not undo what a person decided.
 """
 
 from components.tracking.registry import REASON_TAG, REPLACED_TAG, Registry, find

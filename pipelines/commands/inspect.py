@@ -1,30 +1,34 @@
-"""Command `inspect`: what a folder of networks contains, by its own description and by its files.
+"""`hdrface inspect`: what a folder of networks contains, by its own description and by its files.
 
 A trained folder: backbone, condition, sizes, parameters, where it comes from, licences, and whether
 what it names by identity is on this machine. A folder of weights: origin, licence, files, facts.
 """
 
 import json
-import sys
 from collections import Counter
 from collections.abc import Iterator, Mapping
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any
 
+import typer
+
+from components import console
 from components.weights.manifest import RESTORER, Description
 from components.weights.store import find_need, open_model, open_weights
 
 _SHOWN_APART = ("needs", "licences", "lineage", "files", "identity", "format", "facts", "licence")
 
 
-def run(folder: Path, as_json: bool = False) -> None:
-    """Print what `folder` contains, as tables or as JSON.
-
-    Raises: FileNotFoundError or ValueError if it is neither a trained folder nor one of weights.
-    """
+def inspect(
+    folder: Annotated[
+        Path, typer.Argument(metavar="DIR", help="A trained folder, or one of pretrained weights.")
+    ],
+    as_json: Annotated[bool, typer.Option("--json", help="Print JSON instead of tables.")] = False,
+) -> None:
+    """Say what a trained folder contains: backbone, condition, sizes, lineage, licences."""
     found = contents(folder)
     if as_json:
-        sys.stdout.write(json.dumps(found, indent=2, ensure_ascii=False) + "\n")
+        typer.echo(json.dumps(found, indent=2, ensure_ascii=False))
     else:
         _print(found)
 
@@ -95,11 +99,10 @@ def _needs(folder: Path, description: Description, above: str = "") -> Iterator[
 
 
 def _print(found: Mapping[str, Any]) -> None:
-    from rich.console import Console
     from rich.markup import escape
     from rich.table import Table
 
-    console = Console(highlight=False)
+    out = console.stdout(highlight=False)
     summary = Table(
         title=escape(f"{found['what']}: {found['folder']}"), show_header=False, title_justify="left"
     )
@@ -107,7 +110,7 @@ def _print(found: Mapping[str, Any]) -> None:
     summary.add_column(overflow="fold")
     for key, value in _summary_rows(found):
         summary.add_row(key, escape(value))
-    console.print(summary)
+    out.print(summary)
     if found["needs"]:
         needs = Table(title="named by identity", title_justify="left")
         for column in ("role", "name", "identity", "found"):
@@ -115,10 +118,10 @@ def _print(found: Mapping[str, Any]) -> None:
         for need in found["needs"]:
             place = escape(need["found"] or "") or "[bold red]not found[/]"
             needs.add_row(need["role"], need["name"], need["identity"][:12], place)
-        console.print(needs)
+        out.print(needs)
     for need in found["needs"]:
         if need["found"] is None:
-            console.print(need["why"], style="red", markup=False)
+            out.print(need["why"], style="red", markup=False)
 
 
 def _summary_rows(found: Mapping[str, Any]) -> Iterator[tuple[str, str]]:

@@ -1,23 +1,21 @@
-"""Command `lineage`: from a registered model back to the data that taught it.
+"""`hdrface lineage`: from a registered model back to the data that taught it.
 
 version -> MLflow run -> git commit -> every input of every stage, with DVC's hash -> tables, their
 rows and where the pictures came from; and the licences of the weights that the model stands on.
 """
 
-import sys
 from collections.abc import Iterator, Mapping
 from typing import Any
 
-from components import lineage
+from components import console
+from components.lineage import inputs_of, is_source
 from components.tracking.registry import CHALLENGER, CHAMPION, REASON_TAG, find
+from pipelines.commands.arguments import Registered
 
 
-def run(reference: str) -> None:
-    """Print the lineage of NAME/VERSION or NAME@ALIAS.
-
-    Raises: ValueError if there is no such version, or it was not made by the stage `register`.
-    """
-    registry, version = find(reference)
+def lineage(model: Registered) -> None:
+    """Trace a registered version back: run, commit, inputs with hashes, faces, licences."""
+    registry, version = find(model)
     story = registry.story(version)
     if story is None:
         raise ValueError(
@@ -62,7 +60,6 @@ def _source(stages: Mapping[str, Any]) -> str:
 
 def _print(facts: Mapping[str, str], stages: Mapping[str, Any]) -> None:
     from rich import box
-    from rich.console import Console
     from rich.markup import escape
     from rich.table import Table
 
@@ -76,18 +73,17 @@ def _print(facts: Mapping[str, str], stages: Mapping[str, Any]) -> None:
         inputs.add_column(title, overflow="fold")
     for row in _inputs(stages):
         inputs.add_row(*map(escape, row))
-    # A log has no width of its own; 80 columns would break hashes.
-    console = Console(width=None if sys.stdout.isatty() else 120, highlight=False)
-    console.print(summary)
-    console.print(inputs)
+    out = console.stdout(soft_wrap=False, highlight=False)
+    out.print(summary)
+    out.print(inputs)
 
 
 def _inputs(stages: Mapping[str, Any]) -> Iterator[tuple[str, str, str]]:
     """Give each input once, below the first stage that read it: data first, then sources."""
     seen: set[tuple[str, str]] = set()
     for stage, entry in stages.items():
-        found = lineage.inputs_of({stage: entry}).items()
-        for path, value in sorted(found, key=lambda item: lineage.is_source(item[0])):
+        found = inputs_of({stage: entry}).items()
+        for path, value in sorted(found, key=lambda item: is_source(item[0])):
             if (path, value) not in seen:
                 seen.add((path, value))
                 yield stage, path, value

@@ -1,4 +1,4 @@
-"""The commands `hdrface submit` and `hdrface jobs`: run a command on a Ray cluster.
+"""`hdrface submit`: run a command on a Ray cluster.
 
 The working tree goes there, without data. With a data root, what the job's stages make comes back
 when its log has been followed to the end (`components.jobs.results`).
@@ -6,15 +6,16 @@ when its log has been followed to the end (`components.jobs.results`).
 
 import logging
 import sys
-import time
 from collections.abc import Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from components import logs
 from components.jobs import results, submission, working_tree
 from components.storage import ROOT_VARIABLE, data_root
+from pipelines.commands.arguments import Address
 
 if TYPE_CHECKING:
     from ray.job_submission import JobSubmissionClient
@@ -22,6 +23,34 @@ if TYPE_CHECKING:
 INTERRUPTED = 130  # what a shell says after Ctrl-C
 
 log = logging.getLogger(__name__)
+
+
+def submit(
+    command: Annotated[
+        list[str] | None, typer.Argument(metavar="-- COMMAND...", help="Run in the tree's copy.")
+    ] = None,
+    address: Address = None,
+    no_wait: Annotated[
+        bool, typer.Option("--no-wait", help="Print the job's id instead of following its log.")
+    ] = False,
+    attach: Annotated[
+        str | None, typer.Option(metavar="ID", help="Follow a job that is there already.")
+    ] = None,
+) -> None:
+    """Run a command on a Ray cluster, in a copy of this checkout, and follow its log.
+
+    What git tracks goes there, with what is new and not ignored; data does not. With HDRFACE_ROOT
+    set, dvc.lock, metrics and report come back, and 'dvc pull' brings what stages made.
+    """
+    if bool(command) == bool(attach) or (attach and no_wait):
+        raise ValueError("give a command after '--', or --attach ID alone")
+    logs.configure()
+    if attach:
+        raise typer.Exit(follow(attach, address))
+    if no_wait:
+        print(start(command or (), address))
+    else:
+        raise typer.Exit(run(command or (), address))
 
 
 def run(command: Sequence[str], address: str | None, *, folder: Path = Path()) -> int:
@@ -41,7 +70,7 @@ def start(command: Sequence[str], address: str | None, *, folder: Path = Path())
     return job
 
 
-def attach(job: str, address: str | None, *, folder: Path = Path()) -> int:
+def follow(job: str, address: str | None, *, folder: Path = Path()) -> int:
     """Follow a job from the beginning of its log, and return its exit code.
 
     Raises: ValueError if there is no such job or cluster.
@@ -111,34 +140,3 @@ def _attaching(client: "JobSubmissionClient", job: str) -> str:
 def _write(text: str) -> None:
     sys.stdout.write(text)
     sys.stdout.flush()
-
-
-def print_jobs(address: str | None) -> None:
-    """Print the jobs of the cluster on stdout, a row a job, the newest first.
-
-    Raises: ValueError if there is no such cluster.
-    """
-    from rich import box
-    from rich.console import Console
-    from rich.table import Table
-
-    found = submission.find_jobs(submission.connect(submission.find_address(address)))
-    table = Table(box=box.SIMPLE_HEAD)
-    for title in ("id", "state", "age", "commit"):
-        table.add_column(title, no_wrap=True)
-    table.add_column("command", overflow="fold")
-    for job in found:
-        commit = f"{job.commit[:9]}{' dirty' if job.dirty else ''}" if job.commit else "–"
-        table.add_row(job.name, job.state, _age(job.started_at), commit, job.command)
-    # A log has no width of its own; 80 columns would cut the table.
-    Console(width=None if sys.stdout.isatty() else 120, markup=False).print(table)
-
-
-def _age(started_at: float | None) -> str:
-    if started_at is None:
-        return "–"
-    age_s = max(0.0, time.time() - started_at)
-    for unit, length_s in (("d", 86400), ("h", 3600), ("min", 60)):
-        if age_s >= 2 * length_s:
-            return f"{age_s / length_s:.0f} {unit}"
-    return f"{age_s:.0f} s"

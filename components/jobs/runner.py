@@ -1,6 +1,6 @@
 """What `hdrface submit` starts on the cluster: a command, whose results are sent home as they come.
 
-    python -m pipelines.job NAME COMMAND...
+    python -m components.jobs.runner NAME COMMAND...
 
 Packages of the tree's lock that the cluster has not are installed first. Without a data root
 nothing is sent.

@@ -6,8 +6,9 @@ import yaml
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
+from components import profiles
 from components.params import ParamsError
-from pipelines import config
+from pipelines.commands import config
 
 BASE = """
 profile: '???'
@@ -31,7 +32,7 @@ def conf(tmp_path: Path) -> Path:
 
 
 def test_a_profile_changes_values_and_what_refers_to_them(conf: Path) -> None:
-    composed = yaml.safe_load(config.compose("large-2", conf=conf))
+    composed = yaml.safe_load(profiles.compose("large-2", conf=conf))
     assert composed == {
         "profile": "large-2",
         "faces": {"source": "data/samples", "size": 512, "note": None},
@@ -40,7 +41,7 @@ def test_a_profile_changes_values_and_what_refers_to_them(conf: Path) -> None:
 
 
 def test_a_single_value_can_be_changed(conf: Path) -> None:
-    composed = yaml.safe_load(config.compose("small", ["faces.size=32"], conf))
+    composed = yaml.safe_load(profiles.compose("small", ["faces.size=32"], conf))
     assert (composed["faces"]["size"], composed["degrade"]["size"]) == (32, 32)
 
 
@@ -52,7 +53,7 @@ def test_a_single_value_can_be_changed(conf: Path) -> None:
     ],
 )
 def test_any_path_can_be_given_as_a_value(conf: Path, value: str) -> None:
-    composed = yaml.safe_load(config.compose("small", [f"faces.source={value}"], conf))
+    composed = yaml.safe_load(profiles.compose("small", [f"faces.source={value}"], conf))
     assert composed["faces"]["source"] == value
 
 
@@ -61,7 +62,7 @@ def test_any_path_can_be_given_as_a_value(conf: Path, value: str) -> None:
 )
 @given(st.text("aé '\"\\={}[],$:#()%", min_size=1).filter(lambda text: "${" not in text))
 def test_a_value_is_never_turned_into_another_text(conf: Path, value: str) -> None:
-    composed = yaml.safe_load(config.compose("small", [f"faces.source={value}/x"], conf))
+    composed = yaml.safe_load(profiles.compose("small", [f"faces.source={value}/x"], conf))
     assert composed["faces"]["source"] == f"{value}/x"
 
 
@@ -70,33 +71,33 @@ def test_a_value_is_never_turned_into_another_text(conf: Path, value: str) -> No
 )
 def test_a_bad_override_is_named(conf: Path, override: str) -> None:
     with pytest.raises(ValueError, match=r"key=value|sise|nowhere"):
-        config.compose("small", [override], conf)
+        profiles.compose("small", [override], conf)
 
 
 def test_an_unknown_profile_is_told_with_those_that_are_there(conf: Path) -> None:
     with pytest.raises(ValueError, match=r"no profile 'huge' in .*: choose from large-2, small"):
-        config.compose("huge", conf=conf)
+        profiles.compose("huge", conf=conf)
 
 
 def test_outside_the_project_nothing_is_written(tmp_path: Path) -> None:
     with pytest.raises(ValueError, match="run this in the project's folder"):
-        config.use("tiny", file=tmp_path / "params.yaml", conf=tmp_path / "conf")
+        profiles.use("tiny", file=tmp_path / "params.yaml", conf=tmp_path / "conf")
     assert not (tmp_path / "params.yaml").exists()
 
 
 def test_a_failed_composition_leaves_the_file_as_it_was(conf: Path, tmp_path: Path) -> None:
     file = tmp_path / "params.yaml"
-    config.use("small", file=file, conf=conf)
+    profiles.use("small", file=file, conf=conf)
     before = file.read_bytes()
     with pytest.raises(ValueError, match="sise"):
-        config.use("small", ["faces.sise=1"], file=file, conf=conf)
+        profiles.use("small", ["faces.sise=1"], file=file, conf=conf)
     assert file.read_bytes() == before
     assert {path.name for path in tmp_path.iterdir()} == {"conf", "params.yaml"}
 
 
 @pytest.fixture
 def tiny(repository: Path) -> dict[str, Any]:
-    values: dict[str, Any] = yaml.safe_load(config.compose("tiny", conf=repository / "conf"))
+    values: dict[str, Any] = yaml.safe_load(profiles.compose("tiny", conf=repository / "conf"))
     return values
 
 
@@ -141,9 +142,13 @@ def test_every_bad_key_of_every_section_is_named_at_once(tiny: dict[str, Any]) -
             "degrade.faces = 'data/other': faces.faces is 'data/faces'",
         ),
         ("train.qwen.encoder_size", 128, "train.qwen.encoder_size = 128: features.qwen"),
-        ("restore.sd21.model", "models/x", "restore.sd21.model = 'models/x': the stage restorer"),
-        ("restorer.backbones", ["sd21"], "evaluate.conditions = 'text': restorer.backbones lacks"),
-        ("train.backbones", ["sd21"], "restore has sections ['qwen', 'sd21']"),
+        (
+            "intermediates.sd21.model",
+            "models/x",
+            "intermediates.sd21.model = 'models/x': the stage plain",
+        ),
+        ("plain.backbones", ["sd21"], "evaluate.conditions = 'text': plain.backbones lacks"),
+        ("train.backbones", ["sd21"], "intermediates has sections ['qwen', 'sd21']"),
         ("train.backbones", ["sd21", "sd21"], "train.backbones = ['sd21', 'sd21']: Input should"),
         ("train.backbones", "sd21", "train.backbones = 'sd21': Input should be a list"),
         ("evaluate.conditions", ["dino"], "evaluate.conditions = 'dino': train.conditions"),
@@ -171,4 +176,4 @@ def test_sections_that_do_not_fit_together_are_named(
 
 
 def test_a_file_of_a_section_without_keys_is_no_crash() -> None:
-    assert len(problems({"train": None, "restore": 3, "compute": []})) > 10
+    assert len(problems({"train": None, "intermediates": 3, "compute": []})) > 10
