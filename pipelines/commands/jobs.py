@@ -3,7 +3,6 @@
 import time
 
 from components import console
-from components.jobs import submission
 from pipelines.commands.arguments import Address
 
 
@@ -11,6 +10,8 @@ def jobs(address: Address = None) -> None:
     """List the jobs that were submitted to a Ray cluster, the newest first."""
     from rich import box
     from rich.table import Table
+
+    from components.jobs import submission
 
     found = submission.find_jobs(submission.connect(submission.find_address(address)))
     table = Table(box=box.SIMPLE_HEAD)

@@ -1,28 +1,10 @@
-"""`hdrface submit`: run a command on a Ray cluster.
+"""`hdrface submit`: run a command on a Ray cluster."""
 
-The working tree goes there, without data. With a data root, what the job's stages make comes back
-when its log has been followed to the end (`components.jobs.results`).
-"""
-
-import logging
-import sys
-from collections.abc import Sequence
-from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import Annotated
 
 import typer
 
-from components import logs
-from components.jobs import results, submission, working_tree
-from components.storage import ROOT_VARIABLE, data_root
 from pipelines.commands.arguments import Address
-
-if TYPE_CHECKING:
-    from ray.job_submission import JobSubmissionClient
-
-INTERRUPTED = 130  # what a shell says after Ctrl-C
-
-log = logging.getLogger(__name__)
 
 
 def submit(
@@ -42,101 +24,15 @@ def submit(
     What git tracks goes there, with what is new and not ignored; data does not. With HDRFACE_ROOT
     set, dvc.lock, metrics and report come back, and 'dvc pull' brings what stages made.
     """
+    from components import logs
+    from components.jobs import round_trip
+
     if bool(command) == bool(attach) or (attach and no_wait):
         raise ValueError("give a command after '--', or --attach ID alone")
     logs.configure()
     if attach:
-        raise typer.Exit(follow(attach, address))
+        raise typer.Exit(round_trip.follow(attach, address))
     if no_wait:
-        print(start(command or (), address))
+        print(round_trip.start(command or (), address))
     else:
-        raise typer.Exit(run(command or (), address))
-
-
-def run(command: Sequence[str], address: str | None, *, folder: Path = Path()) -> int:
-    """Submit a command, follow its log on stdout, and return its exit code.
-
-    Raises: ValueError if the tree cannot travel or the cluster cannot take it.
-    """
-    client, job = _send(command, address, folder)
-    log.info("%s runs on %s", job, client.get_address())
-    return _follow(client, job, folder)
-
-
-def start(command: Sequence[str], address: str | None, *, folder: Path = Path()) -> str:
-    """Submit a command, and return the job's name at once. Raises: as `run`."""
-    client, job = _send(command, address, folder)
-    log.info("follow it with: %s", _attaching(client, job))
-    return job
-
-
-def follow(job: str, address: str | None, *, folder: Path = Path()) -> int:
-    """Follow a job from the beginning of its log, and return its exit code.
-
-    Raises: ValueError if there is no such job or cluster.
-    """
-    client = submission.connect(submission.find_address(address))
-    if "root" not in submission.metadata(client, job):
-        log.warning("%s began without %s: what it makes stays on the cluster", job, ROOT_VARIABLE)
-    return _follow(client, job, folder)
-
-
-def _send(
-    command: Sequence[str], address: str | None, folder: Path
-) -> tuple["JobSubmissionClient", str]:
-    address = submission.find_address(address)
-    source = working_tree.tree(folder)
-    client = submission.connect(address)
-    job = submission.submit(client, command, source)
-    if data_root() is None:
-        log.warning("%s is not set: what the job makes stays on the cluster", ROOT_VARIABLE)
-    return client, job
-
-
-def _follow(client: "JobSubmissionClient", job: str, folder: Path) -> int:
-    try:
-        code = submission.follow(client, job, _write)
-    except KeyboardInterrupt:
-        if _is_asked_to_stop(job):
-            code = submission.stop(client, job)
-            _land(client, job, folder)
-            return code
-        log.info("%s goes on; follow it with: %s", job, _attaching(client, job))
-        return INTERRUPTED
-    _land(client, job, folder)
-    return code
-
-
-def _land(client: "JobSubmissionClient", job: str, folder: Path) -> None:
-    """Bring the results home; that it cannot be done does not change how the job ended."""
-    try:
-        sent = submission.metadata(client, job)
-        if "root" not in sent:
-            return  # that was told before
-        source = working_tree.tree(folder)
-    except ValueError as error:
-        log.warning("the results of %s are not fetched: %s", job, error)
-        return
-    try:
-        results.land(source.folder, job, list(source.files), sent)
-    except (ValueError, OSError) as error:
-        log.warning("the results of %s stay in %s/jobs/%s: %s", job, sent["root"], job, error)
-
-
-def _is_asked_to_stop(job: str) -> bool:
-    """Ask on a terminal; another Ctrl-C is a no, and so is a log."""
-    if not (sys.stdin.isatty() and sys.stderr.isatty()):
-        return False
-    try:
-        return typer.confirm(f"\nStop {job}? Otherwise it goes on.", default=False, err=True)
-    except typer.Abort:
-        return False
-
-
-def _attaching(client: "JobSubmissionClient", job: str) -> str:
-    return f"hdrface submit --address {client.get_address()} --attach {job}"
-
-
-def _write(text: str) -> None:
-    sys.stdout.write(text)
-    sys.stdout.flush()
+        raise typer.Exit(round_trip.run(command or (), address))
