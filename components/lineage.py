@@ -37,7 +37,7 @@ class Commit(TypedDict):
     dirty: bool
 
 
-def identity(**parts: Any) -> str:
+def fingerprint(**parts: Any) -> str:
     """Hash named parts, each of what JSON can say; the order of keys does not matter."""
     text = json.dumps(
         parts, sort_keys=True, separators=(",", ":"), ensure_ascii=False, allow_nan=False

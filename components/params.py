@@ -83,7 +83,7 @@ ElasticBatch = Literal["global", "per_worker"]
 
 
 class Compute(Params):
-    """Where a stage's work runs; it changes no result, so neither DVC nor an identity sees it."""
+    """Where a stage's work runs; it changes no result, so neither DVC nor a fingerprint sees it."""
 
     workers: PositiveInt | None = None  # None: as many as the cluster's CPUs carry
     gpus: NonNegativeFloat = 0  # per worker

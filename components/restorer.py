@@ -29,10 +29,8 @@ from components.files import write_json
 from components.fusion.condition import ConditionName, TextCondition, TokenCondition, mean_alpha
 from components.keyed_random import normal
 from components.params import Params
-from components.weights.manifest import RESTORER, seal
+from components.weights.manifest import FORMAT, RESTORER, seal
 from components.weights.store import WeightsFolder, find_need, open_model, open_weights
-
-FORMAT = 1
 
 
 class RestorerSpec(Params):
@@ -51,7 +49,7 @@ class Need(Params):
     """A folder that a restorer cannot do without, named by hash; `hint` is where it lay last."""
 
     name: str
-    identity: str
+    fingerprint: str
     hint: str
 
 
@@ -75,11 +73,11 @@ class Restorer(nn.Module):
         *,
         encoder: DINOv3 | None = None,
         intermediate: "Restorer | None" = None,
-        identity: str = "",
+        fingerprint: str = "",
     ) -> None:
         """Put the parts together; training on cached tokens needs no encoder or intermediate."""
         super().__init__()
-        self.spec, self.identity = spec, identity
+        self.spec, self.fingerprint = spec, fingerprint
         self.backbone_module = cast("nn.Module", backbone)
         self.condition = condition
         self.encoder = encoder
@@ -118,10 +116,6 @@ class Restorer(nn.Module):
         """
         described = open_model(folder)
         content = described.content
-        if content["format"] != FORMAT:
-            raise ValueError(
-                f"{folder / RESTORER} has format {content['format']}, this version reads {FORMAT}"
-            )
         spec = RestorerSpec.model_validate({key: content[key] for key in RestorerSpec.model_fields})
         found = {role: find_need(folder, need, hints) for role, need in described.needs.items()}
         weights = open_weights(found["backbone"])
@@ -144,7 +138,7 @@ class Restorer(nn.Module):
             condition,
             encoder=encoder,
             intermediate=intermediate,
-            identity=described.identity,
+            fingerprint=described.fingerprint,
         )
         return restorer.eval().requires_grad_(requires_grad=False)
 
@@ -156,7 +150,7 @@ class Restorer(nn.Module):
         licences: Sequence[str],
         lineage: Mapping[str, Any],
     ) -> str:
-        """Write a trained folder and return its identity, the hash of its content.
+        """Write a trained folder and return its fingerprint, the hash of its content.
 
         Args:
             folder: made if it is not there.

@@ -2,8 +2,8 @@
 
 `HDRFACE_ROOT` names it. Below it lie, each under a name that follows from its content:
 
-    tables/IDENTITY/      the shards of a table, and its manifest, which is written last
-    store/IDENTITY/       networks, as in a machine's own store (`components.weights.store`)
+    tables/FINGERPRINT/      the shards of a table, and its manifest, which is written last
+    store/FINGERPRINT/       networks, as in a machine's own store (`components.weights.store`)
     files/SHA256          single files: pictures of a source, a detector
     trainings/NAME/       checkpoints of trainings that have not ended
     jobs/JOB/, dvc/       what jobs send home: `hdrface submit`

@@ -91,7 +91,7 @@ def run(params: DegradeParams, compute: Compute) -> tables.Table:
         params.pairs,
         stage="degrade",
         params=params,
-        inputs={"faces": faces.identity},
+        inputs={"faces": faces.fingerprint},
         module="pipelines.degrade",
         work=range(len(faces.shards)),
         maker=PairMaker,

@@ -80,7 +80,7 @@ def run(params: EvaluateParams, compute: Compute, backbone: str, condition: str)
         {
             "faces": f"the test split of {params.pairs}",
             "size": scored.size,
-            "pairs": pairs.identity,
+            "pairs": pairs.fingerprint,
             "degradation": pairs.params["recipe"],
             "degradation_seed": pairs.params["seed"],
             **({} if network is None else {"identity_network": network.sha256}),
@@ -100,7 +100,7 @@ def run(params: EvaluateParams, compute: Compute, backbone: str, condition: str)
 class Scored(NamedTuple):
     """What `score` found out about a model."""
 
-    model: str  # its identity
+    model: str  # its fingerprint
     size: int  # pixels
     scores: list[FaceScores]
     shown: list[Compared]  # those that the gallery shows, with their pictures
@@ -123,7 +123,7 @@ def score(
     )
     compare = Comparison(restorer, metrics, device=torch.device(device))
     scores, shown = score_test_split(pairs, compare, params, size=restorer.spec.size)
-    return Scored(restorer.identity, restorer.spec.size, scores, shown, unavailable)
+    return Scored(restorer.fingerprint, restorer.spec.size, scores, shown, unavailable)
 
 
 def score_test_split(

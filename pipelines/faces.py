@@ -114,7 +114,7 @@ def run(params: FacesParams, compute: Compute) -> tables.Table:
     """
     source = open_source(params.source)
     tasks = list_tasks(source, params)
-    inputs = {"source": _identity(tasks)}
+    inputs = {"source": _fingerprint(tasks)}
     detector = None
     if params.detector is not None and not params.aligned:
         # Fail here, not in a worker.
@@ -168,7 +168,7 @@ def list_tasks(source: Source, params: FacesParams) -> list[Task]:
     ]
 
 
-def _identity(tasks: Sequence[Task]) -> str:
+def _fingerprint(tasks: Sequence[Task]) -> str:
     listing = [
         [*task.picture, task.split, [points.tolist() for points in task.landmarks]]
         for task in tasks

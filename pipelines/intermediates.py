@@ -74,7 +74,7 @@ def run(params: IntermediatesParams, stage: str, compute: Compute) -> tables.Tab
         params.intermediates,
         stage=stage,
         params=params,
-        inputs={"pairs": pairs.identity, "model": model.identity},
+        inputs={"pairs": pairs.fingerprint, "model": model.fingerprint},
         module="pipelines.intermediates",
         work=range(len(pairs.shards)),
         maker=IntermediateMaker,

@@ -92,7 +92,7 @@ def plan(
         params=params.model_dump(
             mode="json", exclude={"pairs", "weights", "models", "workers", "elastic_batch"}
         ),
-        inputs={"pairs": pairs.identity, "backbone": weights.identity},
+        inputs={"pairs": pairs.fingerprint, "backbone": weights.fingerprint},
         workers=params.workers,
         elastic_batch=params.elastic_batch,
         num_steps=params.optimization.steps,
@@ -111,7 +111,7 @@ def plan(
         clean_condition=params.clean_condition,
         optimization=params.optimization,
         weights=share(params.weights),
-        needs={"backbone": Need(name=weights.name, identity=weights.identity, hint=hint)},
+        needs={"backbone": Need(name=weights.name, fingerprint=weights.fingerprint, hint=hint)},
         licences=(weights.licence,),
         lineage=training.lineage(pairs),
     )

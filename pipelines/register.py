@@ -83,12 +83,12 @@ def _registered(registry: Registry, params: RegisterParams, name: str) -> Candid
     """Find or make the version of a trained folder; new scores are kept with it."""
     folder = params.models / name
     trained = Description.read(folder, RESTORER)
-    scores = _scores(params.scores / f"{name}.json", trained.identity)
-    version = registry.version_of(trained.identity)
+    scores = _scores(params.scores / f"{name}.json", trained.fingerprint)
+    version = registry.version_of(trained.fingerprint)
     if version is None:
         version = _register(registry, params, name, trained)
     rule = params.promotion.model_dump(mode="json")
-    decided = lineage.identity(rule=rule, scores=scores)
+    decided = lineage.fingerprint(rule=rule, scores=scores)
     number = str(version.version)
     if version.tags.get(DECIDED_TAG) != decided:
         registry.keep_scores(version, scores)
@@ -97,13 +97,13 @@ def _registered(registry: Registry, params: RegisterParams, name: str) -> Candid
     return Candidate(name, number, version.tags, scores, decided)
 
 
-def _scores(file: Path, identity: str) -> dict[str, Any]:
+def _scores(file: Path, fingerprint: str) -> dict[str, Any]:
     if not file.is_file():
         raise ValueError(f"{file} is not there: run 'dvc repro evaluate'")
     scores: dict[str, Any] = json.loads(file.read_bytes())
-    if (scored := scores["model"]["identity"]) != identity:
+    if (scored := scores["model"]["fingerprint"]) != fingerprint:
         raise ValueError(
-            f"{file} has the scores of the model {scored}, not of {identity}: "
+            f"{file} has the scores of the model {scored}, not of {fingerprint}: "
             "run 'dvc repro evaluate'"
         )
     return scores
@@ -124,7 +124,7 @@ def _register(
     needed = list(closure(folder))
     story = {
         "model": name,
-        "identity": trained.identity,
+        "fingerprint": trained.fingerprint,
         "run": run_id,
         "git": trained.content["lineage"]["git"],
         **_weights(needed),
@@ -146,8 +146,8 @@ def _weights(needed: Closure) -> dict[str, Any]:
     licences = {manifest.licence for manifest in manifests}
     for description, _ in needed:
         licences.update(description.content.get("licences", ()))
-    kept = {"name", "identity", "source", "revision", "licence"}
-    unique = {manifest.identity: manifest.model_dump(include=kept) for manifest in manifests}
+    kept = {"name", "fingerprint", "source", "revision", "licence"}
+    unique = {manifest.fingerprint: manifest.model_dump(include=kept) for manifest in manifests}
     return {"weights": list(unique.values()), "licences": sorted(licences)}
 
 
@@ -155,7 +155,7 @@ def _table(folder: Path) -> tuple[str, dict[str, Any]]:
     table = Table.open(folder)
     return str(folder), {
         "stage": table.stage,
-        "identity": table.identity,
+        "fingerprint": table.fingerprint,
         "rows": table.num_rows,
         "rejected": len(table.rejected),
     }

@@ -86,7 +86,7 @@ def _history(model: Path) -> list[dict[str, float]]:
 def _table(folder: Path) -> TableFacts:
     table = Table.open(folder)
     rejected = [(rejection.id, rejection.reason) for rejection in table.rejected]
-    return TableFacts(folder.name, table.stage, table.identity, table.num_rows, rejected)
+    return TableFacts(folder.name, table.stage, table.fingerprint, table.num_rows, rejected)
 
 
 def _weights(folder: Path) -> list[WeightsFacts]:

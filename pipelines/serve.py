@@ -249,13 +249,13 @@ def _newest(source: str) -> "Version":
 
     if source.startswith(_REGISTERED):
         model, version = registry.find(source)
-        identity = version.tags.get(registry.IDENTITY_TAG, "")
-        return Version(f"{model.name}/{version.version}", identity, version.run_id)
+        fingerprint = version.tags.get(registry.FINGERPRINT_TAG, "")
+        return Version(f"{model.name}/{version.version}", fingerprint, version.run_id)
     if not Path(source).is_dir():
         raise FileNotFoundError(
             f"{source!r} is no trained folder: train one, or name models:/NAME@ALIAS"
         )
-    return Version(Path(source).name, open_model(Path(source)).identity)
+    return Version(Path(source).name, open_model(Path(source)).fingerprint)
 
 
 def _fetched(source: str, version: "Version") -> Path:

@@ -83,17 +83,17 @@ def plan(
     Raises: FileNotFoundError or ValueError naming an input that is missing or damaged.
     """
     pairs, features = Table.open(params.pairs), Table.open(params.features)
-    if features.inputs["pairs"] != pairs.identity:
+    if features.inputs["pairs"] != pairs.fingerprint:
         raise ValueError(
             f"{params.features} was made from pairs {features.inputs['pairs'][:12]}, "
-            f"{params.pairs} is {pairs.identity[:12]}: run 'dvc repro {features.stage}'"
+            f"{params.pairs} is {pairs.fingerprint[:12]}: run 'dvc repro {features.stage}'"
         )
     weights, encoder = open_weights(params.weights), open_weights(params.encoder)
     intermediate = open_model(params.intermediate)
     folders = {
-        "backbone": (weights.name, weights.identity, params.weights),
-        "encoder": (encoder.name, encoder.identity, params.encoder),
-        "intermediate": (params.intermediate.name, intermediate.identity, params.intermediate),
+        "backbone": (weights.name, weights.fingerprint, params.weights),
+        "encoder": (encoder.name, encoder.fingerprint, params.encoder),
+        "intermediate": (params.intermediate.name, intermediate.fingerprint, params.intermediate),
     }
     training = training_run.Training(
         stage=f"train@{backbone}-{condition}",
@@ -112,8 +112,8 @@ def plan(
             },
         ),
         inputs={
-            "features": features.identity,
-            **{role: identity for role, (_, identity, _) in folders.items()},
+            "features": features.fingerprint,
+            **{role: fingerprint for role, (_, fingerprint, _) in folders.items()},
         },
         workers=params.workers,
         elastic_batch=params.elastic_batch,
@@ -137,8 +137,8 @@ def plan(
         weights=share(params.weights),
         token_width=_token_width(features),
         needs={
-            role: Need(name=name, identity=identity, hint=os.path.relpath(folder, out))
-            for role, (name, identity, folder) in folders.items()
+            role: Need(name=name, fingerprint=fingerprint, hint=os.path.relpath(folder, out))
+            for role, (name, fingerprint, folder) in folders.items()
         },
         licences=(weights.licence, encoder.licence, *intermediate.content["licences"]),
         lineage=training.lineage(pairs),

@@ -46,27 +46,27 @@ class WeightsParams(Params):
 
 
 def run(params: WeightsParams, name: str) -> str:
-    """Make the folder `params.out` of the network `name`; return the identity of the weights.
+    """Make the folder `params.out` of the network `name`; return the fingerprint of the weights.
 
     Raises: what `components.weights.fetch.publish` says; LockedError if another process is at it.
     """
     with unfinished.lock(params.out):
         if params.published and fetch.matches(params.out, params.published):
-            identity = fetch.complete(params.out, params.published)
-            log.info("weights %s: %s is complete (%s)", name, params.out, identity[:12])
-            return identity
+            fingerprint = fetch.complete(params.out, params.published)
+            log.info("weights %s: %s is complete (%s)", name, params.out, fingerprint[:12])
+            return fingerprint
         partial = params.out.with_name(f"{params.out.name}.partial")
         shutil.rmtree(partial, ignore_errors=True)  # half of an interrupted run is worth nothing
         partial.mkdir(parents=True)
         if params.published:
-            identity = fetch.publish(partial, name, params.published)
+            fingerprint = fetch.publish(partial, name, params.published)
         else:
-            identity = _make_stand_in(partial, params, name)
+            fingerprint = _make_stand_in(partial, params, name)
         if params.out.exists():
             shutil.rmtree(params.out)
         partial.rename(params.out)
-    log.info("weights %s: %s (%s)", name, params.out, identity[:12])
-    return identity
+    log.info("weights %s: %s (%s)", name, params.out, fingerprint[:12])
+    return fingerprint
 
 
 def _make_stand_in(folder: Path, params: WeightsParams, name: str) -> str:

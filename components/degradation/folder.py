@@ -37,7 +37,7 @@ class Degraded(NamedTuple):
     rejected: list[Rejected]
 
 
-def run(
+def degrade_folder(
     source: str | Path, out: Path, *, recipe: DegradationParams, seed: int, variants: int = 1
 ) -> Degraded:
     """Degrade every picture of a folder or S3 prefix into the new folder `out`.

@@ -43,7 +43,7 @@ class FaceRestorer:
         self._restorer, self._batch_size = restorer, batch_size
         self._device = next(restorer.parameters()).device
         self.size = restorer.spec.size
-        self.identity = restorer.identity
+        self.fingerprint = restorer.fingerprint
 
     @classmethod
     def load(

@@ -1,8 +1,8 @@
 """One training from its parameters to a folder of weights: what all training stages share.
 
-    models/sd21-sdfm.partial/IDENTITY/checkpoints   where Ray Train keeps the checkpoints;
-                                                    with a data root, ROOT/trainings/IDENTITY
-    models/sd21-sdfm.partial/IDENTITY/trained       what becomes models/sd21-sdfm
+    models/sd21-sdfm.partial/FINGERPRINT/checkpoints   where Ray Train keeps the checkpoints;
+                                                    with a data root, ROOT/trainings/FINGERPRINT
+    models/sd21-sdfm.partial/FINGERPRINT/trained       what becomes models/sd21-sdfm
     models/sd21-sdfm/history.json                   the points of the history, beside the weights
 
 A stage that was killed goes on from its last checkpoint, in the same MLflow run.
@@ -35,19 +35,19 @@ HISTORY = "history.json"
 
 @dataclass(frozen=True)
 class Training:
-    """What a training is made from: all of it decides the result, and so the identity."""
+    """What a training is made from: all of it decides the result, and so the fingerprint."""
 
     stage: str  # as in dvc.yaml: `train@sd21-sdfm`
     module: str  # whose sources count: `pipelines.train`
     params: Mapping[str, Any]
-    inputs: Mapping[str, str]  # identities of tables and weights, by name
+    inputs: Mapping[str, str]  # fingerprints of tables and weights, by name
     workers: Workers
     num_steps: int
     elastic_batch: ElasticBatch = "global"
 
     @property
-    def identity(self) -> str:
-        return lineage.identity(
+    def fingerprint(self) -> str:
+        return lineage.fingerprint(
             stage=self.stage,
             params=dict(self.params),
             inputs=dict(self.inputs),
@@ -63,7 +63,7 @@ class Training:
         """
         return {
             "git": dict(lineage.git_commit()),
-            "training": self.identity,
+            "training": self.fingerprint,
             "inputs": dict(self.inputs),
             "params": {**self.params, "degrade": dict(pairs.params)},
         }
@@ -83,7 +83,7 @@ def run(
     Args:
         training: what it is made from.
         out: the result, replaced as a whole.
-        worker: see `distributed.fit`; gets `config` and its `identity`.
+        worker: see `distributed.fit`; gets `config` and its `fingerprint`.
         config: must pickle.
         compute: what a worker needs, and the waits of an elastic training.
         tags: gives more tags of the MLflow run.
@@ -91,17 +91,22 @@ def run(
     Raises: Locked if another process trains this; TrainingError, also if MLflow is away for longer
         than `outages.LIMIT_S`; TrackingError if it is away at the start.
     """
-    identity = training.identity
+    fingerprint = training.fingerprint
     with unfinished.lock(out):
-        partial = _resume(out, identity)
-        storage = _storage(partial, identity)
+        partial = _resume(out, fingerprint)
+        storage = _storage(partial, fingerprint)
         # One after the other: Ray, MLflow and DVC import each other's parts, and doing so from two
         # threads to save the seconds ended in deadlocks of the import system.
-        tracked = _begin(training, identity, tags())
+        tracked = _begin(training, fingerprint, tags())
         with cluster.session(compute):
             try:
                 checkpoint = _fit(
-                    training, storage, tracked, worker, {**config, "identity": identity}, compute
+                    training,
+                    storage,
+                    tracked,
+                    worker,
+                    {**config, "fingerprint": fingerprint},
+                    compute,
                 )
                 history = json.loads(checkpoint.read(HISTORY))
                 trained = partial / TRAINED
@@ -128,22 +133,22 @@ def lineage_tags(stage: str) -> dict[str, str]:
     }
 
 
-def _resume(out: Path, identity: str) -> Path:
-    """Give the folder where a training waits; that of any other identity is discarded."""
+def _resume(out: Path, fingerprint: str) -> Path:
+    """Give the folder where a training waits; that of any other fingerprint is discarded."""
     root = out.absolute().with_name(f"{out.name}.partial")
-    if root.is_dir() and any(entry.name != identity for entry in root.iterdir()):
+    if root.is_dir() and any(entry.name != fingerprint for entry in root.iterdir()):
         unfinished.discard(out)
-    partial = root / identity
+    partial = root / fingerprint
     partial.mkdir(parents=True, exist_ok=True)
     return partial
 
 
-def _storage(partial: Path, identity: str) -> Storage:
+def _storage(partial: Path, fingerprint: str) -> Storage:
     """Say where checkpoints go: to the data root, or beside the result."""
     root = data_root()
     if root is None:
         return Storage(str(partial / "checkpoints"))
-    return root / "trainings" / identity
+    return root / "trainings" / fingerprint
 
 
 def _copy(source: Storage, target: Path) -> None:
@@ -165,9 +170,9 @@ def _replace(out: Path, trained: Path) -> None:
     unfinished.discard(out)
 
 
-def _begin(training: Training, identity: str, tags: Mapping[str, str]) -> TrainingRun:
+def _begin(training: Training, fingerprint: str, tags: Mapping[str, str]) -> TrainingRun:
     return TrainingRun.begin(
-        identity,
+        fingerprint,
         name=training.stage,
         params={
             **training.params,
@@ -191,7 +196,7 @@ def _fit(
         return distributed.fit(
             worker,
             config,
-            name=config["identity"][:16],
+            name=config["fingerprint"][:16],
             storage=storage,
             workers=training.workers,
             compute=compute,

@@ -158,11 +158,11 @@ def _summary(
     return {role: asdict(interval) for role, interval in zip([*roles, GAIN], found, strict=True)}
 
 
-def model_facts(identity: str, backbone: str, condition: str) -> dict[str, str]:
+def model_facts(fingerprint: str, backbone: str, condition: str) -> dict[str, str]:
     """Say which model was scored."""
     return {
         "name": f"{backbone}-{condition}",
-        "identity": identity,
+        "fingerprint": fingerprint,
         "backbone": backbone,
         "condition": condition,
     }

@@ -132,7 +132,9 @@ def _evaluate(
             f"{rejected[0].id}: {rejected[0].reason}"
         )
     result = comparison.result(
-        comparison.model_facts(restorer.identity, restorer.spec.backbone, restorer.spec.condition),
+        comparison.model_facts(
+            restorer.fingerprint, restorer.spec.backbone, restorer.spec.condition
+        ),
         protocol,
         scores,
         unavailable,

@@ -36,7 +36,7 @@ class TableFacts:
 
     name: str
     stage: str
-    identity: str
+    fingerprint: str
     num_rows: int
     rejected: Sequence[tuple[str, str]]  # id, reason
 

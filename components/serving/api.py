@@ -381,7 +381,7 @@ def _headers(record: PhotographRecord, restored: RestoredFaces, clock: _Clock) -
     version = restored.version
     about = {
         "X-HDRFace-Model": version.name,
-        "X-HDRFace-Identity": version.identity,
+        "X-HDRFace-Fingerprint": version.fingerprint,
         "X-HDRFace-Run": version.run_id or "",
         "X-HDRFace-Size": str(record.model_size),
         "X-HDRFace-Faces": str(len(record.faces)),

@@ -28,7 +28,7 @@ class Version:
     """One version of a model: what answers name."""
 
     name: str  # "hdrface/3" of a registry, or a folder's name
-    identity: str  # of the trained folder
+    fingerprint: str  # of the trained folder
     run_id: str | None = None  # of MLflow
 
 

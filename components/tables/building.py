@@ -34,9 +34,9 @@ def build(
 
     The maker is constructed once a worker. Its result may depend on its arguments and the work item
     alone: a shard is made by any worker, and again after a crash. A work item is light (a path, an
-    index), never rows. `inputs` names every input with its identity, and so decides `work`;
-    `module` is the stage's module, whose sources count. All of that is the table's identity: a
-    table of the same identity is returned as it is, and shards that an interrupted run has finished
+    index), never rows. `inputs` names every input with its fingerprint, and so decides `work`;
+    `module` is the stage's module, whose sources count. All of that is the table's fingerprint: a
+    table of the same fingerprint is returned as it is, and finished shards of an interrupted run
     are kept.
 
     Raises: ShardError if the maker raises; LockedError if another process makes the same table.
@@ -48,27 +48,28 @@ def build(
         "inputs": dict(inputs),
         "sources": lineage.source_hashes(module),
     }
-    identity = lineage.identity(**made_from)
+    fingerprint = lineage.fingerprint(**made_from)
     if not work:
         raise ValueError(f"{stage} has nothing to make {out} from")
     with unfinished.lock(out):
-        if (table := _finished(out, identity)) is not None:
+        if (table := _finished(out, fingerprint)) is not None:
             if len(table.shards) != len(work):
                 raise ValueError(
                     f"{out} was made from {len(table.shards)} work items, now there are "
-                    f"{len(work)} under the same identity: the inputs of {stage} lack something"
+                    f"{len(work)} under the same fingerprint: the inputs of {stage} do not "
+                    "determine its work"
                 )
             unfinished.discard(out)
             log.info("%s: %s is up to date", stage, out)
             return table
-        partial = Unfinished.resume(out, identity, len(work), data_root())
+        partial = Unfinished.resume(out, fingerprint, len(work), data_root())
         manifest = _manifest_of_another_run(partial)
         if manifest is None:
             _make(partial, stage, work, maker, maker_args, compute)
             manifest = _manifest_of_another_run(partial)
         if manifest is None:
             contents = _contents(stage, _notes(partial, len(work)))
-            manifest = shards.json_bytes(made_from | {"identity": identity} | contents)
+            manifest = shards.json_bytes(made_from | {"fingerprint": fingerprint} | contents)
         partial.finish(out, MANIFEST, manifest)
     table = Table.open(out)
     log.info(
@@ -78,7 +79,7 @@ def build(
     return table
 
 
-def _finished(out: Path, identity: str) -> Table | None:
+def _finished(out: Path, fingerprint: str) -> Table | None:
     """Give the table if it needs no work. Raises: ValueError if `out` holds something else."""
     if not out.exists() or (out.is_dir() and not any(out.iterdir())):
         return None
@@ -89,7 +90,7 @@ def _finished(out: Path, identity: str) -> Table | None:
     except (FileNotFoundError, ValueError) as error:
         log.warning("%s will be made again: %s", out, error)
         return None
-    return table if table.identity == identity else None
+    return table if table.fingerprint == fingerprint else None
 
 
 def _manifest_of_another_run(partial: Unfinished) -> bytes | None:

@@ -4,11 +4,11 @@ A table is a shard-to-shard map: shard i is what the stage's maker returns for w
 depends on nothing else. So any number of workers writes the same bytes, a shard is written by the
 worker that made it, and a killed stage goes on at the first missing shard.
 
-    data/faces/manifest.json           identity, what it was made from, shards, rejected
+    data/faces/manifest.json           fingerprint, what it was made from, shards, rejected
     data/faces/shard-00000.parquet
 
-With a data root (`components.storage`) the shards are written to ROOT/tables/IDENTITY, and beside
-the manifest lies none. The manifest is the same either way.
+With a data root (`components.storage`) the shards are written to ROOT/tables/FINGERPRINT, and none
+lies beside the manifest. The manifest is the same either way.
 """
 
 import json
@@ -25,7 +25,7 @@ from components.storage import ROOT_VARIABLE, Storage, data_root, local_folder
 from components.tables import shards
 from components.tables.shards import Columns, Rejection, Shard
 
-SCHEMA_VERSION = 1
+SCHEMA_VERSION = 2  # 1 called the fingerprint an identity
 MANIFEST = "manifest.json"
 
 log = logging.getLogger(__name__)
@@ -38,9 +38,9 @@ class Table:
     path: Path  # of the folder with the manifest
     place: Storage  # of the shards
     stage: str
-    identity: str
+    fingerprint: str
     params: Mapping[str, Any]  # of the stage that made it
-    inputs: Mapping[str, str]  # identities of what it was made from, by name
+    inputs: Mapping[str, str]  # fingerprints of what it was made from, by name
     num_rows: int
     columns: Columns
     shards: list[Shard]
@@ -62,7 +62,7 @@ class Table:
             found = manifest["schema_version"]
             raise ValueError(f"{path} has format {found}, not {SCHEMA_VERSION}: {again}")
         shards_listed = [Shard(**shard) for shard in manifest["shards"]]
-        place, sizes = _find_shards(path, manifest["identity"])
+        place, sizes = _find_shards(path, manifest["fingerprint"])
         for shard in shards_listed:
             if shard.file not in sizes:
                 raise FileNotFoundError(_about_missing(path, place, shard.file, again))
@@ -74,7 +74,7 @@ class Table:
             path=path,
             place=place,
             stage=manifest["stage"],
-            identity=manifest["identity"],
+            fingerprint=manifest["fingerprint"],
             params=manifest["params"],
             inputs=manifest["inputs"],
             num_rows=manifest["num_rows"],
@@ -91,7 +91,7 @@ class Table:
         root = data_root()
         if root is None or not self.place.is_folder or root.holds(self.path):
             return self
-        place = root / "tables" / self.identity
+        place = root / "tables" / self.fingerprint
         there = place.sizes()
         missing = [shard for shard in self.shards if there.get(shard.file) != shard.bytes]
         if missing:
@@ -131,14 +131,14 @@ class Table:
                 )
 
 
-def _find_shards(path: Path, identity: str) -> tuple[Storage, Mapping[str, int]]:
+def _find_shards(path: Path, fingerprint: str) -> tuple[Storage, Mapping[str, int]]:
     """Say where the shards of a table lie, and which there are: beside it, or in the data root."""
     beside = local_folder(path, path)
     sizes = beside.sizes()
     root = data_root()
     if root is None or any(name.endswith(".parquet") for name in sizes):
         return beside, sizes
-    place = root / "tables" / identity
+    place = root / "tables" / fingerprint
     return place, place.sizes()
 
 

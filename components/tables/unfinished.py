@@ -1,18 +1,18 @@
 """What waits beside a table until it is whole: finished shards, their notes, and who is writing.
 
     data/faces.partial.lock               held by the one process that may write data/faces
-    data/faces.partial/IDENTITY-10/table  what will be renamed to data/faces
-    data/faces.partial/IDENTITY-10/notes  one note a finished shard
-    data/faces.partial/IDENTITY-10/open   files being written
+    data/faces.partial/FINGERPRINT-10/table  what will be renamed to data/faces
+    data/faces.partial/FINGERPRINT-10/notes  one note a finished shard
+    data/faces.partial/FINGERPRINT-10/open   files being written
 
 DVC empties a stage's output before the stage runs, never this folder, so a rerun goes on here.
-The identity is part of the path: a worker that outlives its stage cannot write into the table of
-another identity, and after the rename it finds no folder at all.
+The fingerprint is part of the path: a worker that outlives its stage cannot write into the table of
+another fingerprint, and after the rename it finds no folder at all.
 
 With a data root (`components.storage`) shards and notes go there, and data/faces gets the manifest:
 
-    ROOT/tables/IDENTITY                  the shards; the manifest last
-    ROOT/tables/IDENTITY.partial          notes, until the manifest is there
+    ROOT/tables/FINGERPRINT                  the shards; the manifest last
+    ROOT/tables/FINGERPRINT.partial          notes, until the manifest is there
 
 Two runs that make the same table write the same bytes there, so neither has to wait.
 """
@@ -96,16 +96,18 @@ def _held_by(owner: bytes, out: Path) -> str:
 class Unfinished:
     """One table being made; light, so that it travels to the workers."""
 
-    folder: Path  # OUT.partial/IDENTITY-SHARDS
+    folder: Path  # OUT.partial/FINGERPRINT-SHARDS
     run: str  # tries are counted a run
-    shared: Storage | None = None  # ROOT/tables/IDENTITY
+    shared: Storage | None = None  # ROOT/tables/FINGERPRINT
 
     @classmethod
-    def resume(cls, out: Path, identity: str, num_shards: int, root: Storage | None = None) -> Self:
-        """Go on with the shards of this identity; those of any other are discarded."""
+    def resume(
+        cls, out: Path, fingerprint: str, num_shards: int, root: Storage | None = None
+    ) -> Self:
+        """Go on with the shards of this fingerprint; those of any other are discarded."""
         beside = _root(out)
-        shared = None if root is None else root / "tables" / identity
-        found = cls(beside / f"{identity}-{num_shards}", uuid.uuid4().hex, shared)
+        shared = None if root is None else root / "tables" / fingerprint
+        found = cls(beside / f"{fingerprint}-{num_shards}", uuid.uuid4().hex, shared)
         if beside.is_dir():
             _empty(beside, keep=found.folder)
         for name in ("table", "notes", "open"):

@@ -1,7 +1,7 @@
 """What a model version holds, so that it restores faces on a machine that has nothing of this one.
 
 restorer.json, unet/, …      the trained folder
-needs/IDENTITY/              what it names by hash: networks, and the first restorer with its own
+needs/FINGERPRINT/              what it names by hash: networks, and the first restorer with its own
 registered_model.py          the model, for `mlflow.pyfunc.load_model`
 code/components/             the library as it was
 MLmodel, requirements.txt, … what MLflow asks for
@@ -33,8 +33,8 @@ def files_of(closure: Closure) -> Iterator[tuple[str, Path]]:
     """Give each file of a trained folder and of what it names, after its place in the version."""
     trained, _ = closure[-1]
     for description, files in closure:
-        is_trained = description.identity == trained.identity
-        place = "" if is_trained else f"{NEEDS}/{description.identity}/"
+        is_trained = description.fingerprint == trained.fingerprint
+        place = "" if is_trained else f"{NEEDS}/{description.fingerprint}/"
         for relative, file in files.items():
             yield f"{place}{relative}", file
         yield f"{place}{description.file.name}", description.file

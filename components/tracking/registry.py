@@ -26,7 +26,7 @@ if TYPE_CHECKING:
     from mlflow.entities.model_registry import ModelVersion, RegisteredModel
 
 CHAMPION, CHALLENGER = "champion", "challenger"  # aliases
-IDENTITY_TAG = "hdrface.identity"  # of a version: its trained folder's
+FINGERPRINT_TAG = "hdrface.fingerprint"  # of a version: its trained folder's
 REASON_TAG = "hdrface.reason"  # why it is the champion, or not
 DECIDED_TAG = "hdrface.decided"  # hash of what the stage `register` decided by
 REPLACED_TAG = "hdrface.replaced_by_hand"  # "true": only a hand makes it the champion again
@@ -60,9 +60,9 @@ class Registry:
         self.uri = self._client.tracking_uri
         self._server = Server(self.uri)
 
-    def version_of(self, identity: str) -> "ModelVersion | None":
+    def version_of(self, fingerprint: str) -> "ModelVersion | None":
         """Find the version of a trained folder."""
-        return self._ask(lambda: self._version_of(identity))
+        return self._ask(lambda: self._version_of(fingerprint))
 
     def register(
         self, closure: Closure, run_id: str, *, story: Mapping[str, Any], tags: Mapping[str, str]
@@ -75,7 +75,7 @@ class Registry:
             closure: the trained folder and all that it names, verified.
             run_id: of its training.
             story: becomes `lineage.json`.
-            tags: of the version, beside its identity.
+            tags: of the version, beside its fingerprint.
 
         Raises: ValueError if the run holds another model.
         """
@@ -90,7 +90,7 @@ class Registry:
             files = Path(folder) / "package"
             package.write(files, story)
             self._transfer(partial(self._client.log_artifacts, run_id, str(files), MODEL_PATH))
-        return self._create(trained.identity, run_id, tags)
+        return self._create(trained.fingerprint, run_id, tags)
 
     def keep_scores(self, version: "ModelVersion", scores: Mapping[str, Any]) -> None:
         """Store the scores of every test face with a version; they replace older ones."""
@@ -184,15 +184,15 @@ class Registry:
 
         Raises: FileNotFoundError or ValueError naming a missing or damaged file.
         """
-        identity = version.tags.get(IDENTITY_TAG)
+        fingerprint = version.tags.get(FINGERPRINT_TAG)
         run_id = version.run_id
-        if identity is None or not run_id:
+        if fingerprint is None or not run_id:
             raise ValueError(
                 f"version {version.version} of {self.name} was not registered by this project: "
                 "name one that the stage 'register' made"
             )
         store = stores()[0]
-        place = store / identity
+        place = store / fingerprint
         if (place / RESTORER).is_file():  # entered as a whole, after all that it names
             return place
         store.mkdir(parents=True, exist_ok=True)
@@ -219,29 +219,29 @@ class Registry:
 
     def _check_run(self, trained: Description, run_id: str) -> None:
         stored = self._document(run_id, RESTORER)
-        if stored is not None and stored["identity"] != trained.identity:
+        if stored is not None and stored["fingerprint"] != trained.fingerprint:
             folder = trained.file.parent
             raise ValueError(
-                f"the MLflow run {run_id} holds the model {stored['identity']}, {folder} is "
-                f"{trained.identity}: run 'dvc repro --force train@{folder.name}'"
+                f"the MLflow run {run_id} holds the model {stored['fingerprint']}, {folder} is "
+                f"{trained.fingerprint}: run 'dvc repro --force train@{folder.name}'"
             )
 
-    def _create(self, identity: str, run_id: str, tags: Mapping[str, str]) -> "ModelVersion":
+    def _create(self, fingerprint: str, run_id: str, tags: Mapping[str, str]) -> "ModelVersion":
         if self._model() is None:
             self._ask(lambda: self._client.create_registered_model(self.name))
         source = f"{self._ask(lambda: self._client.get_run(run_id)).info.artifact_uri}/{MODEL_PATH}"
-        given = {IDENTITY_TAG: identity, **tags}
+        given = {FINGERPRINT_TAG: fingerprint, **tags}
 
         def found_or_created() -> "ModelVersion":
             # Perhaps only the answer to the last attempt was lost.
-            return self._version_of(identity) or self._client.create_model_version(
+            return self._version_of(fingerprint) or self._client.create_model_version(
                 self.name, source, run_id, tags=given
             )
 
         return self._ask(found_or_created)
 
-    def _version_of(self, identity: str) -> "ModelVersion | None":
-        wanted = f"name = '{self.name}' AND tags.`{IDENTITY_TAG}` = '{identity}'"
+    def _version_of(self, fingerprint: str) -> "ModelVersion | None":
+        wanted = f"name = '{self.name}' AND tags.`{FINGERPRINT_TAG}` = '{fingerprint}'"
         found = self._client.search_model_versions(wanted)
         return min(found, key=lambda version: int(version.version), default=None)
 

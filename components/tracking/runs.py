@@ -1,4 +1,4 @@
-"""MLflow: a run a training, found again by the training's identity, so that it is never split.
+"""MLflow: a run a training, found again by the training's fingerprint, so that it is never split.
 
 `MLFLOW_TRACKING_URI` says where; without it, `mlflow.db` and `mlartifacts/` in the working
 directory. Only the driver writes here: a worker may be lost at any moment. A server that is away
@@ -21,7 +21,7 @@ if TYPE_CHECKING:
 log = logging.getLogger(__name__)
 
 EXPERIMENT = "hdrface"
-IDENTITY_TAG = "hdrface.identity"
+FINGERPRINT_TAG = "hdrface.fingerprint"
 MODEL_PATH = "model"
 GALLERY_PATH = "gallery"
 _LONGEST_PARAM = 6000  # characters, MLflow's limits
@@ -47,15 +47,15 @@ class TrainingRun:
 
     @classmethod
     def begin(
-        cls, identity: str, *, name: str, params: Mapping[str, Any], tags: Mapping[str, str]
+        cls, fingerprint: str, *, name: str, params: Mapping[str, Any], tags: Mapping[str, str]
     ) -> Self:
-        """Go on with the unfinished run of this identity, or begin one.
+        """Go on with the unfinished run of this fingerprint, or begin one.
 
         Args:
-            identity: of the training, from all that decides its result.
+            fingerprint: of the training, from all that decides its result.
             name: shown in the UI.
             params: nested; MLflow gets `optimization.learning_rate` and the like.
-            tags: beside the identity's.
+            tags: beside the fingerprint's.
 
         Raises: TrackingError within seconds if the server does not answer; ValueError if
             `MLFLOW_TRACKING_URI` has a password in it.
@@ -64,7 +64,7 @@ class TrainingRun:
         server = Server(client.tracking_uri)
 
         def found_or_made() -> tuple[str, int]:
-            run_id = _unfinished(client, identity) or _create(client, identity, name)
+            run_id = _unfinished(client, fingerprint) or _create(client, fingerprint, name)
             client.update_run(run_id, status="RUNNING")
             _set_tags(client, run_id, tags)
             _log_params(client, run_id, params)
@@ -132,13 +132,13 @@ class TrainingRun:
             log.warning("MLflow run %s stays as it is: %s", self.id, type(error).__name__)
 
 
-def run_of(identity: str) -> str | None:
+def run_of(fingerprint: str) -> str | None:
     """Find the run of a training: a finished one before others, the latest first.
 
     Raises: TrackingError if the server refuses or is away for good; ValueError as `begin`.
     """
     client = open_client()
-    runs = Server(client.tracking_uri).insist(lambda: _runs(client, identity))
+    runs = Server(client.tracking_uri).insist(lambda: _runs(client, fingerprint))
     finished = [run for run in runs if run.info.status == "FINISHED"]
     found = next(iter([*finished, *runs]), None)
     return found.info.run_id if found else None
@@ -216,7 +216,7 @@ def _artifact_location(uri: str) -> str | None:
     return (Path(uri.removeprefix(scheme)).absolute().parent / "mlartifacts").as_uri()
 
 
-def _runs(client: "MlflowClient", identity: str) -> list["MlflowRun"]:
+def _runs(client: "MlflowClient", fingerprint: str) -> list["MlflowRun"]:
     """Give the runs of a training, latest first."""
     experiment = client.get_experiment_by_name(EXPERIMENT)
     if experiment is None:
@@ -224,19 +224,19 @@ def _runs(client: "MlflowClient", identity: str) -> list["MlflowRun"]:
     return list(
         client.search_runs(
             [experiment.experiment_id],
-            filter_string=f"tags.`{IDENTITY_TAG}` = '{identity}'",
+            filter_string=f"tags.`{FINGERPRINT_TAG}` = '{fingerprint}'",
             order_by=["attributes.start_time DESC"],
         )
     )
 
 
-def _unfinished(client: "MlflowClient", identity: str) -> str | None:
-    unfinished = [run for run in _runs(client, identity) if run.info.status != "FINISHED"]
+def _unfinished(client: "MlflowClient", fingerprint: str) -> str | None:
+    unfinished = [run for run in _runs(client, fingerprint) if run.info.status != "FINISHED"]
     return str(unfinished[0].info.run_id) if unfinished else None
 
 
-def _create(client: "MlflowClient", identity: str, name: str) -> str:
-    run = client.create_run(_experiment(client), run_name=name, tags={IDENTITY_TAG: identity})
+def _create(client: "MlflowClient", fingerprint: str, name: str) -> str:
+    run = client.create_run(_experiment(client), run_name=name, tags={FINGERPRINT_TAG: fingerprint})
     return str(run.info.run_id)
 
 
@@ -256,7 +256,7 @@ def _set_tags(client: "MlflowClient", run_id: str, tags: Mapping[str, str]) -> N
 
 
 def _log_params(client: "MlflowClient", run_id: str, params: Mapping[str, Any]) -> None:
-    """Write what the run has not yet: parameters are part of the identity and do not change."""
+    """Write what the run has not yet: parameters are part of the fingerprint and do not change."""
     from mlflow.entities import Param
 
     known = client.get_run(run_id).data.params

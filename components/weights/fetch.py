@@ -55,7 +55,7 @@ class PublishedParams(Params):
 
 
 def publish(folder: Path, name: str, params: PublishedParams) -> str:
-    """Get published weights and describe them in `folder`; return their identity.
+    """Get published weights and describe them in `folder`; return their fingerprint.
 
     `folder` gets the manifest and the text condition; the large files stay where they are, with
     links to them in the store.
@@ -73,7 +73,7 @@ def publish(folder: Path, name: str, params: PublishedParams) -> str:
         facts["prompt"] = params.prompt.text
         write_prompt(root, params.prompt.text, folder / PROMPT_FILE)
         records[PROMPT_FILE] = record_of(folder / PROMPT_FILE)
-    identity = write_manifest(
+    fingerprint = write_manifest(
         folder,
         name=name,
         kind="published",
@@ -84,7 +84,7 @@ def publish(folder: Path, name: str, params: PublishedParams) -> str:
         files=records,
     )
     store.link(folder, root)
-    return identity
+    return fingerprint
 
 
 def complete(folder: Path, params: PublishedParams) -> str:
@@ -97,7 +97,7 @@ def complete(folder: Path, params: PublishedParams) -> str:
     # The text condition lies beside the manifest already: its encoder is not needed again.
     root, _ = get(manifest.name, params.model_copy(update={"prompt": None}))
     store.link(folder, root)
-    return store.open_weights(folder).identity
+    return store.open_weights(folder).fingerprint
 
 
 def matches(folder: Path, params: PublishedParams) -> bool:

@@ -1,9 +1,9 @@
-"""What a folder of networks holds, file by file, and the identity that follows from it.
+"""What a folder of networks holds, file by file, and the fingerprint that follows from it.
 
 Two kinds of folder are described by a JSON file of their own: pretrained weights by
 `manifest.json`, a trained restorer by `restorer.json`. Both list their files with size and SHA-256,
-and both carry an identity by which others name them. The identity is a hash of content alone: the
-same bytes from the hub, from a colleague or from a store are the same weights.
+and both carry a fingerprint by which others name them. It is a hash of content alone: the same
+bytes from the hub, from a colleague or from a store are the same weights.
 """
 
 import hashlib
@@ -21,9 +21,10 @@ from components.files import write_json
 MANIFEST = "manifest.json"
 RESTORER = "restorer.json"
 DESCRIPTIONS = (MANIFEST, RESTORER)
+FORMAT = 2  # of both; 1 called the fingerprint an identity
 
 # Not part of what a trained folder is: its name, how it came about, where a machine keeps things.
-_NOT_CONTENT = ("identity", "lineage", "files")
+_NOT_CONTENT = ("fingerprint", "lineage", "files")
 _NOT_NEED = ("hint",)
 
 Kind = Literal["stand-in", "published"]
@@ -47,9 +48,9 @@ class Manifest(BaseModel):
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
-    format: Literal[1] = 1
+    format: Literal[2] = FORMAT
     name: str
-    identity: str
+    fingerprint: str
     kind: Kind
     source: str
     revision: str | None
@@ -69,11 +70,11 @@ class Manifest(BaseModel):
 
 @dataclass(frozen=True)
 class Description:
-    """The part that both kinds of folder share: the JSON's content, its identity, its files."""
+    """The part that both kinds of folder share: the JSON's content, its fingerprint, its files."""
 
     file: Path
     content: Mapping[str, Any]
-    identity: str
+    fingerprint: str
     files: Mapping[str, FileRecord]
 
     @classmethod
@@ -86,24 +87,40 @@ class Description:
         file = _description_file(folder, names or DESCRIPTIONS)
         try:
             content = json.loads(file.read_text(encoding="utf-8"))
+            _check_format(file, content)
             shared = _Shared.model_validate(content)
+        except FormatError:
+            raise
         except ValueError as error:  # json's and pydantic's errors are both ValueErrors
             raise ValueError(f"{file} is no description of a sealed folder: {error}") from error
-        return cls(file, content, shared.identity, shared.files)
+        return cls(file, content, shared.fingerprint, shared.files)
 
-    def computed_identity(self) -> str:
-        """Compute the identity that the content and the listed digests give."""
-        return _identity(self.content, self.files)
+    def computed_fingerprint(self) -> str:
+        """Compute the fingerprint that the content and the listed digests give."""
+        return _fingerprint(self.content, self.files)
 
     @property
     def needs(self) -> Mapping[str, Mapping[str, Any]]:
-        """What the folder names by identity: role -> {name, identity, hint}; of weights nothing."""
+        """Return what a trained folder names: role -> name, fingerprint, hint; weights: nothing."""
         needs: Mapping[str, Mapping[str, Any]] = self.content.get("needs", {})
         return needs
 
 
+class FormatError(ValueError):
+    """A description that another version of this project has written."""
+
+
+def _check_format(file: Path, content: Any) -> None:
+    found = content.get("format") if isinstance(content, dict) else FORMAT
+    if found != FORMAT:
+        raise FormatError(
+            f"{file} has format {found}, this version reads {FORMAT}: make it again with "
+            "'dvc repro', or use the version that wrote it"
+        )
+
+
 class _Shared(BaseModel):
-    identity: str
+    fingerprint: str
     files: dict[str, FileRecord]
 
     @field_validator("files")
@@ -127,14 +144,14 @@ def write_manifest(
     facts: Mapping[str, Any] | None = None,
     files: Mapping[str, FileRecord] | None = None,
 ) -> str:
-    """Describe a folder of weights in its `manifest.json` and return the identity.
+    """Describe a folder of weights in its `manifest.json` and return the fingerprint.
 
     `files` is given when some lie elsewhere; else every file below `folder` counts.
     """
     records = dict(records_of(folder) if files is None else files)
     manifest = Manifest(
         name=name,
-        identity=_identity({"name": name}, records),
+        fingerprint=_fingerprint({"name": name}, records),
         kind=kind,
         source=source,
         revision=revision,
@@ -143,11 +160,11 @@ def write_manifest(
         files=records,
     )
     write_json(folder / MANIFEST, manifest.model_dump(mode="json"), sort_keys=True)
-    return manifest.identity
+    return manifest.fingerprint
 
 
 def seal(folder: Path) -> str:
-    """Complete a trained folder's `restorer.json` with its files and identity; return the identity.
+    """Complete a trained folder's `restorer.json`: its files and fingerprint; return the latter.
 
     To be called when all other files are written; calling it again changes nothing.
 
@@ -156,16 +173,10 @@ def seal(folder: Path) -> str:
     file = _description_file(folder, (RESTORER,))
     content = json.loads(file.read_text(encoding="utf-8"))
     records = records_of(folder)
-    identity = _identity(content, records)
+    fingerprint = _fingerprint(content, records)
     files = {relative: record.model_dump() for relative, record in records.items()}
-    write_json(file, {**content, "identity": identity, "files": files}, sort_keys=True)
-    return identity
-
-
-def identity_of_folder(folder: Path) -> str:
-    """Compute a folder's identity from its content, whatever its description says."""
-    description = Description.read(folder)
-    return _identity(description.content, records_of(folder, description.files))
+    write_json(file, {**content, "fingerprint": fingerprint, "files": files}, sort_keys=True)
+    return fingerprint
 
 
 def records_of(folder: Path, relatives: Iterable[str] | None = None) -> dict[str, FileRecord]:
@@ -227,11 +238,11 @@ def _origin(folder: Path) -> str:
     return "it was not made by a stage of this project, or the stage did not finish"
 
 
-def _identity(content: Mapping[str, Any], records: Mapping[str, FileRecord]) -> str:
+def _fingerprint(content: Mapping[str, Any], records: Mapping[str, FileRecord]) -> str:
     """Hash what a folder is: name and files of weights; all but the history of a restorer."""
     digests = {relative: record.sha256 for relative, record in records.items()}
     if "backbone" not in content:  # which a restorer always names
-        return _hash({"format": 1, "name": content.get("name"), "files": digests})
+        return _hash({"format": FORMAT, "name": content.get("name"), "files": digests})
     kept = {key: value for key, value in content.items() if key not in _NOT_CONTENT}
     kept["needs"] = {
         role: {key: value for key, value in need.items() if key not in _NOT_NEED}

@@ -22,7 +22,7 @@ class SharedFolder:
     """Weights or a trained folder, with all that it names; it travels to workers."""
 
     path: Path  # on the machine that shared it
-    identity: str
+    fingerprint: str
     place: Storage | None  # ROOT/store
 
     def local(self) -> Path:
@@ -33,8 +33,8 @@ class SharedFolder:
         if self.place is None:
             return self.path
         if self.place.is_folder:
-            return Path(self.place.url) / self.identity
-        return _fetch(self.place, self.identity)
+            return Path(self.place.url) / self.fingerprint
+        return _fetch(self.place, self.fingerprint)
 
 
 @dataclass(frozen=True)
@@ -65,18 +65,18 @@ def share(folder: Path) -> SharedFolder:
 
     Raises: FileNotFoundError or ValueError naming the first wrong file.
     """
-    identity = Description.read(folder).identity
+    fingerprint = Description.read(folder).fingerprint
     root = data_root()
     if root is None:
-        return SharedFolder(folder.absolute(), identity, None)
+        return SharedFolder(folder.absolute(), fingerprint, None)
     place = root / "store"
-    if not any((place / identity).size(name) for name in DESCRIPTIONS):
+    if not any((place / fingerprint).size(name) for name in DESCRIPTIONS):
         for description, files in closure(folder):
-            target = place / description.identity
+            target = place / description.fingerprint
             for relative, source in files.items():
                 target.put(source, relative)
             target.put(description.file, description.file.name)  # last: it says all is there
-    return SharedFolder(folder.absolute(), identity, place)
+    return SharedFolder(folder.absolute(), fingerprint, place)
 
 
 def share_file(file: Path) -> SharedFile:
@@ -91,21 +91,21 @@ def share_file(file: Path) -> SharedFile:
     return SharedFile(file.absolute(), digest, place)
 
 
-def _fetch(place: Storage, identity: str) -> Path:
+def _fetch(place: Storage, fingerprint: str) -> Path:
     """Copy a folder, and first what it names, into this machine's store."""
-    target = stores()[0] / identity
+    target = stores()[0] / fingerprint
     with _alone(target), tempfile.TemporaryDirectory() as folder:
         if any((target / name).is_file() for name in DESCRIPTIONS):
             return target
-        description = _description(place / identity, Path(folder))
+        description = _description(place / fingerprint, Path(folder))
         for need in description.needs.values():
-            _fetch(place, str(need["identity"]))
+            _fetch(place, str(need["fingerprint"]))
         files = {relative: Path(relative) for relative in description.files}
         return enter(
             target.parent,
             description,
             files,
-            lambda source, copy: (place / identity).get(source.as_posix(), copy),
+            lambda source, copy: (place / fingerprint).get(source.as_posix(), copy),
         )
 
 

@@ -1,7 +1,7 @@
 """Where networks lie on this machine, and how to take them to another one.
 
-A store is a folder of folders, each named by its identity: `$HDRFACE_STORE`, else
-`~/.cache/hdrface`. Whatever names a network by identity finds it beside its owner or in a store.
+A store is a folder of folders, each named by its fingerprint: `$HDRFACE_STORE`, else
+`~/.cache/hdrface`. Whatever names a network by fingerprint finds it beside its owner or in a store.
 """
 
 import os
@@ -29,7 +29,7 @@ class WeightsFolder:
     """Verified pretrained weights; `root` is where the published layout (`vae/`, …) lies."""
 
     name: str
-    identity: str
+    fingerprint: str
     root: Path
     licence: str
     manifest: Manifest
@@ -69,12 +69,14 @@ def open_weights(folder: Path) -> WeightsFolder:
     root = _root(folder, manifest)
     remake = f"run 'dvc repro --force weights@{manifest.name}'"
     check(root, manifest.files, remedy=remake)
-    if (identity := Description.read(folder, MANIFEST).computed_identity()) != manifest.identity:
+    if (
+        fingerprint := Description.read(folder, MANIFEST).computed_fingerprint()
+    ) != manifest.fingerprint:
         raise ValueError(
-            f"{folder / MANIFEST} calls itself {manifest.identity}, "
-            f"but its files are {identity}: {remake}"
+            f"{folder / MANIFEST} calls itself {manifest.fingerprint}, "
+            f"but its files are {fingerprint}: {remake}"
         )
-    return WeightsFolder(manifest.name, manifest.identity, root, manifest.licence, manifest)
+    return WeightsFolder(manifest.name, manifest.fingerprint, root, manifest.licence, manifest)
 
 
 def open_model(folder: Path) -> Description:
@@ -85,46 +87,47 @@ def open_model(folder: Path) -> Description:
     description = Description.read(folder, RESTORER)
     remedy = "copy the folder again from where it was trained, or train it again with 'dvc repro'"
     check(folder, description.files, remedy=remedy)
-    if (identity := description.computed_identity()) != description.identity:
+    if (fingerprint := description.computed_fingerprint()) != description.fingerprint:
         raise ValueError(
-            f"{folder} calls itself {description.identity}, but its content is {identity}: {remedy}"
+            f"{folder} calls itself {description.fingerprint}, "
+            f"but its content is {fingerprint}: {remedy}"
         )
     return description
 
 
-def find(identity: str, hints: Iterable[Path] = ()) -> Path:
-    """Return the folder with this identity: one of the hints, else in a store.
+def find(fingerprint: str, hints: Iterable[Path] = ()) -> Path:
+    """Return the folder with this fingerprint: one of the hints, else in a store.
 
     Only descriptions are read here; `open_weights` and `open_model` verify the files.
 
     Raises: FileNotFoundError listing every place that was tried and what lay there.
     """
     tried = []
-    for folder in [*hints, *(store / identity for store in stores())]:
+    for folder in [*hints, *(store / fingerprint for store in stores())]:
         try:
-            found = Description.read(folder).identity
+            found = Description.read(folder).fingerprint
         except (FileNotFoundError, ValueError) as error:
             tried.append(str(error))
             continue
-        if found == identity:
+        if found == fingerprint:
             return folder
         tried.append(f"{folder} is {found}")
     listed = "".join(f"\n  {line}" for line in tried)
     raise FileNotFoundError(
-        f"nothing with identity {identity} was found; tried{listed}\n"
-        f"copy it to {stores()[0] / identity}, or set {STORE_VARIABLE} to the store that holds it"
+        f"nothing with fingerprint {fingerprint} was found; tried{listed}\n"
+        f"copy it to {stores()[0] / fingerprint}, or set {STORE_VARIABLE} to the store with it"
     )
 
 
 def find_need(folder: Path, need: Mapping[str, Any], hints: Sequence[Path] = ()) -> Path:
-    """Find what a trained folder names in `needs`: {name, identity, hint}.
+    """Find what a trained folder names in `needs`: {name, fingerprint, hint}.
 
     Looked for at the caller's hints, at the folder's own hint (relative to it or to the working
-    directory), beside the folder under its identity, and in the stores.
+    directory), beside the folder under its fingerprint, and in the stores.
     """
-    identity = str(need["identity"])
+    fingerprint = str(need["fingerprint"])
     own = [folder / need["hint"], Path(need["hint"])] if need.get("hint") else []
-    return find(identity, [*hints, *own, folder.parent / identity])
+    return find(fingerprint, [*hints, *own, folder.parent / fingerprint])
 
 
 def bring(folder: Path, store: Path, hints: Sequence[Path] = ()) -> Path:
@@ -176,11 +179,11 @@ def link(folder: Path, layout: Path) -> Path:
 
 
 def enter(store: Path, description: Description, files: Mapping[str, Path], put: Put) -> Path:
-    """Make `store/identity` of a description and its files; an intact one that is there stays."""
-    target = store / description.identity
+    """Make `store/FINGERPRINT` of a description and its files; an intact one stays."""
+    target = store / description.fingerprint
     if _is_intact(target, description):
         return target
-    partial = store / f"{description.identity}.{uuid4().hex}.partial"
+    partial = store / f"{description.fingerprint}.{uuid4().hex}.partial"
     for relative, source in files.items():
         (partial / relative).parent.mkdir(parents=True, exist_ok=True)
         put(source, partial / relative)
@@ -208,7 +211,7 @@ def _is_intact(folder: Path, description: Description) -> bool:
 
 def _root(folder: Path, manifest: Manifest) -> Path:
     """Return the first place that holds every file of the manifest."""
-    places = [folder, *(store / manifest.identity for store in stores())]
+    places = [folder, *(store / manifest.fingerprint for store in stores())]
     for place in places:
         if all((place / relative).is_file() for relative in manifest.files):
             return place

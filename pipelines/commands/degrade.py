@@ -22,5 +22,5 @@ def degrade(
 
     logs.configure()
     recipe = DegradationParams.load("degrade.recipe", params)
-    done = folder.run(source, target, recipe=recipe, seed=seed, variants=variants)
+    done = folder.degrade_folder(source, target, recipe=recipe, seed=seed, variants=variants)
     print(f"{target}: {done.num_pictures} pictures, {len(done.rejected)} rejected")

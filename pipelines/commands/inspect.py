@@ -1,7 +1,7 @@
 """`hdrface inspect`: what a folder of networks contains, by its own description and by its files.
 
 A trained folder: backbone, condition, sizes, parameters, where it comes from, licences, and whether
-what it names by identity is on this machine. A folder of weights: origin, licence, files, facts.
+what it names by fingerprint is on this machine. A folder of weights: origin, licence, files, facts.
 """
 
 import json
@@ -16,7 +16,16 @@ from components import console
 from components.weights.manifest import RESTORER, Description
 from components.weights.store import find_need, open_model, open_weights
 
-_SHOWN_APART = ("needs", "licences", "lineage", "files", "identity", "format", "facts", "licence")
+_SHOWN_APART = (
+    "needs",
+    "licences",
+    "lineage",
+    "files",
+    "fingerprint",
+    "format",
+    "facts",
+    "licence",
+)
 
 
 def inspect(
@@ -43,7 +52,7 @@ def contents(folder: Path) -> dict[str, Any]:
     return {
         "folder": str(folder),
         "what": "trained restorer" if is_restorer else "pretrained weights",
-        "identity": description.identity,
+        "fingerprint": description.fingerprint,
         "wrong": wrong,
         "settings": {k: v for k, v in content.items() if k not in _SHOWN_APART},
         "facts": content.get("facts", {}),
@@ -86,9 +95,9 @@ def _parameters(root: Path, files: Mapping[str, object]) -> dict[str, int]:
 
 
 def _needs(folder: Path, description: Description, above: str = "") -> Iterator[dict[str, Any]]:
-    """List what is named by identity, and what that names in turn."""
+    """List what is named by fingerprint, and what that names in turn."""
     for role, need in description.needs.items():
-        entry = {"role": above + role, "name": need["name"], "identity": need["identity"]}
+        entry = {"role": above + role, "name": need["name"], "fingerprint": need["fingerprint"]}
         try:
             place = find_need(folder, need)
         except FileNotFoundError as error:
@@ -112,12 +121,12 @@ def _print(found: Mapping[str, Any]) -> None:
         summary.add_row(key, escape(value))
     out.print(summary)
     if found["needs"]:
-        needs = Table(title="named by identity", title_justify="left")
-        for column in ("role", "name", "identity", "found"):
+        needs = Table(title="named by fingerprint", title_justify="left")
+        for column in ("role", "name", "fingerprint", "found"):
             needs.add_column(column, overflow="fold")
         for need in found["needs"]:
             place = escape(need["found"] or "") or "[bold red]not found[/]"
-            needs.add_row(need["role"], need["name"], need["identity"][:12], place)
+            needs.add_row(need["role"], need["name"], need["fingerprint"][:12], place)
         out.print(needs)
     for need in found["needs"]:
         if need["found"] is None:
@@ -125,7 +134,7 @@ def _print(found: Mapping[str, Any]) -> None:
 
 
 def _summary_rows(found: Mapping[str, Any]) -> Iterator[tuple[str, str]]:
-    yield "identity", found["identity"]
+    yield "fingerprint", found["fingerprint"]
     yield "files", f"{found['files']}, {found['bytes'] / 1e6:,.1f} MB"
     yield (
         "intact",

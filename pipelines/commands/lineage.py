@@ -36,18 +36,21 @@ def lineage(model: Registered) -> None:
 def _facts(story: Mapping[str, Any]) -> Iterator[tuple[str, str]]:
     """Give what there is to say beside the stages, by its heading."""
     commit = story["git"]["commit"] or "none: trained outside of a git repository"
-    yield "model", f"{story['model']}, {story['identity']}"
+    yield "model", f"{story['model']}, {story['fingerprint']}"
     yield "commit", f"{commit}{', and changes to it' if story['git']['dirty'] else ''}"
     for path, table in story["tables"].items():
         yield (
             path,
             f"{table['rows']} rows, {table['rejected']} rejected, by the stage {table['stage']}; "
-            f"{table['identity']}",
+            f"{table['fingerprint']}",
         )
     yield "pictures", _source(story["stages"])
     for weights in story["weights"]:
         revision = f" at {weights['revision']}" if weights["revision"] else ""
-        yield f"weights {weights['name']}", f"{weights['source']}{revision}; {weights['identity']}"
+        yield (
+            f"weights {weights['name']}",
+            f"{weights['source']}{revision}; {weights['fingerprint']}",
+        )
     yield "licences", "\n".join(story["licences"])
 
 

@@ -12,9 +12,9 @@ import httpx2 as httpx
 import pytest
 import torch
 
+from components.profiles import use
 from components.restorer import Need, Restorer
 from components.weights.store import open_weights
-from pipelines.commands.config import use
 from tests.components.test_restorer import trained
 from tests.endpoint import PATIENCE_S, Endpoint, picture
 from tests.pipelines.registered import GIT, NAMES, Project, make_models
@@ -51,7 +51,7 @@ def _break(folder: Path, networks: Path) -> None:
     shutil.rmtree(folder)
     restorer.save(
         folder,
-        needs={"backbone": Need(name=weights.name, identity=weights.identity, hint=hint)},
+        needs={"backbone": Need(name=weights.name, fingerprint=weights.fingerprint, hint=hint)},
         licences=["none"],
         lineage={"git": GIT, "training": f"training-of-{folder.name}"},
     )

@@ -102,7 +102,7 @@ def _assert_same(line: Line, alone: Path) -> None:
             for folder in (line.home.folder, alone)
         )
         assert here.files == there.files, name
-        assert here.identity == there.identity, name
+        assert here.fingerprint == there.fingerprint, name
 
 
 class Losses:

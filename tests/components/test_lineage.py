@@ -77,7 +77,7 @@ def test_a_change_of_the_code_changes_its_hash_alone(sources, file, old, new):
         ("pipelines/faces.py", "Run it.", "Align every face, and nothing else."),
         ("pipelines/faces.py", '"""Stage."""\n', ""),
         ("components/unused.py", "1", "2"),
-        ("components/tables.py", "unused", "faces.detect"),
+        ("components/tables/__init__.py", "unused", "faces.detect"),
         ("components/params.py", "pass", "x = 1"),
         ("components/faces/detect.py", "numpy", "torch"),
     ],
@@ -109,18 +109,18 @@ def test_the_sources_of_this_repository_are_found(repository):
     assert repository == lineage.ROOT
 
 
-def test_the_identity_depends_on_every_part_and_on_no_order():
-    one = lineage.identity(stage="faces", params={"a": 1, "b": 2})
+def test_the_fingerprint_depends_on_every_part_and_on_no_order():
+    one = lineage.fingerprint(stage="faces", params={"a": 1, "b": 2})
 
-    assert one == lineage.identity(params={"b": 2, "a": 1}, stage="faces")
-    assert one != lineage.identity(stage="faces", params={"a": 1, "b": 2.5})
-    assert one != lineage.identity(stage="face", params={"a": 1, "b": 2})
+    assert one == lineage.fingerprint(params={"b": 2, "a": 1}, stage="faces")
+    assert one != lineage.fingerprint(stage="faces", params={"a": 1, "b": 2.5})
+    assert one != lineage.fingerprint(stage="face", params={"a": 1, "b": 2})
 
 
 def git(folder: Path, *arguments: str) -> str:
-    identity = ["-c", "user.name=T", "-c", "user.email=t@example.org"]
+    fingerprint = ["-c", "user.name=T", "-c", "user.email=t@example.org"]
     done = subprocess.run(
-        ["git", "-C", str(folder), *identity, *arguments],
+        ["git", "-C", str(folder), *fingerprint, *arguments],
         check=True,
         capture_output=True,
         text=True,

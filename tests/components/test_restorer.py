@@ -27,7 +27,7 @@ def trained(root: Path, networks: Path, backbone: BackboneName, condition: str) 
         restorer = Restorer.untrained(
             RestorerSpec.model_validate({**spec, "seed": 42}), weights, token_width=None
         )
-        named = {"backbone": (weights.name, weights.identity, networks / backbone)}
+        named = {"backbone": (weights.name, weights.fingerprint, networks / backbone)}
     else:
         other = trained(root, networks, OTHER[backbone], "text")
         encoder = open_weights(networks / "dinov3")
@@ -36,17 +36,17 @@ def trained(root: Path, networks: Path, backbone: BackboneName, condition: str) 
             weights,
             token_width=32,
         )
-        identity = json.loads((other / "restorer.json").read_text())["identity"]
+        fingerprint = json.loads((other / "restorer.json").read_text())["fingerprint"]
         named = {
-            "backbone": (weights.name, weights.identity, networks / backbone),
-            "encoder": (encoder.name, encoder.identity, networks / "dinov3"),
-            "intermediate": (other.name, identity, other),
+            "backbone": (weights.name, weights.fingerprint, networks / backbone),
+            "encoder": (encoder.name, encoder.fingerprint, networks / "dinov3"),
+            "intermediate": (other.name, fingerprint, other),
         }
     restorer.save(
         folder,
         needs={
-            role: Need(name=name, identity=identity, hint=os.path.relpath(path, folder))
-            for role, (name, identity, path) in named.items()
+            role: Need(name=name, fingerprint=fingerprint, hint=os.path.relpath(path, folder))
+            for role, (name, fingerprint, path) in named.items()
         },
         licences=["none"],
         lineage={"git": None},
@@ -68,10 +68,11 @@ def test_a_trained_folder_is_the_same_wherever_its_networks_lay(
         trained(tmp_path / name, where, backbone, "text")
         for name, where in (("here", networks), ("there", elsewhere))
     )
-    identities = {
-        json.loads((folder / "restorer.json").read_text())["identity"] for folder in (here, there)
+    fingerprints = {
+        json.loads((folder / "restorer.json").read_text())["fingerprint"]
+        for folder in (here, there)
     }
-    assert len(identities) == 1
+    assert len(fingerprints) == 1
 
 
 @pytest.mark.parametrize("backbone", ["sd21", "qwen"])

@@ -57,8 +57,8 @@ class Project:
             promotion=rule,
         )
 
-    def identity(self, name: str) -> str:
-        return Description.read(self.models / name).identity
+    def fingerprint(self, name: str) -> str:
+        return Description.read(self.models / name).fingerprint
 
     def track(self, name: str) -> str:
         """Store a model in the finished run of its training, as the stage `train` does."""
@@ -76,7 +76,7 @@ class Project:
             psnr = {"degraded": before, "restored": before + gain + draw.normal(0, 0.05)}
             ssim = {"degraded": 0.5, "restored": 0.7}
             faces.append(FaceScores(f"face-{i}", 0, {"psnr": psnr, "ssim": ssim}))
-        facts = comparison.model_facts(self.identity(name), *name.split("-"))
+        facts = comparison.model_facts(self.fingerprint(name), *name.split("-"))
         result = comparison.result(facts, {"pairs": pairs}, faces, {}, samples=9, seed=1)
         (self.root / "metrics").mkdir(exist_ok=True)
         (self.root / "metrics" / f"{name}.json").write_text(json.dumps(result))
@@ -120,7 +120,7 @@ def _write_table(out: Path) -> None:
     manifest = {
         "schema_version": SCHEMA_VERSION,
         "stage": "faces",
-        "identity": "1dea" * 16,
+        "fingerprint": "1dea" * 16,
         "params": {},
         "inputs": {},
         "num_rows": 2,

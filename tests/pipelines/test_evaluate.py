@@ -98,10 +98,10 @@ def _dinov3(folder: Path) -> None:
 
 def _need(folder: Path, name: str, make: Callable[[Path], None]) -> Need:
     make(folder)
-    identity = write_manifest(
+    fingerprint = write_manifest(
         folder, name=name, kind="stand-in", source="here", revision=None, licence="Apache-2.0"
     )
-    return Need(name=name, identity=identity, hint=str(folder))
+    return Need(name=name, fingerprint=fingerprint, hint=str(folder))
 
 
 def _models(root: Path) -> None:
@@ -116,13 +116,13 @@ def _models(root: Path) -> None:
     )
     needs = {"backbone": backbone}
     place = root / "models" / "sd21-text"
-    identity = text.save(place, needs=needs, licences=["Apache-2.0"], lineage=LINEAGE)
+    fingerprint = text.save(place, needs=needs, licences=["Apache-2.0"], lineage=LINEAGE)
     width = DINOv3(root / "weights" / "dinov3", input_size=SIZE).width
     spec = {**common, "condition": "sdfm", "encoder_size": SIZE}
     sdfm = Restorer.untrained(RestorerSpec.model_validate(spec), weights, token_width=width)
     needs |= {
         "encoder": encoder,
-        "intermediate": Need(name="sd21-text", identity=identity, hint=str(place)),
+        "intermediate": Need(name="sd21-text", fingerprint=fingerprint, hint=str(place)),
     }
     lineage = {**LINEAGE, "training": TRAINING}
     sdfm.save(root / "models" / "sd21-sdfm", needs=needs, licences=["Apache-2.0"], lineage=lineage)
@@ -148,7 +148,7 @@ def _pairs(root: Path, num_faces: int = 6) -> None:
         "inputs": {},
         "schema_version": SCHEMA_VERSION,
         "stage": "degrade",
-        "identity": "1dea" * 16,
+        "fingerprint": "1dea" * 16,
         "params": {"recipe": RECIPE.model_dump(mode="json"), "seed": 42},
         "num_rows": num_faces,
         "columns": notes[0].columns,
@@ -286,7 +286,7 @@ def test_the_command_gives_the_stages_scores_also_on_a_machine_without_the_repos
     project: Project, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     staged = _evaluate(project, "sdfm")["faces"]
-    # Another machine: nothing lies where the hints say, a store holds it by identity.
+    # Another machine: nothing lies where the hints say, a store holds it by fingerprint.
     home = tmp_path / "elsewhere"
     shutil.copytree(project.root / "models" / "sd21-sdfm", home / "model")
     shutil.copytree(project.faces, home / "hq")
@@ -294,7 +294,7 @@ def test_the_command_gives_the_stages_scores_also_on_a_machine_without_the_repos
     (home / "hq" / "wide.png").write_bytes(images.encode_png(astronaut()[:100]))
     needs = json.loads((home / "model" / "restorer.json").read_bytes())["needs"]
     for need in needs.values():
-        shutil.copytree(need["hint"], home / "store" / need["identity"])
+        shutil.copytree(need["hint"], home / "store" / need["fingerprint"])
     away = project.root.with_name("away")
     project.root.rename(away)
     monkeypatch.setenv("HDRFACE_STORE", str(home / "store"))
@@ -370,7 +370,7 @@ def _pairs_of_another_size(root: Path) -> Path:
         "inputs": {},
         "schema_version": SCHEMA_VERSION,
         "stage": "degrade",
-        "identity": "1dea",
+        "fingerprint": "1dea",
         "params": {},
         "num_rows": 1,
         "columns": note.columns,

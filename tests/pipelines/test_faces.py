@@ -106,12 +106,12 @@ def test_a_changed_or_added_picture_makes_another_table(source: Path, tmp_path: 
     first = faces.run(params, COMPUTE)
     stamp = (tmp_path / "faces" / "manifest.json").stat().st_mtime_ns
     again = faces.run(params, Compute(workers=2))
-    assert again.identity == first.identity
+    assert again.fingerprint == first.fingerprint
     assert (tmp_path / "faces" / "manifest.json").stat().st_mtime_ns == stamp  # nothing ran
     (source / "unknown.png").unlink()
     (source / "split.csv").write_text("file,split\ndeep/rotated.jpg,test\n")
     changed = faces.run(params, COMPUTE)
-    assert changed.identity != first.identity
+    assert changed.fingerprint != first.fingerprint
     splits = changed.read(columns=["face_id", "split"]).to_pylist()
     assert {row["face_id"]: row["split"] for row in splits}[GOOD[2]] == "test"
     assert len(changed.rejected) == len(REASONS) - 1

@@ -33,7 +33,7 @@ def _write_table(out: Path) -> None:
     manifest = {
         "schema_version": SCHEMA_VERSION,
         "stage": "faces",
-        "identity": "1dea" * 16,
+        "fingerprint": "1dea" * 16,
         "params": {},
         "inputs": {},
         "num_rows": 2,
@@ -52,7 +52,7 @@ def _write_model(root: Path, name: str, *, pairs: str = "9f") -> dict[str, Any]:
         before = random.normal(22, 2)
         scores = {"psnr": {"degraded": before, "restored": before + random.normal(1, 0.1)}}
         faces.append(FaceScores(f"f{i}", 0, scores))
-    facts = {"name": name, "identity": "ab" * 32, "backbone": backbone, "condition": condition}
+    facts = {"name": name, "fingerprint": "ab" * 32, "backbone": backbone, "condition": condition}
     result = comparison.result(facts, {"pairs": pairs, "size": 64}, faces, {}, samples=99, seed=1)
     (root / "metrics").mkdir(exist_ok=True)
     (root / "metrics" / f"{name}.json").write_text(json.dumps(result))

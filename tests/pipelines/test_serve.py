@@ -16,9 +16,9 @@ import pytest
 from components import images
 from components.params import ParamsError
 from components.photographs import photograph
+from components.profiles import use
 from components.serving import keys
 from pipelines import serve
-from pipelines.commands.config import use
 from tests.components.photographs.test_restoration import SHOWN
 from tests.components.test_restorer import trained
 from tests.end_to_end.checkout import REPOSITORY

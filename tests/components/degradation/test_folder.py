@@ -6,10 +6,10 @@ import pytest
 
 from components import images
 from components.degradation import recipe
+from components.degradation.folder import degrade_folder
 from components.degradation.recipe import DegradationParams
 from components.degradation.unsharp import UnsharpParams
 from components.faces.source import SourceError
-from pipelines.commands import degrade
 
 RECIPE = DegradationParams(
     kernel_size=13, sigma=(0.1, 3), downsample=(0.8, 4), noise=(0, 20), jpeg_quality=(60, 100)
@@ -34,7 +34,7 @@ def files_of(folder: Path) -> set[str]:
 
 def test_each_picture_gets_a_twin_of_its_size_and_a_line(source: Path, tmp_path: Path) -> None:
     out = tmp_path / "new" / "out"
-    result = degrade.run(source, out, recipe=RECIPE, seed=42)
+    result = degrade_folder(source, out, recipe=RECIPE, seed=42)
     assert result.num_pictures == 2
     assert [rejected.file for rejected in result.rejected] == ["broken.jpg"]
     assert "not a JPEG" in result.rejected[0].reason
@@ -51,9 +51,9 @@ def test_each_picture_gets_a_twin_of_its_size_and_a_line(source: Path, tmp_path:
 
 
 def test_a_twin_does_not_depend_on_its_neighbours(source: Path, tmp_path: Path) -> None:
-    degrade.run(source, tmp_path / "both", recipe=RECIPE, seed=1)
+    degrade_folder(source, tmp_path / "both", recipe=RECIPE, seed=1)
     (source / "a.png").unlink()
-    degrade.run(source, tmp_path / "one", recipe=RECIPE, seed=1)
+    degrade_folder(source, tmp_path / "one", recipe=RECIPE, seed=1)
     name = "more/Jörg 1.png"
     assert (tmp_path / "both" / name).read_bytes() == (tmp_path / "one" / name).read_bytes()
 
@@ -61,7 +61,7 @@ def test_a_twin_does_not_depend_on_its_neighbours(source: Path, tmp_path: Path) 
 def test_variants_and_changed_targets_have_their_own_files(source: Path, tmp_path: Path) -> None:
     sharp = RECIPE.model_copy(update={"unsharp": UnsharpParams()})
     out = tmp_path / "out"
-    degrade.run(source, out, recipe=sharp, seed=1, variants=2)
+    degrade_folder(source, out, recipe=sharp, seed=1, variants=2)
     assert {"a.png", "a.1.png", "hq/a.png", "hq/a.1.png", "more/Jörg 1.1.png"} < files_of(out)
 
 
@@ -70,7 +70,7 @@ def test_pictures_that_differ_in_their_suffix_alone_do_not_meet(
 ) -> None:
     (source / "a.bmp").write_bytes((source / "a.png").read_bytes())
     out = tmp_path / "out"
-    assert degrade.run(source, out, recipe=RECIPE, seed=1).num_pictures == 3
+    assert degrade_folder(source, out, recipe=RECIPE, seed=1).num_pictures == 3
     assert {"a.png.png", "a.bmp.png"} < files_of(out)
 
 
@@ -79,7 +79,7 @@ def test_a_folder_that_is_there_is_not_touched(source: Path, tmp_path: Path) -> 
     out.mkdir()
     (out / "mine.txt").write_text("kept")
     with pytest.raises(FileExistsError, match="name a new folder"):
-        degrade.run(source, out, recipe=RECIPE, seed=1)
+        degrade_folder(source, out, recipe=RECIPE, seed=1)
     assert files_of(out) == {"mine.txt"}
 
 
@@ -87,8 +87,8 @@ def test_a_folder_without_one_good_picture_is_an_error(tmp_path: Path) -> None:
     folder = tmp_path / "in"
     folder.mkdir()
     with pytest.raises(SourceError, match="no pictures"):
-        degrade.run(folder, tmp_path / "out", recipe=RECIPE, seed=1)
+        degrade_folder(folder, tmp_path / "out", recipe=RECIPE, seed=1)
     (folder / "broken.jpg").write_text("not a picture")
     with pytest.raises(ValueError, match=r"1 were rejected, broken\.jpg: not a JPEG"):
-        degrade.run(folder, tmp_path / "out", recipe=RECIPE, seed=1)
+        degrade_folder(folder, tmp_path / "out", recipe=RECIPE, seed=1)
     assert not (tmp_path / "out").exists()

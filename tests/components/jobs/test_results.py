@@ -42,8 +42,8 @@ def dvc(folder: Path, *words: str) -> str:
 
 
 def git(folder: Path, *words: str) -> None:
-    identity = ("-c", "user.name=a", "-c", "user.email=b@c")
-    subprocess.run(["git", *identity, *words], cwd=folder, check=True, capture_output=True)
+    fingerprint = ("-c", "user.name=a", "-c", "user.email=b@c")
+    subprocess.run(["git", *fingerprint, *words], cwd=folder, check=True, capture_output=True)
 
 
 @pytest.fixture

@@ -17,8 +17,8 @@ def test_a_job_knows_its_commit_and_whether_files_differ_from_it(
     script = source / "script.sh"
     script.write_text("true\n")
     script.chmod(0o755)
-    identity = ("-c", "user.name=a", "-c", "user.email=b@c")
-    for words in (["init", "-q"], ["add", "."], [*identity, "commit", "-q", "-m", "All"]):
+    fingerprint = ("-c", "user.name=a", "-c", "user.email=b@c")
+    for words in (["init", "-q"], ["add", "."], [*fingerprint, "commit", "-q", "-m", "All"]):
         subprocess.run(["git", *words], cwd=source, check=True)
     if dirty:
         script.write_text("false\n")

@@ -32,7 +32,12 @@ def scores(
     ]
     return {
         **comparison.result(
-            {"identity": "ab"}, {"pairs": pairs}, faces, {"lpips": "no weights"}, samples=2, seed=1
+            {"fingerprint": "ab"},
+            {"pairs": pairs},
+            faces,
+            {"lpips": "no weights"},
+            samples=2,
+            seed=1,
         ),
         **changed,
     }

@@ -29,7 +29,7 @@ def _result(model: str, gain: float) -> dict[str, Any]:
             roles = {"degraded": before, "intermediate": before + 0.2, **roles}
         angle = {role: 60 - value for role, value in roles.items()}
         faces.append(FaceScores(f"face {i}", 0, {"psnr": roles, "identity_angle": angle}))
-    facts = {"name": model, "identity": "ab" * 32, "backbone": backbone, "condition": condition}
+    facts = {"name": model, "fingerprint": "ab" * 32, "backbone": backbone, "condition": condition}
     protocol = {"faces": "30 <i>faces</i>", "size": 64, "degradation": {"sigma": [0.1, 3]}}
     why = {"lpips": "weights are missing under /hub"}
     return comparison.result(facts, protocol, faces, why, samples=300, seed=1)

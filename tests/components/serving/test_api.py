@@ -132,7 +132,7 @@ def test_a_form_and_raw_bytes_are_answered_alike_and_json_holds_boxes_and_gates(
     assert one["record"]["faces"][0]["box"] == [0, 0, 48, 48]
     [gate] = one["gates"]
     assert images.decode_png(base64.b64decode(gate)).shape == (SIZE, SIZE, 3)
-    assert one["model"] == {"name": "small", "identity": "id", "run_id": "run"}
+    assert one["model"] == {"name": "small", "fingerprint": "id", "run_id": "run"}
 
 
 @pytest.mark.parametrize(

@@ -34,7 +34,7 @@ class Source:
     def locate(self) -> Version:
         if self.is_away:
             raise ConnectionError("the tracking server does not answer")
-        return Version(f"hdrface/{self.number}", f"identity-{self.number}")
+        return Version(f"hdrface/{self.number}", f"fingerprint-{self.number}")
 
     def load(self, version: Version) -> FaceRestorer:
         self.loads.append(version.name)

@@ -79,7 +79,7 @@ def test_tries_are_counted_a_run(tmp_path):
 
 
 @pytest.mark.parametrize("other", [("9c0d", 1), ("1a2b", 2)])
-def test_shards_of_another_identity_are_discarded_and_its_workers_write_nowhere(tmp_path, other):
+def test_shards_of_another_fingerprint_are_discarded_and_its_workers_write_nowhere(tmp_path, other):
     out = tmp_path / "faces"
     old = Unfinished.resume(out, "1a2b", 1)
     old.keep(0, made("a"))

@@ -5,8 +5,8 @@ from pathlib import Path
 
 import pytest
 
+from components.tracking import manual
 from components.tracking.registry import Champions, Registry, find
-from pipelines.commands import promote
 from tests.mlflow_database import KillAfter, Killed
 
 
@@ -82,13 +82,13 @@ def test_a_champion_that_was_made_elsewhere_is_remembered_as_well(registry: Regi
 
 def test_a_hand_may_promote_by_number_or_alias(registry: Registry) -> None:
     registry.challenge("2")
-    assert promote.promote("hdrface/1") == "hdrface/1 is the champion"
-    assert promote.promote("models:/hdrface@challenger") == (
+    assert manual.promote("hdrface/1") == "hdrface/1 is the champion"
+    assert manual.promote("models:/hdrface@challenger") == (
         "hdrface/2 is the champion in place of version 1"
     )
-    assert promote.promote("hdrface/2") == "hdrface/2 is the champion already"
+    assert manual.promote("hdrface/2") == "hdrface/2 is the champion already"
     assert registry.version("1").tags["hdrface.replaced_by_hand"] == "true"
-    promote.rollback("hdrface")
+    manual.rollback("hdrface")
     assert registry.version("1").tags["hdrface.replaced_by_hand"] == "false"
     assert registry.version("2").tags["hdrface.replaced_by_hand"] == "true"
 

@@ -20,9 +20,9 @@ def database(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, empty_database: Pa
     return shutil.copy(empty_database, tmp_path / "mlflow.db")
 
 
-def begin(identity: str = "abc") -> TrainingRun:
+def begin(fingerprint: str = "abc") -> TrainingRun:
     return TrainingRun.begin(
-        identity, name="train@sd21-sdfm", params=PARAMS, tags={"git.commit": "1a2b"}
+        fingerprint, name="train@sd21-sdfm", params=PARAMS, tags={"git.commit": "1a2b"}
     )
 
 
@@ -44,7 +44,7 @@ def test_runs_lie_in_one_experiment() -> None:
         "optimization.betas": "(0.9, 0.999)",
         "mirror": "True",
     }
-    assert found.data.tags["hdrface.identity"] == "abc"
+    assert found.data.tags["hdrface.fingerprint"] == "abc"
     assert found.data.tags["git.commit"] == "1a2b"
     assert found.info.status == "RUNNING"
 

@@ -123,7 +123,7 @@ def test_a_local_folder_is_described_and_stays_where_it_is(
     stable_diffusion: Path, tmp_path: Path
 ) -> None:
     folder = tmp_path / "data" / "sd21"
-    identity = publish(folder, "sd21", params(source=stable_diffusion))
+    fingerprint = publish(folder, "sd21", params(source=stable_diffusion))
     assert sorted(p.name for p in folder.iterdir()) == ["manifest.json", "prompt.safetensors"]
     manifest = Manifest.read(folder)
     assert (manifest.kind, manifest.source, manifest.revision) == ("published", ID, REVISION)
@@ -131,7 +131,7 @@ def test_a_local_folder_is_described_and_stays_where_it_is(
     assert manifest.facts["prompt"].startswith("high quality portrait photo")
     assert sorted(manifest.files) == FILES
     weights = open_weights(folder)
-    assert weights.identity == identity
+    assert weights.fingerprint == fingerprint
     assert weights.path("unet").is_dir()
     assert not (weights.root / "unet" / "diffusion_pytorch_model.bin").exists()
 
@@ -139,12 +139,12 @@ def test_a_local_folder_is_described_and_stays_where_it_is(
 def test_the_hub_and_a_local_copy_are_the_same_weights(
     hub: Hub, stable_diffusion: Path, tmp_path: Path
 ) -> None:
-    identity = publish(tmp_path / "a", "sd21", params())
-    assert publish(tmp_path / "b", "sd21", params(source=stable_diffusion)) == identity
+    fingerprint = publish(tmp_path / "a", "sd21", params())
+    assert publish(tmp_path / "b", "sd21", params(source=stable_diffusion)) == fingerprint
     assert (tmp_path / "a/manifest.json").read_bytes() == (
         tmp_path / "b/manifest.json"
     ).read_bytes()
-    assert open_weights(tmp_path / "a").identity == identity
+    assert open_weights(tmp_path / "a").fingerprint == fingerprint
     assert hub.fetched
 
 
@@ -162,7 +162,7 @@ def test_a_machine_with_the_manifest_alone_gets_the_rest(
 ) -> None:
     """As after `dvc pull` on another machine: the folder stays as it is, the text condition too."""
     folder = tmp_path / "sd21"
-    identity = publish(folder, "sd21", params())
+    fingerprint = publish(folder, "sd21", params())
     before = {path.name: path.read_bytes() for path in folder.iterdir()}
     shutil.rmtree(tmp_path / "hub")
     shutil.rmtree(store)
@@ -170,7 +170,7 @@ def test_a_machine_with_the_manifest_alone_gets_the_rest(
     with pytest.raises(FileNotFoundError, match=r"run 'python -m pipelines.weights sd21'"):
         open_weights(folder)
     assert matches(folder, params())
-    assert complete(folder, params()) == identity
+    assert complete(folder, params()) == fingerprint
     assert {path.name: path.read_bytes() for path in folder.iterdir()} == before
     assert any("unet" in name for name in hub.fetched)
     assert not any("text_encoder" in name for name in hub.fetched)

@@ -50,9 +50,9 @@ def test_another_machine_gets_a_model_with_all_that_it_names(model: Path) -> Non
     found = shared.local()
     assert shared.local() == found
     described = open_model(found)
-    assert described.identity == shared.identity
+    assert described.fingerprint == shared.fingerprint
     [need] = described.needs.values()
-    assert open_weights(found.parent / need["identity"]).identity == need["identity"]
+    assert open_weights(found.parent / need["fingerprint"]).fingerprint == need["fingerprint"]
 
 
 @pytest.mark.usefixtures("elsewhere")

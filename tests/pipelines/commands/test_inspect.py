@@ -8,7 +8,7 @@ import torch
 from safetensors.torch import save_file
 
 from components.weights.manifest import seal, write_manifest
-from pipelines.commands.inspect import contents, run
+from pipelines.commands.inspect import contents, inspect
 
 
 @pytest.fixture(autouse=True)
@@ -37,13 +37,13 @@ def make_restorer(folder: Path, backbone: str, **needs: tuple[Path, str]) -> str
     folder.mkdir(parents=True)
     save_file({"norm.weight": torch.zeros(6)}, folder / "fusion.safetensors")
     content = {
-        "format": 1,
+        "format": 2,
         "backbone": backbone,
         "condition": "sdfm",
         "size": 64,
         "needs": {
-            role: {"name": place.name, "identity": identity, "hint": str(place)}
-            for role, (place, identity) in needs.items()
+            role: {"name": place.name, "fingerprint": fingerprint, "hint": str(place)}
+            for role, (place, fingerprint) in needs.items()
         },
         "licences": ["Apache-2.0", "DINOv3 License"],
         "lineage": {"git": {"commit": "abc123", "dirty": False}, "inputs": {"pairs": "f00"}},
@@ -56,15 +56,15 @@ def make_restorer(folder: Path, backbone: str, **needs: tuple[Path, str]) -> str
 def model(tmp_path: Path) -> Path:
     """Return a trained folder with weights and an intermediate restorer that needs others."""
     places = {name: tmp_path / "weights" / name for name in ("sd21", "qwen")}
-    identities = {name: make_weights(place, name) for name, place in places.items()}
+    fingerprints = {name: make_weights(place, name) for name, place in places.items()}
     plain = tmp_path / "models" / "qwen-text"
-    plain_identity = make_restorer(plain, "qwen", weights=(places["qwen"], identities["qwen"]))
+    plain_fingerprint = make_restorer(plain, "qwen", weights=(places["qwen"], fingerprints["qwen"]))
     folder = tmp_path / "models" / "sd21-sdfm"
     make_restorer(
         folder,
         "sd21",
-        weights=(places["sd21"], identities["sd21"]),
-        intermediate=(plain, plain_identity),
+        weights=(places["sd21"], fingerprints["sd21"]),
+        intermediate=(plain, plain_fingerprint),
     )
     return folder
 
@@ -72,7 +72,7 @@ def model(tmp_path: Path) -> Path:
 def test_a_trained_folder_tells_all_of_itself(
     model: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    run(model, as_json=True)
+    inspect(model, as_json=True)
     found = json.loads(capsys.readouterr().out)
     assert found["what"] == "trained restorer"
     assert found["wrong"] is None
@@ -92,16 +92,16 @@ def test_what_is_named_but_not_here_is_shown_with_the_places_tried(
     missing = [need for need in contents(model)["needs"] if need["found"] is None]
     assert [need["role"] for need in missing] == ["intermediate.weights"]
     assert str(tmp_path / "weights" / "qwen") in missing[0]["why"]
-    run(model)
+    inspect(model)
     shown = capsys.readouterr().out
     assert "not found" in shown
     assert "HDRFACE_STORE" in shown
 
 
 def test_weights_tell_their_origin_size_and_facts(tmp_path: Path) -> None:
-    identity = make_weights(tmp_path / "sd21", "sd21")
+    fingerprint = make_weights(tmp_path / "sd21", "sd21")
     found = contents(tmp_path / "sd21")
-    assert found["identity"] == identity
+    assert found["fingerprint"] == fingerprint
     assert found["settings"] == {
         "name": "sd21",
         "kind": "stand-in",
@@ -115,7 +115,7 @@ def test_weights_tell_their_origin_size_and_facts(tmp_path: Path) -> None:
 def test_damage_is_shown_not_hidden(model: Path, capsys: pytest.CaptureFixture[str]) -> None:
     save_file({"norm.weight": torch.ones(6)}, model / "fusion.safetensors")
     assert "fusion.safetensors has SHA-256" in str(contents(model)["wrong"])
-    run(model)
+    inspect(model)
     assert "NO:" in capsys.readouterr().out
 
 
@@ -126,7 +126,7 @@ def test_the_table_shows_values_with_brackets_as_they_are(
     described["note"] = "[bold]kept[/bold]"
     (model / "restorer.json").write_text(json.dumps(described))
     seal(model)
-    run(model)
+    inspect(model)
     shown = capsys.readouterr().out
     for part in ("[bold]kept[/bold]", "sd21", "sdfm", "yes, every hash is right", "fusion: 6"):
         assert part in shown
@@ -134,4 +134,4 @@ def test_the_table_shows_values_with_brackets_as_they_are(
 
 def test_another_folder_is_refused(tmp_path: Path) -> None:
     with pytest.raises(FileNotFoundError, match=r"holds no manifest.json or restorer.json"):
-        run(tmp_path)
+        inspect(tmp_path)

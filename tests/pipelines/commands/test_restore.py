@@ -133,7 +133,7 @@ def test_a_model_comes_from_a_run_or_the_registry(
     packed = tmp_path / "packed"
     shutil.copytree(model, packed)
     needed = json.loads((model / "restorer.json").read_text())["needs"]["backbone"]
-    shutil.copytree(model / needed["hint"], packed / "needs" / needed["identity"])
+    shutil.copytree(model / needed["hint"], packed / "needs" / needed["fingerprint"])
     client = mlflow.MlflowClient(uri)
     experiment = client.create_experiment("e", (tmp_path / "artifacts").as_uri())
     run = client.create_run(experiment)
@@ -143,7 +143,7 @@ def test_a_model_comes_from_a_run_or_the_registry(
         "hdrface",
         f"{run.info.artifact_uri}/model",
         run.info.run_id,
-        tags={registry.IDENTITY_TAG: Description.read(model).identity},
+        tags={registry.FINGERPRINT_TAG: Description.read(model).fingerprint},
     )
     client.set_registered_model_alias("hdrface", "champion", "1")
     picture = tmp_path / "face.png"

@@ -99,8 +99,8 @@ def checkout(tmp_path: Path) -> Path:
     for name in ("tracked.txt", "changed.txt"):
         (tmp_path / name).write_text(f"{name}\n")
     (tmp_path / ".gitignore").write_text("/data/\n*.log\n")
-    identity = ("-c", "user.name=a", "-c", "user.email=b@c")
-    for words in (["init", "-q"], ["add", "."], [*identity, "commit", "-q", "-m", "All"]):
+    fingerprint = ("-c", "user.name=a", "-c", "user.email=b@c")
+    for words in (["init", "-q"], ["add", "."], [*fingerprint, "commit", "-q", "-m", "All"]):
         subprocess.run(["git", *words], cwd=tmp_path, check=True)
     (tmp_path / "changed.txt").write_text('it\'s "changed"\n')
     (tmp_path / "new.txt").touch()
