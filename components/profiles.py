@@ -66,6 +66,8 @@ def _quoted(override: str) -> str:
     from hydra.core.override_parser.types import QuotedString
     from hydra.errors import HydraException
 
+    if re.fullmatch(r"~[\w.]+", override):  # Hydra's word for leaving a key out
+        return override
     key, equals, value = override.partition("=")
     if not equals or not re.fullmatch(r"\+{0,2}[\w.@/-]+", key):
         raise ValueError(f"'{override}' is not of the form key=value")

@@ -28,7 +28,7 @@ from components.params import Compute, Params
 from components.reporting import comparison
 from components.reporting.comparison import Compared, Comparison, FaceScores, Pair
 from components.reporting.gallery import Gallery, make_picture, spread
-from components.restorer import Restorer
+from components.restorers.folder import load_restorer
 from components.tables import Table
 from components.tracking import runs
 from components.weights.manifest import RESTORER, Description
@@ -115,7 +115,7 @@ def score(
     device: str,
 ) -> Scored:
     """Restore the test split with a model and measure it, in this process."""
-    restorer = Restorer.load(model.local()).to(device)
+    restorer = load_restorer(model.local()).to(device)
     metrics, unavailable = open_metrics(
         dict.fromkeys([*params.metrics, ALWAYS]),
         identity_network=None if identity_network is None else identity_network.local(),

@@ -51,14 +51,14 @@ class FeatureMaker:
     ) -> None:
         import torch
 
-        from components.backbones.catalogue import load_backbone
+        from components.backbones.catalogue import FAMILIES
         from components.encoders.dinov3 import DINOv3
         from components.weights.store import open_weights
 
         self._pairs, self._intermediates = pairs, intermediates
         self._params = params
         self._device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
-        self._backbone = load_backbone(params.backbone, open_weights(weights.local()).root)
+        self._backbone = FAMILIES[params.backbone](open_weights(weights.local()).root)
         dinov3 = DINOv3(open_weights(encoder.local()).root, input_size=params.encoder_size)
         self._encoder = dinov3.to(self._device)
         self._backbone.to(self._device)

@@ -35,11 +35,11 @@ class IntermediateMaker:
     def __init__(self, *, pairs: tables.Table, model: SharedFolder, batch_size: int) -> None:
         import torch
 
-        from components.restorer import Restorer
+        from components.restorers.folder import load_restorer
 
         self._pairs = pairs
         self._device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
-        self._restorer = Restorer.load(model.local()).to(self._device)
+        self._restorer = load_restorer(model.local()).to(self._device)
         self._batch_size = batch_size
 
     def __call__(self, shard: int) -> tables.Made:

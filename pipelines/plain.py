@@ -5,7 +5,7 @@ backbone, and the row `text` of the comparison (METHOD 2, ablation).
 
 reads   pairs    split, hq_png, lq_png (rows of the train split)
         weights  data/weights/BACKBONE
-writes  models/BACKBONE-text/   see `components.restorer`, and history.json
+writes  models/BACKBONE-text/   see `components.restorers.folder`, and history.json
 """
 
 import argparse
@@ -18,12 +18,12 @@ import pyarrow.compute as pc
 from pydantic import Field, PositiveInt
 
 from components import images, logs
+from components.backbones.backbone import LoraParams, Trainable
 from components.backbones.catalogue import BackboneName
-from components.backbones.protocol import LoraParams, Trainable
 from components.params import Compute, ElasticBatch, Params, Workers
 from components.ray_training import training_run
 from components.ray_training.distributed import Seat
-from components.restorer import Need, RestorerSpec
+from components.restorers.spec import Need, RestorerSpec
 from components.tables import Table
 from components.training import loop
 from components.training.batches import PAIR_COLUMNS, PairBatches

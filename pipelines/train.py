@@ -5,7 +5,7 @@ reads   pairs         how the faces were degraded, for the trained folder's line
         weights       data/weights/BACKBONE
         encoder       data/weights/dinov3: by name, for the trained folder; the tokens are cached
         intermediate  models/OTHER-text: likewise
-writes  models/BACKBONE-CONDITION/   see `components.restorer`, and history.json
+writes  models/BACKBONE-CONDITION/   see `components.restorers.folder`, and history.json
 """
 
 import argparse
@@ -16,13 +16,13 @@ from typing import Any, cast
 from pydantic import Field, PositiveInt
 
 from components import images, logs
+from components.backbones.backbone import LoraParams, Trainable
 from components.backbones.catalogue import BackboneName
-from components.backbones.protocol import LoraParams, Trainable
 from components.fusion.condition import ConditionName
 from components.params import Compute, ElasticBatch, Params, Workers
 from components.ray_training import training_run
 from components.ray_training.distributed import Seat
-from components.restorer import Need, RestorerSpec
+from components.restorers.spec import Need, RestorerSpec
 from components.tables import Table
 from components.training import loop
 from components.training.batches import FEATURE_COLUMNS, FeatureBatches

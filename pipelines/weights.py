@@ -18,6 +18,7 @@ import numpy as np
 from pydantic import model_validator
 
 from components import images, logs, tables
+from components.backbones.catalogue import FAMILIES
 from components.params import Params
 from components.tables import unfinished
 from components.training import stand_ins
@@ -59,7 +60,9 @@ def run(params: WeightsParams, name: str) -> str:
         shutil.rmtree(partial, ignore_errors=True)  # half of an interrupted run is worth nothing
         partial.mkdir(parents=True)
         if params.published:
-            fingerprint = fetch.publish(partial, name, params.published)
+            family = FAMILIES.get(name)
+            encode_prompt = None if family is None else family.prompt
+            fingerprint = fetch.publish(partial, name, params.published, encode_prompt)
         else:
             fingerprint = _make_stand_in(partial, params, name)
         if params.out.exists():

@@ -1,22 +1,26 @@
-"""The backbones by name; each is imported only when asked for, since diffusers costs seconds."""
+"""The families of generators by name. A family is one file, and one line here."""
 
-from pathlib import Path
-from typing import Literal
+from difflib import get_close_matches
+from typing import Annotated
 
-from components.backbones.protocol import Backbone
+from pydantic import AfterValidator
 
-BackboneName = Literal["sd21", "qwen"]
+from components.backbones.backbone import Backbone
+from components.backbones.qwen_image import QwenImage
+from components.backbones.stable_diffusion import StableDiffusion
 
-# The intermediate restorer of one backbone is the other one, trained alone (paper, section 3.1).
-OTHER: dict[BackboneName, BackboneName] = {"sd21": "qwen", "qwen": "sd21"}
+FAMILIES: dict[str, type[Backbone]] = {
+    "sd21": StableDiffusion,
+    "qwen": QwenImage,
+}
 
 
-def load_backbone(name: BackboneName, weights: Path, *, generator: Path | None = None) -> Backbone:
-    """Load a backbone from a diffusers folder; `generator` is the folder of one trained in full."""
-    if name == "sd21":
-        from components.backbones.stable_diffusion import StableDiffusionBackbone
+def _known(name: str) -> str:
+    if name not in FAMILIES:
+        near = get_close_matches(name, FAMILIES, n=1)
+        hint = f"did you mean {near[0]}?" if near else f"there are {', '.join(FAMILIES)}"
+        raise ValueError(f"{name!r} is no backbone: {hint}")
+    return name
 
-        return StableDiffusionBackbone(weights, generator=generator)
-    from components.backbones.qwen_image import QwenImageBackbone
 
-    return QwenImageBackbone(weights, generator=generator)
+BackboneName = Annotated[str, AfterValidator(_known)]

@@ -15,12 +15,12 @@ import numpy.typing as npt
 import torch
 
 from components import images
+from components.backbones.backbone import ColorFix
+from components.backbones.catalogue import FAMILIES
 from components.images import Image
-from components.photographs.color_fix import ColorFix, fix_colors
-from components.restorer import Restorer
-
-# METHOD, section 4: the paper fixes the colours of Qwen-Image alone.
-COLOR_FIX: dict[str, ColorFix] = {"sd21": "none", "qwen": "wavelet"}
+from components.photographs.color_fix import fix_colors
+from components.restorers.folder import load_restorer
+from components.restorers.hdrface import HDRFace
 
 
 @dataclass(frozen=True)
@@ -38,7 +38,7 @@ class RestoredFace:
 class FaceRestorer:
     """Restore aligned faces of the model's own size, `size` pixels wide."""
 
-    def __init__(self, restorer: Restorer, *, batch_size: int = 8) -> None:
+    def __init__(self, restorer: HDRFace, *, batch_size: int = 8) -> None:
         """Take a restorer as it is, on its device; more than `batch_size` faces go in turns."""
         self._restorer, self._batch_size = restorer, batch_size
         self._device = next(restorer.parameters()).device
@@ -49,19 +49,20 @@ class FaceRestorer:
     def load(
         cls, folder: Path, hints: Sequence[Path] = (), *, device: str, batch_size: int = 8
     ) -> FaceRestorer:
-        """Load a trained folder. Raises: as `Restorer.load`."""
-        return cls(Restorer.load(folder, hints).to(torch.device(device)), batch_size=batch_size)
+        """Load a trained folder. Raises: as `load_restorer`."""
+        return cls(load_restorer(folder, hints).to(torch.device(device)), batch_size=batch_size)
 
     def color_fix(self, asked: ColorFix | None) -> ColorFix:
         """Give the colour fix that is used: None asks for the paper's choice for this backbone."""
-        return COLOR_FIX[self._restorer.spec.backbone] if asked is None else asked
+        return self._restorer.backbone.color_fix if asked is None else asked
 
     def check(self, fidelity: float) -> None:
         """Raise ValueError if the model knows no fidelity other than 1."""
         if fidelity != 1 and not self._restorer.backbone.takes_noise:
+            able = ", ".join(name for name, family in FAMILIES.items() if family.takes_noise)
             raise ValueError(
                 f"fidelity = {fidelity}: {self._restorer.spec.backbone} has no such choice, it "
-                "restores at 1; only models on qwen take other values"
+                f"restores at 1; only models on {able} take other values"
             )
 
     def restore(

@@ -5,7 +5,7 @@ B batch. Images are RGB; scores are of 8-bit pictures, as a user gets them.
 
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass
-from typing import Any, Protocol
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
@@ -16,33 +16,12 @@ from components import images
 from components.images import Image
 from components.metrics import bootstrap
 from components.metrics.catalogue import CATALOGUE, Metric
+from components.restorers.protocol import RestoresFaces
 
 ROLES = ("degraded", "intermediate", "restored")
 GAIN = "gain"  # restored minus degraded, face by face
 
 Scores = dict[str, dict[str, float]]  # metric -> role -> score
-
-
-class Restored(Protocol):
-    """What a model gives back for a batch; `components.restorer.Restoration` is one."""
-
-    @property
-    def restored_B3HW(self) -> Tensor: ...  # noqa: N802
-    @property
-    def intermediate_B3HW(self) -> Tensor | None: ...  # noqa: N802
-    @property
-    def alpha_BHW(self) -> Tensor | None: ...  # noqa: N802
-
-
-class RestoresFaces(Protocol):
-    """A model, `components.restorer.Restorer`, seen from here.
-
-    A page about results must not depend on every line of the model.
-    """
-
-    def restore(
-        self, lq_B3HW: Tensor, face_ids: Sequence[str], variants: Sequence[int]
-    ) -> Restored: ...
 
 
 @dataclass(frozen=True)

@@ -23,7 +23,7 @@ from components.faces.source import UnreadableError, open_source
 from components.metrics.catalogue import open_metrics
 from components.reporting import comparison
 from components.reporting.comparison import Comparison, FaceScores, Pair
-from components.restorer import Restorer
+from components.restorers.folder import load_restorer
 from components.tracking.trained_models import TrainedModel, locate
 from components.weights.manifest import RESTORER, Description, sha256_of
 
@@ -97,7 +97,7 @@ def _evaluate(
     batch_size: int,
 ) -> dict[str, Any]:
     device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
-    restorer = Restorer.load(model.folder, model.hints).to(device)
+    restorer = load_restorer(model.folder, model.hints).to(device)
     protocol: dict[str, Any] = {
         "faces": str(hq),
         "size": restorer.spec.size,

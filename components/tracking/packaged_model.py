@@ -12,7 +12,7 @@ import mlflow
 from mlflow.pyfunc.model import PythonModel
 
 if TYPE_CHECKING:
-    from components.restorer import Restorer
+    from components.restorers.hdrface import HDRFace
 
 _FOLDER = Path(__file__).parent
 
@@ -20,17 +20,17 @@ _FOLDER = Path(__file__).parent
 class FaceRestorer(PythonModel):
     """Restore pictures of aligned faces."""
 
-    restorer: "Restorer"
+    restorer: "HDRFace"
 
     def load_context(self, context: Any) -> None:  # noqa: ARG002 - the files lie beside this one
         """Load the trained folder, on a GPU if there is one."""
         import torch
 
-        from components.restorer import Restorer
+        from components.restorers.folder import load_restorer
 
         self.device = "cuda" if torch.cuda.is_available() else "cpu"
         hints = sorted((_FOLDER / "needs").iterdir())
-        self.restorer = Restorer.load(_FOLDER, hints).to(self.device)
+        self.restorer = load_restorer(_FOLDER, hints).to(self.device)
 
     # MLflow takes the signature of the model from these two types.
     def predict(self, model_input: list[bytes]) -> list[bytes]:  # type: ignore[override]

@@ -178,7 +178,7 @@ class Registry:
             self._ask(partial(self._client.set_model_version_tag, self.name, number, key, value))
 
     def fetch(self, version: "ModelVersion") -> Path:
-        """Bring a version into this machine's store, and give its folder there to `Restorer.load`.
+        """Bring a version into this machine's store, and give its folder there to `load_restorer`.
 
         What the store has already is not downloaded. No code of the version is run.
 

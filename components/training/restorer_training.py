@@ -8,7 +8,8 @@ import torch
 from pydantic import Field
 
 from components.params import Params
-from components.restorer import Need, Restorer, RestorerSpec
+from components.restorers.folder import begin_restorer, save_restorer
+from components.restorers.spec import Need, RestorerSpec
 from components.training.optimization import OptimizationParams
 from components.training.step import LossParams, TrainingStep
 from components.weights.shared import SharedFile, SharedFolder
@@ -37,11 +38,17 @@ class RestorerTraining(Params):
             network = {"network": self.identity_network.local()}
             identity = losses.identity.model_copy(update=network)
             losses = losses.model_copy(update={"identity": identity})
-        restorer = Restorer.untrained(
+        restorer = begin_restorer(
             self.spec, open_weights(self.weights.local()), token_width=self.token_width
         )
         return TrainingStep(restorer, losses, clean_condition=self.clean_condition).to(device)
 
     def export(self, step: TrainingStep, folder: Path) -> None:
         """Write the trained folder."""
-        step.restorer.save(folder, needs=self.needs, licences=self.licences, lineage=self.lineage)
+        save_restorer(
+            step.restorer,
+            folder,
+            needs=self.needs,
+            licences=self.licences,
+            lineage=self.lineage,
+        )

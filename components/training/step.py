@@ -14,7 +14,7 @@ from torch.nn import functional as F
 from components.losses.perceptual import PERCEPTUAL, PerceptualName
 from components.losses.pixel import PixelLoss, PixelRange
 from components.params import Params
-from components.restorer import Restorer, as_cached
+from components.restorers.hdrface import HDRFace, as_cached
 
 
 class Batch(NamedTuple):
@@ -68,7 +68,7 @@ class TrainingStep(nn.Module):
     """
 
     def __init__(
-        self, restorer: Restorer, params: LossParams, *, clean_condition: float = 0.5
+        self, restorer: HDRFace, params: LossParams, *, clean_condition: float = 0.5
     ) -> None:
         """Load what the losses need. Raises: FileNotFoundError naming a network not at hand."""
         super().__init__()

@@ -6,12 +6,13 @@ links to them. A pickle is never read: only safetensors, JSON and text.
 
 import json
 import logging
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from fnmatch import fnmatch
 from pathlib import Path
 from typing import Annotated
 
 from pydantic import AfterValidator, Field, StringConstraints
+from torch import Tensor
 
 from components.params import Params
 from components.weights import store
@@ -54,11 +55,16 @@ class PublishedParams(Params):
     prompt: TextParams | None = None
 
 
-def publish(folder: Path, name: str, params: PublishedParams) -> str:
+EncodePrompt = Callable[[Path, str], Tensor]
+
+
+def publish(
+    folder: Path, name: str, params: PublishedParams, encode_prompt: EncodePrompt | None = None
+) -> str:
     """Get published weights and describe them in `folder`; return their fingerprint.
 
-    `folder` gets the manifest and the text condition; the large files stay where they are, with
-    links to them in the store.
+    `folder` gets the manifest and the text condition, which `encode_prompt(layout, text)` makes;
+    the large files stay where they are, with links to them in the store.
 
     Raises: FileNotFoundError, PermissionError, ConnectionError or ValueError saying what is
     missing, refused or different, and what to do.
@@ -71,7 +77,10 @@ def publish(folder: Path, name: str, params: PublishedParams) -> str:
     facts = {}
     if params.prompt is not None:
         facts["prompt"] = params.prompt.text
-        write_prompt(root, params.prompt.text, folder / PROMPT_FILE)
+        if encode_prompt is None:
+            raise ValueError(f"weights.{name}.published.prompt: {name} is no backbone, remove it")
+        prompt_LD = encode_prompt(root, params.prompt.text)
+        write_prompt(prompt_LD, params.prompt.text, folder / PROMPT_FILE)
         records[PROMPT_FILE] = record_of(folder / PROMPT_FILE)
     fingerprint = write_manifest(
         folder,

@@ -13,9 +13,10 @@ import pytest
 import torch
 
 from components.profiles import use
-from components.restorer import Need, Restorer
+from components.restorers.folder import load_restorer, save_restorer
+from components.restorers.spec import Need
 from components.weights.store import open_weights
-from tests.components.test_restorer import trained
+from tests.components.restorers.test_folder import trained
 from tests.endpoint import PATIENCE_S, Endpoint, picture
 from tests.pipelines.registered import GIT, NAMES, Project, make_models
 from tests.servers import MlflowServer, s3_environment, s3_server
@@ -42,14 +43,15 @@ def project(
 
 def _break(folder: Path, networks: Path) -> None:
     """Save a trained folder anew with weights that are no numbers."""
-    restorer = Restorer.load(folder)
+    restorer = load_restorer(folder)
     with torch.no_grad():
         for parameter in restorer.backbone_module.parameters():
             parameter.fill_(float("nan"))
     weights = open_weights(networks / "sd21")
     hint = os.path.relpath(networks / "sd21", folder)
     shutil.rmtree(folder)
-    restorer.save(
+    save_restorer(
+        restorer,
         folder,
         needs={"backbone": Need(name=weights.name, fingerprint=weights.fingerprint, hint=hint)},
         licences=["none"],

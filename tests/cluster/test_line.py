@@ -26,7 +26,7 @@ ROOT = f"s3://{BUCKET}/root"
 # `smoke` for one backbone behind the other, as in `paper-sd21`, with enough shards that a node can
 # be lost between the first and the last, and two workers a training, so that any node is one.
 PROFILE = (
-    *("smoke", "plain.backbones=[qwen]", "train.backbones=[sd21]", "restore=[sd21]"),
+    *("smoke", "plain.backbones=[qwen]", "train.backbones=[sd21]", "~intermediates.qwen"),
     *("report.names=[sd21-sdfm]", "register.candidates=[sd21-sdfm]"),
     *("samples.count=30", "faces.files_per_shard=3", "degrade.variants=2"),
     *("train.sd21.workers=2", "train.qwen.workers=2"),

@@ -20,7 +20,7 @@ from components.tracking.runs import TrainingRun
 from components.weights.manifest import RESTORER, Description
 from pipelines import register
 from pipelines.register import RegisterParams
-from tests.components.test_restorer import trained
+from tests.components.restorers.test_folder import trained
 
 RULE = Rule(better=["psnr"], not_worse={"ssim": 0.01}, bootstrap_samples=200, seed=1)
 NAMES = ("sd21-sdfm", "qwen-text")

@@ -23,7 +23,8 @@ from components.encoders.dinov3 import DINOv3
 from components.params import Compute
 from components.reporting import folder_scores
 from components.reporting.gallery import Gallery
-from components.restorer import Need, Restorer, RestorerSpec
+from components.restorers.folder import begin_restorer, load_restorer, save_restorer
+from components.restorers.spec import Need, RestorerSpec
 from components.tables import Made, shards
 from components.tables.table import MANIFEST, SCHEMA_VERSION
 from components.tables.unfinished import Unfinished
@@ -111,21 +112,23 @@ def _models(root: Path) -> None:
     weights = open_weights(root / "weights" / "sd21")
     common = {"backbone": "sd21", "trainable": "full", "size": SIZE, "seed": 42}
     torch.manual_seed(2)
-    text = Restorer.untrained(
+    text = begin_restorer(
         RestorerSpec.model_validate({**common, "condition": "text"}), weights, token_width=None
     )
     needs = {"backbone": backbone}
     place = root / "models" / "sd21-text"
-    fingerprint = text.save(place, needs=needs, licences=["Apache-2.0"], lineage=LINEAGE)
+    fingerprint = save_restorer(text, place, needs=needs, licences=["Apache-2.0"], lineage=LINEAGE)
     width = DINOv3(root / "weights" / "dinov3", input_size=SIZE).width
     spec = {**common, "condition": "sdfm", "encoder_size": SIZE}
-    sdfm = Restorer.untrained(RestorerSpec.model_validate(spec), weights, token_width=width)
+    sdfm = begin_restorer(RestorerSpec.model_validate(spec), weights, token_width=width)
     needs |= {
         "encoder": encoder,
         "intermediate": Need(name="sd21-text", fingerprint=fingerprint, hint=str(place)),
     }
     lineage = {**LINEAGE, "training": TRAINING}
-    sdfm.save(root / "models" / "sd21-sdfm", needs=needs, licences=["Apache-2.0"], lineage=lineage)
+    save_restorer(
+        sdfm, root / "models" / "sd21-sdfm", needs=needs, licences=["Apache-2.0"], lineage=lineage
+    )
 
 
 def _pairs(root: Path, num_faces: int = 6) -> None:
@@ -210,7 +213,7 @@ def test_the_test_split_alone_is_scored_and_every_number_can_be_computed_again(
     assert list(faces) == [f"fäce {i}.png" for i in (0, 2, 3, 4, 5)]
     assert result["unavailable"].keys() == {"lpips", "identity_angle"}
 
-    restorer = Restorer.load(project.root / "models" / "sd21-sdfm")
+    restorer = load_restorer(project.root / "models" / "sd21-sdfm")
     hq = images.decode((project.faces / "fäce 4.png").read_bytes())
     drawn = recipe.draw(RECIPE, hq.shape[:2], seed=42, face_id="fäce 4.png", variant=0)
     restoration = restorer.restore(images.to_tensor([recipe.apply(hq, drawn)]), ["fäce 4.png"], [0])

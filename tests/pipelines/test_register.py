@@ -13,7 +13,7 @@ from typer.testing import CliRunner
 
 from components import images
 from components.images import Image
-from components.restorer import Restorer
+from components.restorers.folder import load_restorer
 from components.tracking import manual, registry
 from components.tracking.outages import TrackingError
 from components.tracking.registry import Champions
@@ -52,7 +52,7 @@ def face(seed: int = 0) -> Image:
 
 def restored_by(folder: Path, png: bytes) -> bytes:
     """Restore as a version does, with the trained folder itself."""
-    found = Restorer.load(folder).restore(
+    found = load_restorer(folder).restore(
         images.to_tensor([images.decode_png(png)]), [hashlib.sha256(png).hexdigest()], [0]
     )
     return images.encode_png(images.from_tensor(found.restored_B3HW)[0])

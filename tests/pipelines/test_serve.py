@@ -20,7 +20,7 @@ from components.profiles import use
 from components.serving import keys
 from pipelines import serve
 from tests.components.photographs.test_restoration import SHOWN
-from tests.components.test_restorer import trained
+from tests.components.restorers.test_folder import trained
 from tests.end_to_end.checkout import REPOSITORY
 from tests.endpoint import HEADERS, Endpoint, picture
 from tests.small_networks import SIZE

@@ -13,13 +13,7 @@ from torch.nn import functional as F
 from components.metrics.catalogue import open_metrics
 from components.reporting import comparison
 from components.reporting.comparison import Comparison, FaceScores, Pair
-
-
-@dataclass
-class Restoration:
-    restored_B3HW: Tensor
-    intermediate_B3HW: Tensor | None
-    alpha_BHW: Tensor | None
+from components.restorers.protocol import Restoration
 
 
 @dataclass

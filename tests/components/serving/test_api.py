@@ -29,7 +29,7 @@ from components.serving.model import (
     Version,
 )
 from components.serving.refusal import Refused
-from tests.components.test_restorer import trained
+from tests.components.restorers.test_folder import trained
 from tests.small_networks import SIZE
 
 HERE = ("127.0.0.1", 40_000)

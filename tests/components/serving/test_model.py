@@ -9,11 +9,11 @@ import torch
 
 from components import images
 from components.photographs.face_restorer import FaceRestorer
-from components.restorer import Restorer
+from components.restorers.folder import load_restorer
 from components.serving import self_test
 from components.serving.model import FacesToRestore, FollowingModel, RestoredFaces, Version
 from components.serving.refusal import Refused
-from tests.components.test_restorer import trained
+from tests.components.restorers.test_folder import trained
 from tests.small_networks import SIZE
 
 MIN_PSNR = 9.0  # dB: these networks are untrained
@@ -38,7 +38,7 @@ class Source:
 
     def load(self, version: Version) -> FaceRestorer:
         self.loads.append(version.name)
-        restorer = Restorer.load(self.folder)
+        restorer = load_restorer(self.folder)
         if version.name == "hdrface/2":  # cut short, say
             with torch.no_grad():
                 for parameter in restorer.backbone_module.parameters():
@@ -138,7 +138,7 @@ def test_a_batch_of_requests_gives_each_its_own_faces_and_drops_the_late(
 
 def test_the_fixed_face_is_always_the_same_and_a_dead_model_fails_on_it(folder: Path) -> None:
     assert np.array_equal(self_test.fixed_face(64), self_test.fixed_face(64))
-    restorer = Restorer.load(folder)
+    restorer = load_restorer(folder)
     with torch.no_grad():
         for parameter in restorer.backbone_module.parameters():
             parameter.fill_(float("nan"))

@@ -5,7 +5,8 @@ from pathlib import Path
 import pytest
 import torch
 
-from components.restorer import Restorer, RestorerSpec
+from components.restorers.folder import begin_restorer
+from components.restorers.spec import RestorerSpec
 from components.training.step import Batch, LossParams, TrainingStep
 from components.weights.store import open_weights
 from tests.small_networks import SIZE
@@ -23,7 +24,7 @@ def step_of(networks: Path, losses: dict[str, object], backbone: str = "sd21") -
             "seed": 1,
         }
     )
-    restorer = Restorer.untrained(spec, open_weights(networks / backbone), token_width=32)
+    restorer = begin_restorer(spec, open_weights(networks / backbone), token_width=32)
     return TrainingStep(restorer, LossParams.model_validate(losses))
 
 

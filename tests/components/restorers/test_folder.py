@@ -10,11 +10,15 @@ import pytest
 import torch
 
 from components import images
-from components.backbones.catalogue import OTHER, BackboneName
+from components.backbones.catalogue import BackboneName
 from components.encoders.dinov3 import DINOv3
-from components.restorer import Need, Restorer, RestorerSpec, as_cached
+from components.restorers.folder import begin_restorer, load_restorer, save_restorer
+from components.restorers.hdrface import as_cached
+from components.restorers.spec import Need, RestorerSpec
 from components.weights.store import bring, open_weights
 from tests.small_networks import SIZE
+
+OTHER = {"sd21": "qwen", "qwen": "sd21"}  # whose plain restorer comes first
 
 
 def trained(root: Path, networks: Path, backbone: BackboneName, condition: str) -> Path:
@@ -24,14 +28,14 @@ def trained(root: Path, networks: Path, backbone: BackboneName, condition: str) 
     spec = {"backbone": backbone, "condition": condition, "trainable": "full", "size": SIZE}
     torch.manual_seed(5)
     if condition == "text":
-        restorer = Restorer.untrained(
+        restorer = begin_restorer(
             RestorerSpec.model_validate({**spec, "seed": 42}), weights, token_width=None
         )
         named = {"backbone": (weights.name, weights.fingerprint, networks / backbone)}
     else:
         other = trained(root, networks, OTHER[backbone], "text")
         encoder = open_weights(networks / "dinov3")
-        restorer = Restorer.untrained(
+        restorer = begin_restorer(
             RestorerSpec.model_validate({**spec, "encoder_size": 32, "seed": 42}),
             weights,
             token_width=32,
@@ -42,7 +46,8 @@ def trained(root: Path, networks: Path, backbone: BackboneName, condition: str) 
             "encoder": (encoder.name, encoder.fingerprint, networks / "dinov3"),
             "intermediate": (other.name, fingerprint, other),
         }
-    restorer.save(
+    save_restorer(
+        restorer,
         folder,
         needs={
             role: Need(name=name, fingerprint=fingerprint, hint=os.path.relpath(path, folder))
@@ -79,14 +84,14 @@ def test_a_trained_folder_is_the_same_wherever_its_networks_lay(
 def test_the_live_path_gives_what_the_cached_one_gives(
     tmp_path: Path, networks: Path, backbone: BackboneName
 ) -> None:
-    restorer = Restorer.load(trained(tmp_path, networks, backbone, "sdfm"))
+    restorer = load_restorer(trained(tmp_path, networks, backbone, "sdfm"))
     lq, ids, variants = faces(3), ["a", "b", "c"], [0, 1, 0]
     live = restorer.restore(lq, ids, variants)
     assert live.intermediate_B3HW is not None
     assert live.alpha_BHW is not None
     assert live.alpha_BHW.shape == (3, 2, 2)
 
-    first = Restorer.load(tmp_path / f"{OTHER[backbone]}-text").restore(lq, ids, variants)
+    first = load_restorer(tmp_path / f"{OTHER[backbone]}-text").restore(lq, ids, variants)
     cached_png = [images.encode_png(face) for face in images.from_tensor(first.restored_B3HW)]
     sr = images.to_tensor([images.decode_png(data) for data in cached_png])
     assert torch.equal(sr, live.intermediate_B3HW)
@@ -103,7 +108,7 @@ def test_the_live_path_gives_what_the_cached_one_gives(
 def test_a_faces_result_depends_on_its_name_and_not_on_its_batch(
     tmp_path: Path, networks: Path
 ) -> None:
-    restorer = Restorer.load(trained(tmp_path, networks, "qwen", "text"))
+    restorer = load_restorer(trained(tmp_path, networks, "qwen", "text"))
     lq = faces(3)
     together = restorer.restore(lq, ["a", "b", "c"], [0, 0, 0]).restored_B3HW
     alone = restorer.restore(lq[1:2], ["b"], [0]).restored_B3HW
@@ -119,14 +124,14 @@ def test_a_trained_folder_restores_alone_from_a_store(
     tmp_path: Path, networks: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     folder = trained(tmp_path / "here", networks, "sd21", "sdfm")
-    before = Restorer.load(folder).restore(faces(2), ["a", "b"], [0, 0]).restored_B3HW
+    before = load_restorer(folder).restore(faces(2), ["a", "b"], [0, 0]).restored_B3HW
     place = bring(folder, tmp_path / "there" / "store")
     shutil.rmtree(tmp_path / "here")
     monkeypatch.setenv("HDRFACE_STORE", str(tmp_path / "there" / "store"))
     hidden = networks.with_name("hidden")
     networks.rename(hidden)
     try:
-        after = Restorer.load(place).restore(faces(2), ["a", "b"], [0, 0]).restored_B3HW
+        after = load_restorer(place).restore(faces(2), ["a", "b"], [0, 0]).restored_B3HW
     finally:
         hidden.rename(networks)
     assert torch.equal(after, before)
@@ -141,10 +146,10 @@ def test_a_damaged_folder_is_named_before_it_restores_anything(
     data[-1] ^= 1
     file.write_bytes(bytes(data))
     with pytest.raises(ValueError, match=r"fusion\.safetensors"):
-        Restorer.load(folder)
+        load_restorer(folder)
 
 
 def test_faces_of_another_size_are_refused(tmp_path: Path, networks: Path) -> None:
-    restorer = Restorer.load(trained(tmp_path, networks, "sd21", "text"))
+    restorer = load_restorer(trained(tmp_path, networks, "sd21", "text"))
     with pytest.raises(ValueError, match=r"takes faces of \(3, 32, 32\); got \(3, 16, 16\)"):
         restorer.restore(torch.zeros(1, 3, 16, 16), ["a"], [0])
