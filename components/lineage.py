@@ -75,7 +75,7 @@ def source_hashes(module: str, root: Path = ROOT) -> dict[str, str]:
                 waiting.append(imported)
         _strip_docstrings(tree)
         if tree.body:
-            hashes[relative] = hashlib.sha256(ast.dump(tree).encode()).hexdigest()
+            hashes[relative] = hashlib.sha256(_text(tree).encode()).hexdigest()
     return dict(sorted(hashes.items()))
 
 
@@ -119,6 +119,26 @@ def _strip_docstrings(tree: ast.AST) -> None:
             and ast.get_docstring(node, clean=False) is not None
         ):
             del node.body[0]
+
+
+def _text(node: object) -> str:
+    """Return a syntax tree as text, the same on every Python; that of `ast.dump` differs.
+
+    A newer Python has fields that an older one lacks. They are empty where the source does not use
+    them, so empty fields are left out.
+    """
+    if isinstance(node, list):
+        return f"[{', '.join(map(_text, node))}]"
+    if not isinstance(node, ast.AST):
+        return ascii(node)  # `repr` escapes other letters on another Python
+    if isinstance(node, ast.JoinedStr):  # 3.12.1 ends f"{x:{y}}" with an empty string
+        node = ast.JoinedStr([part for part in node.values if getattr(part, "value", None) != ""])
+    fields = [
+        f"{name}={_text(value)}"
+        for name, value in ast.iter_fields(node)
+        if value is not None and value != []
+    ]
+    return f"{type(node).__name__}({', '.join(fields)})"
 
 
 def git_commit(root: Path = ROOT) -> Commit:
