@@ -17,7 +17,7 @@ from typing import Any
 
 import yaml
 
-from components import files, lineage, logs
+from components import files, git, lineage, logs
 from components.params import PARAMS_FILE, Params, read
 from components.reporting import comparison
 from components.reporting.charts import Node
@@ -50,7 +50,7 @@ def run(params: ReportParams, *, params_file: Path = PARAMS_FILE, lock: Path = L
     """
     results = {name: _result(params.scores / f"{name}.json") for name in params.names}
     summary = {name: comparison.intervals_of(result) for name, result in results.items()}
-    commit = lineage.git_commit()
+    commit = git.commit(lineage.ROOT)
     nodes, outputs = read_lock(lock)
     report = Report(
         title=params.title,

@@ -17,7 +17,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from components import cluster, lineage
+from components import cluster, git, lineage
 from components.params import Compute, ElasticBatch, Workers
 from components.progress import TrainingProgress
 from components.ray_training import distributed
@@ -62,7 +62,7 @@ class Training:
         The parameters of `pairs` are among them: who tests the model alone degrades as it learned.
         """
         return {
-            "git": dict(lineage.git_commit()),
+            "git": dict(git.commit(lineage.ROOT)),
             "training": self.fingerprint,
             "inputs": dict(self.inputs),
             "params": {**self.params, "degrade": dict(pairs.params)},
@@ -125,7 +125,7 @@ def run(
 
 def lineage_tags(stage: str) -> dict[str, str]:
     """Give the git commit and the DVC hash of each input, as MLflow tags."""
-    commit = lineage.git_commit()
+    commit = git.commit(lineage.ROOT)
     return {
         "git.commit": commit["commit"] or "none",
         "git.dirty": str(commit["dirty"]).lower(),
