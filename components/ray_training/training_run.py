@@ -19,7 +19,7 @@ from typing import Any
 
 from components import cluster, git, lineage
 from components.params import Compute, ElasticBatch, Workers
-from components.progress import TrainingProgress
+from components.progress import Progress
 from components.ray_training import distributed
 from components.ray_training.distributed import News, Point, TrainingError, Worker
 from components.storage import Storage, data_root, sync_folder
@@ -191,7 +191,7 @@ def _fit(
     config: dict[str, Any],
     compute: Compute,
 ) -> Storage:
-    with TrainingProgress(training.stage, training.num_steps) as progress:
+    with Progress(training.stage, "steps", training.num_steps) as progress:
         recorder = Recorder(tracked, progress)
         return distributed.fit(
             worker,
@@ -213,7 +213,7 @@ class Recorder:
     its server is away, are kept and offered again.
     """
 
-    def __init__(self, tracked: TrainingRun, progress: TrainingProgress) -> None:
+    def __init__(self, tracked: TrainingRun, progress: Progress) -> None:
         self._tracked, self._progress = tracked, progress
         self._waiting: list[Point] = []
         self._covered_step = -1.0
@@ -224,7 +224,8 @@ class Recorder:
             self._waiting.append(point)
         if news.points:
             last = news.points[-1]
-            self._progress.show(last["step"], last["loss"], last["images_per_s"])
+            told = f"loss {last['loss']:.4g}, {last['images_per_s']:.3g} images/s"
+            self._progress.show(last["step"], told)
         if news.covered_step is not None:
             self._covered_step = max(self._covered_step, news.covered_step)
         covered = [point for point in self._waiting if point["step"] <= self._covered_step]
