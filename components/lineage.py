@@ -17,6 +17,7 @@ _EXCLUDED = (
     "components/console.py",
     "components/files.py",
     "components/git.py",
+    "components/history.py",
     "components/jobs/",
     "components/lineage.py",
     "components/logs.py",

@@ -17,7 +17,8 @@ from typing import Any
 
 import yaml
 
-from components import files, git, lineage, logs
+from components import files, git, history, lineage, logs
+from components.history import HISTORY, HistoryPoint
 from components.params import PARAMS_FILE, Params, read
 from components.reporting import comparison
 from components.reporting.charts import Node
@@ -78,9 +79,8 @@ def _result(file: Path) -> dict[str, Any]:
     return result
 
 
-def _history(model: Path) -> list[dict[str, float]]:
-    history: list[dict[str, float]] = json.loads((model / "history.json").read_bytes())
-    return history
+def _history(model: Path) -> list[HistoryPoint]:
+    return history.decode((model / HISTORY).read_bytes())
 
 
 def _table(folder: Path) -> TableFacts:
