@@ -3,10 +3,9 @@
 import ast
 import hashlib
 import json
-import subprocess
 from collections.abc import Iterator, Mapping
 from pathlib import Path
-from typing import Any, TypedDict
+from typing import Any
 
 import yaml
 
@@ -17,6 +16,8 @@ _EXCLUDED = (
     "components/cluster/",
     "components/console.py",
     "components/files.py",
+    "components/git.py",
+    "components/history.py",
     "components/jobs/",
     "components/lineage.py",
     "components/logs.py",
@@ -28,13 +29,6 @@ _EXCLUDED = (
     "components/tracking/",
     "components/weights/shared.py",
 )
-
-
-class Commit(TypedDict):
-    """The commit checked out, and whether tracked files differ from it."""
-
-    commit: str | None
-    dirty: bool
 
 
 def fingerprint(**parts: Any) -> str:
@@ -139,25 +133,6 @@ def _text(node: object) -> str:
         if value is not None and value != []
     ]
     return f"{type(node).__name__}({', '.join(fields)})"
-
-
-def git_commit(root: Path = ROOT) -> Commit:
-    """Tell the commit that is checked out; `commit` is None outside a git repository."""
-    head = _git(root, "rev-parse", "HEAD")
-    if head is None:
-        return {"commit": None, "dirty": False}
-    changed = _git(root, "status", "--porcelain", "--untracked-files=no")
-    return {"commit": head, "dirty": bool(changed)}
-
-
-def _git(root: Path, *arguments: str) -> str | None:
-    try:
-        done = subprocess.run(
-            ["git", "-C", str(root), *arguments], capture_output=True, text=True, check=False
-        )
-    except FileNotFoundError:  # no git on this machine
-        return None
-    return done.stdout.strip() if done.returncode == 0 else None
 
 
 def dvc_hashes(stage: str, root: Path = Path()) -> dict[str, str]:

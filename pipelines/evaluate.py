@@ -25,6 +25,7 @@ from components import cluster, files, images, logs
 from components.encoders.identity import find_network
 from components.metrics.catalogue import open_metrics
 from components.params import Compute, Params
+from components.progress import Progress
 from components.reporting import comparison
 from components.reporting.comparison import Compared, Comparison, FaceScores, Pair
 from components.reporting.gallery import Gallery, make_picture, spread
@@ -139,13 +140,13 @@ def score_test_split(
     wanted = spread(total, params.gallery)
     scores: list[FaceScores] = []
     shown: list[Compared] = []
-    progress = logs.Progress("evaluate", "faces", total)
-    for shard in range(len(pairs.shards)):
-        for one in score_shard(pairs, shard, compare, params.batch_size, size=size):
-            if len(scores) in wanted:
-                shown.append(one)
-            scores.append(FaceScores(one.pair.face_id, one.pair.variant, one.scores))
-            progress.advance()
+    with Progress("evaluate", "faces", total) as progress:
+        for shard in range(len(pairs.shards)):
+            for one in score_shard(pairs, shard, compare, params.batch_size, size=size):
+                if len(scores) in wanted:
+                    shown.append(one)
+                scores.append(FaceScores(one.pair.face_id, one.pair.variant, one.scores))
+                progress.advance()
     return scores, shown
 
 

@@ -17,7 +17,8 @@ from typing import Any
 
 import yaml
 
-from components import files, lineage, logs
+from components import files, git, history, lineage, logs
+from components.history import HISTORY, HistoryPoint
 from components.params import PARAMS_FILE, Params, read
 from components.reporting import comparison
 from components.reporting.charts import Node
@@ -50,7 +51,7 @@ def run(params: ReportParams, *, params_file: Path = PARAMS_FILE, lock: Path = L
     """
     results = {name: _result(params.scores / f"{name}.json") for name in params.names}
     summary = {name: comparison.intervals_of(result) for name, result in results.items()}
-    commit = lineage.git_commit()
+    commit = git.commit(lineage.ROOT)
     nodes, outputs = read_lock(lock)
     report = Report(
         title=params.title,
@@ -78,9 +79,8 @@ def _result(file: Path) -> dict[str, Any]:
     return result
 
 
-def _history(model: Path) -> list[dict[str, float]]:
-    history: list[dict[str, float]] = json.loads((model / "history.json").read_bytes())
-    return history
+def _history(model: Path) -> list[HistoryPoint]:
+    return history.decode((model / HISTORY).read_bytes())
 
 
 def _table(folder: Path) -> TableFacts:

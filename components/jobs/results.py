@@ -18,6 +18,7 @@ from pathlib import Path
 
 import yaml
 
+from components import git
 from components.jobs import push_outs
 from components.storage import Storage, open_storage
 
@@ -144,16 +145,17 @@ def send_experiments(folder: Path, root: Storage, job: str) -> None:
 
     Raises: OSError as `send`.
     """
-    found = _git(folder, "for-each-ref", "--format=%(refname)", _EXPERIMENT).stdout.decode().split()
+    listed = git.run(folder, "for-each-ref", "--format=%(refname)", _EXPERIMENT)
+    found = listed.stdout.decode().split()
     if not found:
         return
     for ref in found:
-        if lock := _git(folder, "show", f"{ref}:{LOCK}").stdout:
+        if lock := git.run(folder, "show", f"{ref}:{LOCK}").stdout:
             _push(folder, lock)
     with tempfile.TemporaryDirectory() as temporary:
         bundle = Path(temporary) / _BUNDLE
         # Who gets it has the commit that they stand on.
-        done = _git(folder, "bundle", "create", "--quiet", str(bundle), *found, "^HEAD")
+        done = git.run(folder, "bundle", "create", "--quiet", str(bundle), *found, "^HEAD")
         if done.returncode:
             raise OSError(f"git bundle: {_last_line(done.stderr.decode())}")
         (root / "jobs" / job).put(bundle, _BUNDLE)
@@ -165,7 +167,7 @@ def _land_experiments(folder: Path, place: Storage, job: str) -> None:
     with tempfile.TemporaryDirectory() as temporary:
         bundle = Path(temporary) / _BUNDLE
         place.get(_BUNDLE, bundle)
-        done = _git(folder, "fetch", "--quiet", str(bundle), "+refs/exps/*:refs/exps/*")
+        done = git.run(folder, "fetch", "--quiet", str(bundle), "+refs/exps/*:refs/exps/*")
     if done.returncode:
         said = _last_line(done.stderr.decode())
         log.warning("experiments of %s stay in %s/%s: %s", job, place.url, _BUNDLE, said)
@@ -234,12 +236,8 @@ def _lock(folder: Path) -> bytes:
 
 
 def _project_of(folder: Path) -> str:
-    done = _git(folder, "rev-list", "--max-parents=0", "HEAD")
+    done = git.run(folder, "rev-list", "--max-parents=0", "HEAD")
     return done.stdout.decode().split()[-1][:16] if done.returncode == 0 else "without-git"
-
-
-def _git(folder: Path, *words: str) -> "subprocess.CompletedProcess[bytes]":
-    return subprocess.run(["git", "-C", str(folder), *words], capture_output=True, check=False)
 
 
 def _last_line(said: str) -> str:

@@ -4,14 +4,13 @@ Ray's own packing leaves out `.git` and gives two jobs of equal trees one folder
 finds what the first one wrote. So the tree is packed here, for each job anew.
 """
 
-import subprocess
 import tempfile
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import NamedTuple
 from zipfile import ZIP_DEFLATED, ZipFile
 
-from components.lineage import Commit, git_commit
+from components import git
 
 # The job server takes 100 MiB a request, and keeps it in the head node's memory. Code is far less.
 LIMIT_MB = 90
@@ -27,7 +26,7 @@ class Tree(NamedTuple):
 
     folder: Path
     files: Sequence[str]
-    commit: Commit
+    commit: git.Commit
 
 
 def tree(folder: Path) -> Tree:
@@ -41,41 +40,28 @@ def tree(folder: Path) -> Tree:
     never = [f"--exclude={pattern}" for pattern in _NEVER]
     listing = ("ls-files", "-z", "--cached", "--others", "--exclude-standard", *never)
     try:
-        top = Path(_git(folder, "rev-parse", "--show-toplevel").strip())
+        top = Path(git.output(folder, "rev-parse", "--show-toplevel").strip())
     except ValueError:
         if (folder / ".git").exists():
             raise  # another user's, or broken: not a folder without git
         with tempfile.TemporaryDirectory() as empty:
-            _git(folder, "init", "--quiet", "--bare", empty)
-            listed = _git(folder, f"--git-dir={empty}", f"--work-tree={folder}", *listing)
+            git.output(folder, "init", "--quiet", "--bare", empty)
+            listed = git.output(folder, f"--git-dir={empty}", f"--work-tree={folder}", *listing)
     else:
         if top.resolve() != folder:
             raise ValueError(f"{folder} is a part of a checkout: run this in {top}")
-        listed = _git(folder, *listing)
+        listed = git.output(folder, *listing)
     found = [name for name in dict.fromkeys(listed.split("\0")) if name]
     if strange := [name for name in found if _cannot_travel(folder / name)]:
         raise ValueError(
             "Ray carries no links and no checkouts within a checkout: add to .gitignore or remove "
             + ", ".join(strange[:5])
         )
-    return Tree(folder, [name for name in found if (folder / name).exists()], git_commit(folder))
+    return Tree(folder, [name for name in found if (folder / name).exists()], git.commit(folder))
 
 
 def _cannot_travel(path: Path) -> bool:
     return path.is_symlink() or path.is_dir()
-
-
-def _git(folder: Path, *arguments: str) -> str:
-    try:
-        done = subprocess.run(
-            ["git", "-C", str(folder), *arguments], capture_output=True, text=True, check=False
-        )
-    except FileNotFoundError:
-        raise ValueError("git is not installed, and says which files to send: install it") from None
-    if done.returncode:
-        said = (done.stderr.strip() or f"exit code {done.returncode}").splitlines()[-1]
-        raise ValueError(f"git {' '.join(arguments[:1])} in {folder}: {said}")
-    return done.stdout
 
 
 def pack(source: Tree, archive: Path, job: str) -> int:
@@ -90,11 +76,11 @@ def pack(source: Tree, archive: Path, job: str) -> int:
         paths = {name: source.folder / name for name in source.files}
         if source.commit["commit"]:
             clone = Path(empty) / "clone"
-            quiet = ("--quiet", "--no-checkout", "--template=")
             # Without --no-local, objects that nothing refers to would come along.
-            _git(source.folder, "clone", *quiet, "--no-local", "--single-branch", ".", str(clone))
-            _git(clone, "remote", "remove", "origin")
-            _git(clone, "read-tree", "HEAD")
+            options = ("--quiet", "--no-checkout", "--template=", "--no-local", "--single-branch")
+            git.output(source.folder, "clone", *options, ".", str(clone))
+            git.output(clone, "remote", "remove", "origin")
+            git.output(clone, "read-tree", "HEAD")
             history = sorted((clone / ".git").rglob("*"))
             paths |= {path.relative_to(clone).as_posix(): path for path in history}
         sizes = {name: path.stat().st_size for name, path in paths.items() if path.is_file()}

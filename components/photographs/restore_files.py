@@ -16,7 +16,7 @@ from typing import Annotated, Any, Literal
 import torch
 from pydantic import Field
 
-from components import files, logs
+from components import files
 from components.faces.cutter import MIN_SCORE
 from components.faces.detect import open_detector
 from components.faces.source import MAX_BYTES
@@ -35,7 +35,7 @@ from components.photographs.restoration import (
     RestoreOptions,
 )
 from components.photographs.video_restoration import VideoRecord, restore_video
-from components.progress import WorkProgress
+from components.progress import Progress
 from components.tracking.trained_models import locate
 
 log = logging.getLogger(__name__)
@@ -109,7 +109,7 @@ def run(
     done: list[Result] = []
     with (
         (output.folder / RESULTS).open("w", encoding="utf-8") as lines,
-        WorkProgress("restore", "files", len(jobs)) as progress,
+        Progress("restore", "files", len(jobs)) as progress,
     ):
         for result in restore_files(
             jobs, output, restorer, options, batch_size=tools.batch_size, earlier=earlier
@@ -208,7 +208,7 @@ def _restore_video(job: Job, restorer: PhotographRestorer, options: RestoreOptio
     began = time.monotonic()
     partial = job.target.with_name(f".partial-{job.target.name}")  # ffmpeg goes by the suffix
     try:
-        progress = logs.Progress(job.source.name, "frames", video.probe(job.source).num_frames or 0)
+        progress = Progress(job.source.name, "frames", video.probe(job.source).num_frames or 0)
         job.target.parent.mkdir(parents=True, exist_ok=True)
         record = restore_video(job.source, partial, restorer, options, on_frame=progress.advance)
         partial.replace(job.target)

@@ -21,6 +21,7 @@ from typing import TYPE_CHECKING, Any
 
 from components import cluster
 from components.cluster import capacity
+from components.history import HistoryPoint
 from components.params import Compute, ElasticBatch, Workers
 from components.storage import Storage
 
@@ -28,8 +29,6 @@ if TYPE_CHECKING:
     import torch
 
 log = logging.getLogger(__name__)
-
-Point = dict[str, float]
 
 _SETTINGS = {
     # The controller reads results and notices a lost worker this often (default 2 s); with the
@@ -74,14 +73,14 @@ class Seat:
     num_streams: int  # of rows: see `components.training.streams`
     device: "torch.device"
     resume_from: Path | None
-    report: Callable[[list[Point], Path | None], None]
+    report: Callable[[list[HistoryPoint], Path | None], None]
 
 
 @dataclass(frozen=True)
 class News:
     """What the driver is told: new points, that a checkpoint is safe, or what is waited for."""
 
-    points: Sequence[Point] = ()
+    points: Sequence[HistoryPoint] = ()
     covered_step: float | None = None  # no step up to this one will be taken again
     notice: str = ""
 
@@ -339,7 +338,7 @@ def _work(task: dict[str, Any]) -> None:
     device = _device()
     mailbox = task["mailbox"]
 
-    def report(points: list[Point], checkpoint: Path | None) -> None:
+    def report(points: list[HistoryPoint], checkpoint: Path | None) -> None:
         if rank == 0:
             mailbox.put.remote(News(points))
         if checkpoint is not None:

@@ -8,7 +8,6 @@
 A stage that was killed goes on from its last checkpoint, in the same MLflow run.
 """
 
-import json
 import logging
 import os
 from collections.abc import Callable, Iterator, Mapping
@@ -17,11 +16,12 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from components import cluster, lineage
+from components import cluster, git, history, lineage
+from components.history import HISTORY, HistoryPoint
 from components.params import Compute, ElasticBatch, Workers
-from components.progress import TrainingProgress
+from components.progress import Progress
 from components.ray_training import distributed
-from components.ray_training.distributed import News, Point, TrainingError, Worker
+from components.ray_training.distributed import News, TrainingError, Worker
 from components.storage import Storage, data_root, sync_folder
 from components.tables import Table, unfinished
 from components.tracking.outages import TrackingError
@@ -30,7 +30,6 @@ from components.tracking.runs import TrainingRun
 log = logging.getLogger(__name__)
 
 TRAINED = "trained"  # the folder in the last checkpoint that becomes the result
-HISTORY = "history.json"
 
 
 @dataclass(frozen=True)
@@ -62,7 +61,7 @@ class Training:
         The parameters of `pairs` are among them: who tests the model alone degrades as it learned.
         """
         return {
-            "git": dict(lineage.git_commit()),
+            "git": dict(git.commit(lineage.ROOT)),
             "training": self.fingerprint,
             "inputs": dict(self.inputs),
             "params": {**self.params, "degrade": dict(pairs.params)},
@@ -108,12 +107,12 @@ def run(
                     {**config, "fingerprint": fingerprint},
                     compute,
                 )
-                history = json.loads(checkpoint.read(HISTORY))
+                points = history.decode(checkpoint.read(HISTORY))
                 trained = partial / TRAINED
                 _copy(checkpoint / TRAINED, trained)
-                (trained / HISTORY).write_bytes(_history_bytes(history))
+                (trained / HISTORY).write_bytes(history.encode(points))
                 with _checkpoint_kept():
-                    tracked.log_points(history)  # if the training was complete already, all of them
+                    tracked.log_points(points)  # if the training was complete already, all of them
                     tracked.log_model(trained)
                     tracked.finish()  # first: without its checkpoints it would begin anew
                 _replace(out, trained)
@@ -125,7 +124,7 @@ def run(
 
 def lineage_tags(stage: str) -> dict[str, str]:
     """Give the git commit and the DVC hash of each input, as MLflow tags."""
-    commit = lineage.git_commit()
+    commit = git.commit(lineage.ROOT)
     return {
         "git.commit": commit["commit"] or "none",
         "git.dirty": str(commit["dirty"]).lower(),
@@ -191,7 +190,7 @@ def _fit(
     config: dict[str, Any],
     compute: Compute,
 ) -> Storage:
-    with TrainingProgress(training.stage, training.num_steps) as progress:
+    with Progress(training.stage, "steps", training.num_steps) as progress:
         recorder = Recorder(tracked, progress)
         return distributed.fit(
             worker,
@@ -213,9 +212,9 @@ class Recorder:
     its server is away, are kept and offered again.
     """
 
-    def __init__(self, tracked: TrainingRun, progress: TrainingProgress) -> None:
+    def __init__(self, tracked: TrainingRun, progress: Progress) -> None:
         self._tracked, self._progress = tracked, progress
-        self._waiting: list[Point] = []
+        self._waiting: list[HistoryPoint] = []
         self._covered_step = -1.0
 
     def listen(self, news: News) -> None:
@@ -224,7 +223,8 @@ class Recorder:
             self._waiting.append(point)
         if news.points:
             last = news.points[-1]
-            self._progress.show(last["step"], last["loss"], last["images_per_s"])
+            told = f"loss {last['loss']:.4g}, {last['images_per_s']:.3g} images/s"
+            self._progress.show(last["step"], told)
         if news.covered_step is not None:
             self._covered_step = max(self._covered_step, news.covered_step)
         covered = [point for point in self._waiting if point["step"] <= self._covered_step]
@@ -242,9 +242,3 @@ def _checkpoint_kept() -> Iterator[None]:
         raise TrainingError(
             f"{error}: the training ends, its checkpoint is kept; the same command goes on from it"
         ) from error
-
-
-def _history_bytes(history: list[Point]) -> bytes:
-    """Write one line a point."""
-    lines = ",\n".join(json.dumps(point, allow_nan=False) for point in history)
-    return f"[\n{lines}\n]\n".encode()

@@ -10,6 +10,7 @@ import numpy as np
 from components import cluster, logs
 from components.cluster import capacity
 from components.params import Compute
+from components.progress import Progress
 from components.tables.shards import Made
 from components.tables.unfinished import Unfinished
 
@@ -105,7 +106,7 @@ def make_shards(
                 max_tasks_in_flight_per_actor=2,
             ),
         )
-        progress = logs.Progress(stage, "shards", len(work))
+        progress = Progress(stage, "shards", len(work))
         for row in done.iter_rows():
             if row["error"]:
                 failed = ShardError(f"{stage}, shard {row['index']}: {row['error']}")

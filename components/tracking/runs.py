@@ -11,6 +11,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Self
 
+from components.history import HistoryPoint
 from components.tracking.client import URI_VARIABLE, open_client, time_to_transfer
 from components.tracking.outages import Server
 
@@ -27,8 +28,6 @@ GALLERY_PATH = "gallery"
 _LONGEST_PARAM = 6000  # characters, MLflow's limits
 _LARGEST_BATCH = 1000  # metrics
 _BEGIN_LIMIT_S = 8.0  # nothing is lost yet: better an error at once
-
-Point = Mapping[str, float]
 
 
 class TrainingRun:
@@ -75,21 +74,21 @@ class TrainingRun:
         log.info("MLflow run %s%s", run_id, goes_on)
         return cls(run_id, client, server, last_step)
 
-    def log_points(self, points: Sequence[Point]) -> None:
+    def log_points(self, points: Sequence[HistoryPoint]) -> None:
         """Write points of the history by their `step`; what MLflow has already is left out.
 
         Whole points in one transaction each time, so a kill leaves no point in halves.
         """
         self._server.insist(lambda: self._log_points(points))
 
-    def offer_points(self, points: Sequence[Point]) -> bool:
+    def offer_points(self, points: Sequence[HistoryPoint]) -> bool:
         """Do as `log_points`, without waiting for a server that is away: offer them again then.
 
         Returns: whether the points are written.
         """
         return self._server.attempt(lambda: self._log_points(points))
 
-    def _log_points(self, points: Sequence[Point]) -> None:
+    def _log_points(self, points: Sequence[HistoryPoint]) -> None:
         from mlflow.entities import Metric
 
         if self._unanswered_since_ms is not None:
@@ -278,9 +277,9 @@ def flattened(params: Mapping[str, Any], prefix: str = "") -> Iterator[tuple[str
             yield f"{prefix}{key}", value
 
 
-def _batches(points: Sequence[Point]) -> Iterator[list[Point]]:
+def _batches(points: Sequence[HistoryPoint]) -> Iterator[list[HistoryPoint]]:
     """Cut points into lists of at most `_LARGEST_BATCH` metrics; never within a point."""
-    batch: list[Point] = []
+    batch: list[HistoryPoint] = []
     size = 0
     for point in points:
         if batch and size + len(point) > _LARGEST_BATCH:

@@ -20,10 +20,11 @@ import torch
 from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
+from components import history
+from components.history import HISTORY, HistoryPoint
 from components.training.streams import Stream
 
 FORMAT = 2
-Point = dict[str, float]  # of the history: `step`, `loss` and its terms, `images_per_s`, ...
 
 
 @dataclass
@@ -31,7 +32,7 @@ class Progress:
     """Where a training stands."""
 
     step: int = 0  # optimizer steps taken
-    history: list[Point] = field(default_factory=list)
+    history: list[HistoryPoint] = field(default_factory=list)
 
 
 class Moving(NamedTuple):
@@ -59,7 +60,7 @@ def save(
         model, optimizer = moving
         save_file(_contiguous(_trained(model)), folder / "model.safetensors")
         save_file(_contiguous(dict(_moments(model, optimizer))), folder / "optimizer.safetensors")
-        _write(folder / "history.json", progress.history)
+        (folder / HISTORY).write_bytes(history.encode(progress.history))
         _write(
             folder / "state.json",
             {"format": FORMAT, "step": progress.step, "num_streams": num_streams},
@@ -88,7 +89,8 @@ def load(folder: Path, moving: Moving, streams: Sequence[Stream], *, num_streams
             stream.resume(positions[stream.number], states)
         else:
             stream.start(sum(positions) // num_streams)
-    return Progress(step=state["step"], history=json.loads((folder / "history.json").read_text()))
+    points = history.decode((folder / HISTORY).read_bytes())
+    return Progress(step=state["step"], history=points)
 
 
 def _position(folder: Path, stream: int) -> int:

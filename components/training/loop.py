@@ -17,15 +17,16 @@ import torch
 import torch.distributed as dist
 from torch import Tensor, nn
 
+from components.history import HistoryPoint
 from components.training import checkpoint
-from components.training.checkpoint import Moving, Point, Progress
+from components.training.checkpoint import Moving, Progress
 from components.training.optimization import OptimizationParams
 from components.training.streams import Batches, Stream
 
 log = logging.getLogger(__name__)
 
 # New points of the history, and the folder of a checkpoint that covers all points so far, or None.
-Report = Callable[[list[Point], Path | None], None]
+Report = Callable[[list[HistoryPoint], Path | None], None]
 
 
 class NonFiniteLossError(ArithmeticError):
@@ -89,7 +90,7 @@ def train(
         window.add(_descend(forward, streams, optimizer, trainable, passes, optimization))
         progress.step += 1
         is_last = progress.step == optimization.steps
-        points: list[Point] = []
+        points: list[HistoryPoint] = []
         if is_last or progress.step % optimization.log_every == 0:
             points = [{**window.close(progress.step, world_size), "learning_rate": rate}]
             progress.history += points
@@ -159,7 +160,7 @@ class _Window:
     def add(self, losses: dict[str, Tensor]) -> None:
         self._steps.append(losses)
 
-    def close(self, step: int, world_size: int) -> Point:
+    def close(self, step: int, world_size: int) -> HistoryPoint:
         """Give the means over the steps since the last point, on all ranks."""
         names = list(self._steps[0])
         values_ST = torch.stack(

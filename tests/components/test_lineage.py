@@ -1,4 +1,3 @@
-import subprocess
 from pathlib import Path
 
 import pytest
@@ -131,31 +130,6 @@ def test_the_fingerprint_depends_on_every_part_and_on_no_order():
     assert one == lineage.fingerprint(params={"b": 2, "a": 1}, stage="faces")
     assert one != lineage.fingerprint(stage="faces", params={"a": 1, "b": 2.5})
     assert one != lineage.fingerprint(stage="face", params={"a": 1, "b": 2})
-
-
-def git(folder: Path, *arguments: str) -> str:
-    fingerprint = ["-c", "user.name=T", "-c", "user.email=t@example.org"]
-    done = subprocess.run(
-        ["git", "-C", str(folder), *fingerprint, *arguments],
-        check=True,
-        capture_output=True,
-        text=True,
-    )
-    return done.stdout.strip()
-
-
-def test_the_commit_is_told_with_whether_files_differ_from_it(sources):
-    assert lineage.git_commit(sources) == {"commit": None, "dirty": False}
-
-    git(sources, "init", "--quiet")
-    git(sources, "add", ".")
-    git(sources, "commit", "--quiet", "-m", "first")
-    head = git(sources, "rev-parse", "HEAD")
-    (sources / "data").write_text("untracked")
-    assert lineage.git_commit(sources) == {"commit": head, "dirty": False}
-
-    edit(sources / "components/images.py", "64", "128")
-    assert lineage.git_commit(sources) == {"commit": head, "dirty": True}
 
 
 def test_dvc_hashes_are_those_that_dvc_will_lock(tmp_path, monkeypatch):

@@ -4,7 +4,7 @@ from pathlib import Path
 import pytest
 from mlflow import MlflowClient
 
-from components.progress import TrainingProgress
+from components.progress import Progress
 from components.ray_training.distributed import News
 from components.ray_training.training_run import Recorder, Training, _replace, _resume
 from components.tracking.runs import TrainingRun
@@ -25,7 +25,7 @@ def test_points_are_logged_when_a_checkpoint_covers_them_and_never_twice(
         history = client.get_metric_history(tracked.id, "loss")
         return [(metric.step, metric.value) for metric in history]
 
-    with TrainingProgress("train@small", 40) as progress:
+    with Progress("train@small", "steps", 40) as progress:
         recorder = Recorder(tracked, progress)
         recorder.listen(News([point(4)]))
         recorder.listen(News([point(8)]))
