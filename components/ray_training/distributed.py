@@ -23,6 +23,7 @@ from components import cluster
 from components.cluster import capacity
 from components.params import Compute, ElasticBatch, Workers
 from components.storage import Storage
+from components.training.seat import Seat
 
 if TYPE_CHECKING:
     import torch
@@ -63,18 +64,6 @@ _MISTAKES = (
 
 class TrainingError(RuntimeError):
     """A training ended without its result; the message says why."""
-
-
-@dataclass(frozen=True)
-class Seat:
-    """What a worker must know of its place in the training."""
-
-    rank: int
-    world_size: int
-    num_streams: int  # of rows: see `components.training.streams`
-    device: "torch.device"
-    resume_from: Path | None
-    report: Callable[[list[Point], Path | None], None]
 
 
 @dataclass(frozen=True)
