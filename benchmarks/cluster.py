@@ -148,13 +148,15 @@ def run_one(num_faces: int) -> dict[str, dict[str, float]]:
         for name in ("sd21", "dinov3"):
             weights.run(weights.WeightsParams.load(f"weights.{name}"), name)
         results["features"] = measure(
-            lambda: features.run(wanted, "features@sd21", compute),
+            lambda: features.run(wanted, compute, "sd21"),
             lambda: features.FeatureMaker(
                 pairs=pairs,
                 intermediates=copies,
                 weights=share(wanted.weights),
                 encoder=share(wanted.encoder),
                 params=wanted,
+                backbone="sd21",
+                size=images.side(pairs.first("hq_png").as_py()),
             ),
         )
     return results

@@ -104,7 +104,7 @@ def configuration(backbone: str, condition: str, steps: int) -> dict[str, Any]:
         }
     )
     params = params.model_copy(update={"optimization": optimization, "workers": 1})
-    _, restorer = train.plan(backbone, condition, params)  # type: ignore[arg-type]
+    _, restorer = train.plan(params, backbone, condition)  # type: ignore[arg-type]
     return train.worker_config(params, restorer)
 
 

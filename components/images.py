@@ -125,6 +125,11 @@ def decode_png(data: bytes) -> Image:
     return np.asarray(cv2.cvtColor(bgr, cv2.COLOR_BGR2RGB), dtype=np.uint8)
 
 
+def side(png: bytes) -> int:
+    """Return the side of a square PNG in pixels."""
+    return int(decode_png(png).shape[0])
+
+
 def resize(image: Image, size: int) -> Image:
     """Make a square picture `size` pixels wide: area average to shrink, bicubic to enlarge."""
     height, width = image.shape[:2]

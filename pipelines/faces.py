@@ -16,7 +16,7 @@ from typing import Annotated, NamedTuple
 import pyarrow as pa
 from pydantic import Field, PositiveInt
 
-from components import images, logs, tables
+from components import images, tables
 from components.faces import detect, landmarks, split
 from components.faces.cutter import CANDIDATE_SCORE, FaceCutter
 from components.faces.landmarks import Landmarks
@@ -32,9 +32,11 @@ from components.faces.source import (
 from components.params import Compute, Params
 from components.storage import Storage, data_root
 from components.weights.shared import SharedFile, share_file
+from pipelines import stage
 
 log = logging.getLogger(__name__)
 
+SECTION = "faces"
 SCHEMA = pa.schema(
     [
         ("face_id", pa.string()),
@@ -195,5 +197,4 @@ def _check(table: tables.Table, params: FacesParams) -> None:
 
 
 if __name__ == "__main__":
-    logs.configure()
-    run(FacesParams.load("faces"), Compute.load_compute("faces"))
+    stage.start("pipelines.faces")

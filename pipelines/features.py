@@ -9,7 +9,6 @@ writes  features       face_id, variant, mirrored, hq_png, and float16 tensors: 
 With `mirror`, every row is followed by its mirror image (the paper's random horizontal flips).
 """
 
-import argparse
 from pathlib import Path
 from typing import Any
 
@@ -18,14 +17,16 @@ import pyarrow as pa
 import pyarrow.compute as pc
 from pydantic import PositiveInt
 
-from components import images, logs, tables
+from components import images, tables
 from components.backbones.catalogue import BackboneName
 from components.params import Compute, Params
 from components.weights.shared import SharedFolder, share
+from pipelines import stage
+
+SECTION = "features.{backbone}"
 
 
 class FeaturesParams(Params):
-    backbone: BackboneName
     pairs: Path
     intermediates: Path
     weights: Path  # of the backbone
@@ -48,6 +49,8 @@ class FeatureMaker:
         weights: SharedFolder,
         encoder: SharedFolder,
         params: FeaturesParams,
+        backbone: BackboneName,
+        size: int,
     ) -> None:
         import torch
 
@@ -56,9 +59,9 @@ class FeatureMaker:
         from components.weights.store import open_weights
 
         self._pairs, self._intermediates = pairs, intermediates
-        self._params = params
+        self._params, self._size = params, size
         self._device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
-        self._backbone = FAMILIES[params.backbone](open_weights(weights.local()).root)
+        self._backbone = FAMILIES[backbone](open_weights(weights.local()).root)
         dinov3 = DINOv3(open_weights(encoder.local()).root, input_size=params.encoder_size)
         self._encoder = dinov3.to(self._device)
         self._backbone.to(self._device)
@@ -117,28 +120,23 @@ class FeatureMaker:
 
     def _no_rows(self) -> pa.Table:
         """Give the columns of a shard without train faces, with the tensors' shapes."""
-        size = self._backbone_size()
-        black = np.zeros((size, size, 3), np.uint8)
+        black = np.zeros((self._size, self._size, 3), np.uint8)
         nobody = [{"face_id": "", "variant": 0}]
         return self._table(nobody, [False], {role: [black] for role in ("hq", "lq", "sr")}).slice(1)
-
-    def _backbone_size(self) -> int:
-        first = self._pairs.read(columns=["hq_png"]).slice(0, 1)["hq_png"][0].as_py()
-        return int(images.decode_png(first).shape[0])
 
 
 def _column(tensor: Any) -> pa.Array:
     return tables.tensor_column(tensor.half().cpu().numpy())
 
 
-def run(params: FeaturesParams, stage: str, compute: Compute) -> tables.Table:
-    """Make the table `features`, one shard for each shard of pairs."""
+def run(params: FeaturesParams, compute: Compute, backbone: BackboneName) -> tables.Table:
+    """Make the table that `backbone` is trained on, one shard for each shard of pairs."""
     pairs = tables.Table.open(params.pairs).shared()
     intermediates = tables.Table.open(params.intermediates).shared()
     weights, encoder = share(params.weights), share(params.encoder)
     return tables.build(
         params.features,
-        stage=stage,
+        stage=f"features@{backbone}",
         params=params,
         inputs={
             "pairs": pairs.fingerprint,
@@ -155,18 +153,12 @@ def run(params: FeaturesParams, stage: str, compute: Compute) -> tables.Table:
             "weights": weights,
             "encoder": encoder,
             "params": params,
+            "backbone": backbone,
+            "size": images.side(pairs.first("hq_png").as_py()),
         },
         compute=compute,
     )
 
 
 if __name__ == "__main__":
-    logs.configure()
-    parser = argparse.ArgumentParser(prog="python -m pipelines.features")
-    parser.add_argument("backbone", help="sd21 or qwen")
-    backbone: str = parser.parse_args().backbone
-    run(
-        FeaturesParams.load(f"features.{backbone}"),
-        f"features@{backbone}",
-        Compute.load_compute("features"),
-    )
+    stage.start("pipelines.features")

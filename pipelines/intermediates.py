@@ -6,7 +6,6 @@ writes  intermediates   face_id, variant, sr_png: bytes; train faces only, since
                        restored live, by the whole restorer
 """
 
-import argparse
 from pathlib import Path
 from typing import Any
 
@@ -14,10 +13,13 @@ import pyarrow as pa
 import pyarrow.compute as pc
 from pydantic import PositiveInt
 
-from components import images, logs, tables
+from components import images, tables
+from components.backbones.catalogue import BackboneName
 from components.params import Compute, Params
 from components.weights.shared import SharedFolder, share
+from pipelines import stage
 
+SECTION = "intermediates.{backbone}"
 SCHEMA = pa.schema([("face_id", pa.string()), ("variant", pa.int32()), ("sr_png", pa.binary())])
 
 
@@ -67,12 +69,12 @@ class IntermediateMaker:
         ]
 
 
-def run(params: IntermediatesParams, stage: str, compute: Compute) -> tables.Table:
-    """Make the table `intermediates`, one shard for each shard of pairs."""
+def run(params: IntermediatesParams, compute: Compute, backbone: BackboneName) -> tables.Table:
+    """Make the table of what `backbone` is conditioned on, one shard for each shard of pairs."""
     pairs, model = tables.Table.open(params.pairs).shared(), share(params.model)
     return tables.build(
         params.intermediates,
-        stage=stage,
+        stage=f"intermediates@{backbone}",
         params=params,
         inputs={"pairs": pairs.fingerprint, "model": model.fingerprint},
         module="pipelines.intermediates",
@@ -84,12 +86,4 @@ def run(params: IntermediatesParams, stage: str, compute: Compute) -> tables.Tab
 
 
 if __name__ == "__main__":
-    logs.configure()
-    parser = argparse.ArgumentParser(prog="python -m pipelines.intermediates")
-    parser.add_argument("backbone", help="the backbone that will be conditioned: sd21 or qwen")
-    backbone: str = parser.parse_args().backbone
-    run(
-        IntermediatesParams.load(f"intermediates.{backbone}"),
-        f"intermediates@{backbone}",
-        Compute.load_compute("intermediates"),
-    )
+    stage.start("pipelines.intermediates")

@@ -19,7 +19,7 @@ from typing import TYPE_CHECKING, Annotated, Any, NamedTuple
 
 from pydantic import Field
 
-from components import files, lineage, logs
+from components import files, lineage
 from components.metrics import promotion
 from components.metrics.promotion import Rule, Verdict
 from components.params import Params
@@ -36,11 +36,14 @@ from components.tracking.registry import (
 )
 from components.weights.manifest import RESTORER, Description, Manifest
 from components.weights.store import closure
+from pipelines import stage
 
 if TYPE_CHECKING:
     from mlflow.entities.model_registry import ModelVersion
 
 log = logging.getLogger(__name__)
+
+SECTION = "register"
 
 
 class RegisterParams(Params):
@@ -218,5 +221,4 @@ def _outcome(registry: Registry, candidates: list[Candidate]) -> dict[str, Any]:
 
 
 if __name__ == "__main__":
-    logs.configure()
-    run(RegisterParams.load("register"))
+    stage.start("pipelines.register")

@@ -17,7 +17,7 @@ from typing import Any
 
 import yaml
 
-from components import files, git, history, lineage, logs
+from components import files, git, history, lineage
 from components.history import HISTORY, HistoryPoint
 from components.params import PARAMS_FILE, Params, read
 from components.reporting import comparison
@@ -26,9 +26,11 @@ from components.reporting.gallery import Gallery
 from components.reporting.page import Output, Report, TableFacts, WeightsFacts, render
 from components.tables import Table
 from components.weights.manifest import Manifest
+from pipelines import stage
 
 log = logging.getLogger(__name__)
 
+SECTION = "report"
 LOCK = Path("dvc.lock")
 
 
@@ -113,21 +115,21 @@ def read_lock(file: Path) -> tuple[list[Node], list[Output]]:
         return [], []
     content = yaml.safe_load(file.read_text(encoding="utf-8"))
     stages: Mapping[str, Any] = {
-        name: stage
-        for name, stage in content["stages"].items()
+        name: entry
+        for name, entry in content["stages"].items()
         if name not in ("report", "register")
     }
     outputs = [
         Output(name, out["path"], out.get("md5", ""))
-        for name, stage in stages.items()
-        for out in stage.get("outs", ())
+        for name, entry in stages.items()
+        for out in entry.get("outs", ())
     ]
     reads: dict[str, set[str]] = {name.partition("@")[0]: set() for name in stages}
     items: dict[str, list[str]] = defaultdict(list)
-    for name, stage in stages.items():
+    for name, entry in stages.items():
         title, _, item = name.partition("@")
         items[title] += [item] if item else []
-        for dependency in stage.get("deps", ()):
+        for dependency in entry.get("deps", ()):
             reads[title] |= {
                 out.stage.partition("@")[0]
                 for out in outputs
@@ -149,5 +151,4 @@ def _yaml(values: Any) -> str:
 
 
 if __name__ == "__main__":
-    logs.configure()
-    run(ReportParams.load("report"))
+    stage.start("pipelines.report")

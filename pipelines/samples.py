@@ -11,12 +11,14 @@ from pathlib import Path
 
 from pydantic import NonNegativeInt
 
-from components import logs
 from components.faces import landmarks
 from components.params import Params
 from components.portraits import samples
+from pipelines import stage
 
 log = logging.getLogger(__name__)
+
+SECTION = "samples"
 
 
 class SamplesParams(Params):
@@ -44,5 +46,4 @@ def run(params: SamplesParams) -> None:
 
 
 if __name__ == "__main__":
-    logs.configure()
-    run(SamplesParams.load("samples"))
+    stage.start("pipelines.samples")

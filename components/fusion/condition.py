@@ -16,7 +16,8 @@ from torch import Tensor, nn
 from components.fusion.projection import projection
 from components.fusion.sdfm import SDFM
 
-ConditionName = Literal["text", "dino", "lr", "sdfm"]
+TokenConditionName = Literal["dino", "lr", "sdfm"]
+ConditionName = Literal["text", TokenConditionName]
 
 
 class TextCondition(nn.Module):

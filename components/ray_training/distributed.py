@@ -24,6 +24,7 @@ from components.cluster import capacity
 from components.history import HistoryPoint
 from components.params import Compute, ElasticBatch, Workers
 from components.storage import Storage
+from components.training.seat import Seat
 
 if TYPE_CHECKING:
     import torch
@@ -62,18 +63,6 @@ _MISTAKES = (
 
 class TrainingError(RuntimeError):
     """A training ended without its result; the message says why."""
-
-
-@dataclass(frozen=True)
-class Seat:
-    """What a worker must know of its place in the training."""
-
-    rank: int
-    world_size: int
-    num_streams: int  # of rows: see `components.training.streams`
-    device: "torch.device"
-    resume_from: Path | None
-    report: Callable[[list[HistoryPoint], Path | None], None]
 
 
 @dataclass(frozen=True)

@@ -106,6 +106,13 @@ class Table:
         """Read one shard. Raises: ValueError for a column that it does not have."""
         return shards.read(self.place, self.shards[index].file, columns)
 
+    def first(self, column: str) -> pa.Scalar:
+        """Read a column's first value. Raises: ValueError if the table has no rows."""
+        for index, shard in enumerate(self.shards):
+            if shard.rows:
+                return self.read_shard(index, [column])[column][0]
+        raise ValueError(f"{self.path} has no rows: run 'dvc repro {self.stage}'")
+
     def read(
         self, columns: Sequence[str] | None = None, where: tuple[str, Any] | None = None
     ) -> pa.Table:

@@ -2,8 +2,8 @@
 
 It knows no cluster. Rows come in streams (`components.training.streams`): their number decides the
 batch and the rows of a step, and how many processes serve them does not. Points of the history and
-checkpoints leave through a callable `report`, which every rank calls at the same steps: Ray Train's
-in a stage, a list's `append` in a test.
+checkpoints leave through the seat's callable `report`: Ray Train's in a stage, a list's `append` in
+a test.
 """
 
 import logging
@@ -21,12 +21,10 @@ from components.history import HistoryPoint
 from components.training import checkpoint
 from components.training.checkpoint import Moving, Progress
 from components.training.optimization import OptimizationParams
+from components.training.seat import Seat
 from components.training.streams import Batches, Stream
 
 log = logging.getLogger(__name__)
-
-# New points of the history, and the folder of a checkpoint that covers all points so far, or None.
-Report = Callable[[list[HistoryPoint], Path | None], None]
 
 
 class NonFiniteLossError(ArithmeticError):
@@ -37,48 +35,36 @@ def train(
     step: nn.Module,
     batches: Callable[[int], Batches],
     optimization: OptimizationParams,
+    seat: Seat,
     *,
-    report: Report,
-    rank: int = 0,
-    world_size: int = 1,
-    num_streams: int | None = None,
-    device: torch.device | None = None,
-    resume_from: Path | None = None,
     export: Callable[[Path], None] | None = None,
 ) -> None:
     """Train what is not frozen in `step` for `optimization.steps` steps, and leave it in `step`.
 
     Args:
-        step: `step(batch, noise_generator)` gives {"loss": scalar, and its terms by name}.
-        batches: gives the rows of a stream by its number, from 0.
+        step: `step(batch, noise_generator)` gives {"loss": scalar, and its terms by name}; it is on
+            the seat's device.
+        batches: gives the rows of a stream by its number, from 0; each stream gives `batch_size`
+            rows to every backward pass of a step.
         optimization: the optimizer's side of the training.
-        report: called with each new point of the history after `log_every` steps (after a resume,
-            first with all points so far), and with a checkpoint's folder after `checkpoint_every`
-            steps and the last; the folder is deleted when `report` returns.
-        rank: number of this process; more than one need an initialised `torch.distributed`.
-        world_size: number of processes.
-        num_streams: number of streams, of which each gives `batch_size` rows to every backward pass
-            of a step; at least `world_size`, which it is if not given.
-        device: where `step` is.
-        resume_from: the folder of a checkpoint, with the parts of all ranks.
+        seat: this process's place, and where its points and checkpoints go.
         export: adds files to the last checkpoint, on rank 0.
 
     Raises: NonFiniteLossError naming step and term, before a checkpoint holds the damage.
     """
-    device = device or torch.device("cpu")
-    num_streams = num_streams or world_size
+    rank, world_size, num_streams = seat.rank, seat.world_size, seat.num_streams
     streams = [
-        Stream(batches(number), number, seed=optimization.seed, device=device)
+        Stream(batches(number), number, seed=optimization.seed, device=seat.device)
         for number in range(rank, num_streams, world_size)
     ]
     trainable = [parameter for parameter in step.parameters() if parameter.requires_grad]
     optimizer = optimization.optimizer(trainable)
     moving = Moving(step, optimizer)
     progress = Progress()
-    if resume_from is not None:
-        progress = checkpoint.load(resume_from, moving, streams, num_streams=num_streams)
-        report(list(progress.history), None)
-    forward = _shared(step, device) if world_size > 1 else step
+    if seat.resume_from is not None:
+        progress = checkpoint.load(seat.resume_from, moving, streams, num_streams=num_streams)
+        seat.report(list(progress.history), None)
+    forward = _shared(step, seat.device) if world_size > 1 else step
     # Ranks average their gradients, so one with more streams than others counts for more.
     passes = optimization.accumulate * num_streams / world_size
     window = _Window(optimization.batch_size * optimization.accumulate * num_streams)
@@ -107,10 +93,10 @@ def train(
                 )
                 if is_last and export is not None and is_first:
                     export(folder)
-                report(points, folder)
+                seat.report(points, folder)
             window.restart_clock()
         elif points:
-            report(points, None)
+            seat.report(points, None)
 
 
 def _descend(

@@ -1,8 +1,7 @@
 """`hdrface config`: compose `params.yaml` from a profile, and check it before anything runs."""
 
 import sys
-from collections.abc import Iterator, Mapping, Sequence
-from importlib import import_module
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -10,32 +9,22 @@ import typer
 import yaml
 
 from components import profiles
-from components.params import PARAMS_FILE, Compute, Params, ParamsError, read
+from components.params import (
+    PARAMS_FILE,
+    Compute,
+    Params,
+    ParamsError,
+    check_value,
+    nearest,
+    read,
+)
 from components.profiles import CONF
 from pipelines.commands.arguments import group
+from pipelines.stage import STAGES, Stage
 
 app = group("Compose params.yaml from a profile, or check it.")
 
-# Which class checks which section. Named, not imported: some modules need seconds to import.
-SECTIONS = {
-    "samples": "pipelines.samples:SamplesParams",
-    "faces": "pipelines.faces:FacesParams",
-    "degrade": "pipelines.degrade:DegradeParams",
-    "evaluate": "pipelines.evaluate:EvaluateParams",
-    "report": "pipelines.report:ReportParams",
-    "serve": "pipelines.serve:ServeParams",
-    "register": "pipelines.register:RegisterParams",
-}
-# The same for a section that holds one section an item of its stage's matrix, beside the axes of
-# that matrix (lists of names).
-MATRIX_SECTIONS = {
-    "weights": (("networks",), "pipelines.weights:WeightsParams"),
-    "plain": (("backbones",), "pipelines.plain:PlainParams"),
-    "intermediates": ((), "pipelines.intermediates:IntermediatesParams"),
-    "features": ((), "pipelines.features:FeaturesParams"),
-    "train": (("backbones", "conditions"), "pipelines.train:TrainParams"),
-}
-COMPUTE_STAGES = ("faces", "degrade", "plain", "intermediates", "features", "train", "evaluate")
+DVC_FILE = Path("dvc.yaml")
 
 # What one stage reads and another one writes, or both must know: the two keys have one value.
 # B stands for each backbone that is conditioned.
@@ -99,40 +88,70 @@ def check_file(profile: str | None = None, *, file: Path = PARAMS_FILE, conf: Pa
 
 def check_values(values: Mapping[str, Any], file: Path) -> None:
     """Check a whole set of parameters, the content of `file`. Raises: ParamsError."""
-    problems = [*_section_problems(values, file), *_disagreements(values)]
+    # A list that is both an axis and a parameter is told once.
+    problems = dict.fromkeys([*_section_problems(values, file), *_disagreements(values)])
     if problems:
-        raise ParamsError(file, problems)
+        raise ParamsError(file, list(problems))
 
 
 def _section_problems(values: Mapping[str, Any], file: Path) -> Iterator[str]:
-    known = {"profile", "compute", *SECTIONS, *MATRIX_SECTIONS}
-    for unknown in [name for name in values if name not in known]:
-        yield f"{unknown}: no stage has this section; there are {', '.join(sorted(known))}"
-    for section, target in SECTIONS.items():
-        yield from _bad_keys(_load(target), section, values, file)
-    for section, (matrix, target) in MATRIX_SECTIONS.items():
-        yield from _matrix_problems(section, matrix, target, values, file)
-    compute = _mapping(values, "compute")
-    for stage in [*COMPUTE_STAGES, *(name for name in compute if name not in COMPUTE_STAGES)]:
-        if stage not in COMPUTE_STAGES:
-            yield f"compute.{stage}: no such stage; there are {', '.join(COMPUTE_STAGES)}"
+    from pipelines.serve import ServeParams  # it runs beside the line
+
+    stages = {name: Stage.load(name) for name in STAGES}
+    known = ["profile", "compute", "serve", *(stage.head for stage in stages.values())]
+    for name in [name for name in values if name not in known]:
+        there = ", ".join(sorted(known))
+        yield f"{name}: no stage has this section; there are {there}{nearest(name, known)}"
+    axes = {name: _axes(name) for name in stages}
+    types = {key: stages[name].items[item] for name in stages for item, key in axes[name].items()}
+    for key, its_type in types.items():
+        yield from _axis_problems(key, its_type, values)
+    for name, stage in stages.items():
+        if stage.per is None:
+            yield from _bad_keys(stage.params, stage.section, values, file)
         else:
-            yield from _bad_keys(Compute, f"compute.{stage}", values, file)
+            yield from _item_problems(stage, axes[name].get(stage.per), types, values, file)
+    yield from _bad_keys(ServeParams, "serve", values, file)
+    yield from _compute_problems([s.name for s in stages.values() if s.takes_compute], values, file)
 
 
-def _matrix_problems(
-    section: str, matrix: Sequence[str], target: str, values: Mapping[str, Any], file: Path
+def _compute_problems(
+    stages: Sequence[str], values: Mapping[str, Any], file: Path
 ) -> Iterator[str]:
-    found = _mapping(values, section)
-    for axis in matrix:
-        names = found.get(axis)
-        if not isinstance(names, list) or not all(isinstance(name, str) for name in names):
-            yield f"{section}.{axis} = {names!r}: Input should be a list of names"
-        elif not names or len(set(names)) < len(names):
-            yield f"{section}.{axis} = {names!r}: Input should name one or more, none twice"
-    named = _names(values, f"{section}.{matrix[0]}") if matrix else ()
-    for item in dict.fromkeys([*named, *(name for name in found if name not in matrix)]):
-        yield from _bad_keys(_load(target), f"{section}.{item}", values, file)
+    for stage in stages:
+        yield from _bad_keys(Compute, f"compute.{stage}", values, file)
+    for name in _mapping(values, "compute"):
+        if name not in stages:
+            there = ", ".join(stages)
+            yield f"compute.{name}: no such stage; there are {there}{nearest(name, stages)}"
+
+
+def _axes(stage: str) -> dict[str, str]:
+    """Return the key of the list that DVC takes each item of a stage from: `train.backbones`."""
+    entry = yaml.safe_load(DVC_FILE.read_text(encoding="utf-8"))["stages"].get(stage, {})
+    return {item: key.strip("${}") for item, key in entry.get("matrix", {}).items()}
+
+
+def _axis_problems(key: str, its_type: Any, values: Mapping[str, Any]) -> Sequence[str]:
+    found = _at(values, key)
+    if problems := check_value(key, found, list[its_type]):
+        return problems
+    if not found or len(set(found)) < len(found):
+        return [f"{key} = {found!r}: Input should name one or more, none twice"]
+    return ()
+
+
+def _item_problems(
+    stage: Stage, axis: str | None, lists: Collection[str], values: Mapping[str, Any], file: Path
+) -> Iterator[str]:
+    """Check the section of every item that is named or has one."""
+    there = [name for name in _mapping(values, stage.head) if f"{stage.head}.{name}" not in lists]
+    for item in dict.fromkeys([*(_names(values, axis) if axis else ()), *there]):
+        section = f"{stage.head}.{item}"
+        if problems := check_value(section, item, stage.items[str(stage.per)]):
+            yield from problems if item in there else ()  # else its list was told off already
+        else:
+            yield from _bad_keys(stage.params, section, values, file)
 
 
 def _bad_keys(
@@ -206,12 +225,6 @@ def _at(values: Any, key: str) -> Any:
 def _names(values: Mapping[str, Any], key: str) -> list[str]:
     found = _at(values, key)
     return [name for name in found if isinstance(name, str)] if isinstance(found, list) else []
-
-
-def _load(target: str) -> type[Params]:
-    module, _, name = target.partition(":")
-    found: type[Params] = getattr(import_module(module), name)
-    return found
 
 
 def _mapping(values: Mapping[str, Any], section: str) -> Mapping[str, Any]:

@@ -1,11 +1,13 @@
-"""A training small enough for tests, with all that must survive a kill: run by `test_train.py`.
+"""A training small enough to be killed many times: what `training_run` and the loop must survive.
 
-    python -m tests.pipelines.small_training OUT
+    python -m tests.small_training OUT
 
-trains on two workers. The environment may hold: `KILL`, victims, and the rows before their ends;
-`PAUSE_S`, seconds that each batch takes; `HOLD`, a file that the last checkpoint waits for (it
-makes `exporting` beside it meanwhile); `LIMIT_S`, how long MLflow may be away; `WORKERS`, another
-number; `COMPUTE`, the waits.
+trains a few linear layers on two workers, in seconds. It takes the place of a stage: its `work`
+calls the real loop from the real `training_run`, over a step and rows that use all that has a state
+(the stages' own `work` is tested in `tests/pipelines`). The environment may hold: `KILL`, victims,
+and the rows before their ends; `PAUSE_S`, seconds that each batch takes; `HOLD`, a file that the
+last checkpoint waits for (it makes `exporting` beside it meanwhile); `LIMIT_S`, how long MLflow may
+be away; `WORKERS`, another number; `COMPUTE`, the waits.
 """
 
 import json
@@ -26,11 +28,11 @@ from torch import Tensor, nn
 from components import logs
 from components.params import Compute
 from components.ray_training import training_run
-from components.ray_training.distributed import Seat
 from components.tracking import outages
 from components.training import loop
 from components.training.optimization import OptimizationParams
 from components.training.sampler import RowStream, stacked
+from components.training.seat import Seat
 
 OPTIMIZATION = OptimizationParams(
     steps=40,
@@ -147,17 +149,7 @@ def work(config: dict[str, Any], seat: Seat) -> None:
             while not hold.exists():
                 time.sleep(0.05)
 
-    loop.train(
-        step,
-        batches,
-        OPTIMIZATION,
-        report=seat.report,
-        rank=seat.rank,
-        world_size=seat.world_size,
-        num_streams=seat.num_streams,
-        resume_from=seat.resume_from,
-        export=export,
-    )
+    loop.train(step, batches, OPTIMIZATION, seat, export=export)
 
 
 def work_without_ray(rank: int, folder: str) -> None:
@@ -168,14 +160,8 @@ def work_without_ray(rank: int, folder: str) -> None:
     )
     step = make_step()
     points: list[dict[str, float]] = []
-    loop.train(
-        step,
-        lambda number: Rows(stream(number, 2)),
-        OPTIMIZATION,
-        report=lambda new, _: points.extend(new),
-        rank=rank,
-        world_size=2,
-    )
+    seat = Seat(rank, 2, 2, torch.device("cpu"), None, lambda new, _: points.extend(new))
+    loop.train(step, lambda number: Rows(stream(number, 2)), OPTIMIZATION, seat)
     if rank == 0:
         save_file(step.state_dict(), Path(folder, "step.safetensors"))
         Path(folder, "history.json").write_text(json.dumps(points))
@@ -212,6 +198,6 @@ def main(out: Path) -> None:
 
 if __name__ == "__main__":
     # By its name: Ray's workers look `work` up in its module, and have another `__main__`.
-    from tests.pipelines import small_training
+    from tests import small_training
 
     small_training.main(Path(sys.argv[1]))

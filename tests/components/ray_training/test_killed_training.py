@@ -10,7 +10,7 @@ import torch.multiprocessing as mp
 from mlflow import MlflowClient
 from safetensors.torch import load_file
 
-from tests.pipelines import small_training
+from tests import small_training
 
 STEPS = [4, 8, 12, 16, 20, 24, 28, 32, 36, 40]
 
