@@ -13,17 +13,11 @@ import numpy as np
 import numpy.typing as npt
 
 from components import images
+from components.faces.template import TEMPLATE, TEMPLATE_SIZE
 from components.images import Image
 
-# Left eye, right eye, nose, left and right mouth corner, as fractions of an FFHQ-aligned picture.
-FFHQ_POINTS = (
-    np.array(
-        [(192.98, 239.95), (318.90, 240.19), (256.63, 314.02), (201.26, 371.41), (313.09, 371.15)]
-    )
-    / 512
-)
 INPUT_SIZE = 112
-# The same five in the 112 x 112 picture that ArcFace networks were trained on.
+# The five points of `TEMPLATE` in the 112 x 112 picture that ArcFace networks were trained on.
 ARCFACE_POINTS = np.array(
     [
         (38.2946, 51.6963),
@@ -76,11 +70,12 @@ class IdentityEncoder:
 
 def align(face: Image) -> Image:
     """Cut the 112 x 112 ArcFace picture out of an FFHQ-aligned one, without aliasing."""
-    scale = np.hypot(*_similarity(FFHQ_POINTS, ARCFACE_POINTS)[0, :2])
+    points = TEMPLATE / TEMPLATE_SIZE  # as fractions of the picture
+    scale = np.hypot(*_similarity(points, ARCFACE_POINTS)[0, :2])
     size = face.shape[0]
     # The warp samples bilinearly: a larger picture is first brought near its scale by area.
     face = images.resize(face, min(size, round(scale)))
-    matrix = _similarity(FFHQ_POINTS * face.shape[0], ARCFACE_POINTS)
+    matrix = _similarity(points * face.shape[0], ARCFACE_POINTS)
     warped = cv2.warpAffine(face, matrix, (INPUT_SIZE, INPUT_SIZE), flags=cv2.INTER_LINEAR)
     return np.asarray(warped, dtype=np.uint8)
 

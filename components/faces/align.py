@@ -10,12 +10,8 @@ import numpy as np
 
 from components import images
 from components.faces.landmarks import Landmarks
+from components.faces.template import TEMPLATE, TEMPLATE_SIZE
 
-TEMPLATE_SIZE = 512
-# left eye, right eye, nose, left and right corner of the mouth
-TEMPLATE: Landmarks = np.array(
-    [[192.98, 239.95], [318.90, 240.19], [256.63, 314.02], [201.26, 371.41], [313.09, 371.15]]
-)
 # A frontal face fits within 0.05, profiles reach 0.25 (in eye distances of the template); mixed up
 # landmarks end above 0.5, and the backs of heads that a detector takes for faces at 0.4.
 MAX_MISFIT = 0.35
@@ -37,6 +33,11 @@ class Similarity(NamedTuple):
     def crop_side(self) -> float:
         """Side of the square that is cut out, in pixels of the photograph."""
         return TEMPLATE_SIZE / math.sqrt(float(np.linalg.det(self.matrix)))
+
+    @property
+    def homogeneous(self) -> Landmarks:
+        """The (3, 3) matrix that takes (x, y, 1) of the picture to the template."""
+        return np.vstack([np.column_stack([self.matrix, self.shift]), [0, 0, 1]])
 
     def apply(self, points: Landmarks) -> Landmarks:
         return np.asarray(points @ self.matrix.T + self.shift)
@@ -83,12 +84,11 @@ def cut(image: images.Image, similarity: Similarity, size: int) -> images.Image:
     if factor > 1:
         smaller = (max(1, width // factor), max(1, height // factor))
         image = np.asarray(cv2.resize(image, smaller, interpolation=cv2.INTER_AREA), dtype=np.uint8)
-    to_photograph = _scaling(width / image.shape[1], height / image.shape[0])
-    to_template = np.vstack([np.column_stack([similarity.matrix, similarity.shift]), [0, 0, 1]])
-    to_canvas = _scaling(canvas / TEMPLATE_SIZE, canvas / TEMPLATE_SIZE)
+    to_photograph = scaling(width / image.shape[1], height / image.shape[0])
+    to_canvas = scaling(canvas / TEMPLATE_SIZE, canvas / TEMPLATE_SIZE)
     warped = cv2.warpAffine(
         image,
-        (to_canvas @ to_template @ to_photograph)[:2],
+        (to_canvas @ similarity.homogeneous @ to_photograph)[:2],
         (canvas, canvas),
         flags=cv2.INTER_CUBIC,
         borderMode=cv2.BORDER_REFLECT_101,
@@ -96,6 +96,6 @@ def cut(image: images.Image, similarity: Similarity, size: int) -> images.Image:
     return images.resize(np.asarray(warped, dtype=np.uint8), size)
 
 
-def _scaling(x: float, y: float) -> Landmarks:
-    """Scale a picture's coordinates, whose whole numbers are the centres of pixels."""
+def scaling(x: float, y: float) -> Landmarks:
+    """Make the (3, 3) matrix that scales coordinates whose whole numbers are centres of pixels."""
     return np.array([[x, 0, (x - 1) / 2], [0, y, (y - 1) / 2], [0, 0, 1]])

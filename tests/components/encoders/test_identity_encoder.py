@@ -11,11 +11,13 @@ from skimage.transform import SimilarityTransform
 from components import images
 from components.encoders.identity import (
     ARCFACE_POINTS,
-    FFHQ_POINTS,
     INPUT_SIZE,
     IdentityEncoder,
     align,
 )
+from components.faces.template import TEMPLATE, TEMPLATE_SIZE
+
+FFHQ_POINTS = TEMPLATE / TEMPLATE_SIZE
 
 
 def _dots(size: int) -> np.ndarray:

@@ -7,8 +7,9 @@ from skimage.transform import SimilarityTransform
 
 from components import images
 from components.faces import align
-from components.faces.align import TEMPLATE, AlignmentError
+from components.faces.align import AlignmentError
 from components.faces.landmarks import Landmarks
+from components.faces.template import TEMPLATE
 
 
 def _moved(scale: float, angle: float, x: float, y: float) -> Landmarks:

@@ -3,15 +3,15 @@ import numpy as np
 import pytest
 
 from components import images
-from components.faces import align
 from components.faces.cutter import FaceCutter
 from components.faces.detect import Detection
 from components.faces.landmarks import Landmarks
+from components.faces.template import TEMPLATE
 
 
 def _face(x: float, y: float, side: float) -> Landmarks:
     """Landmarks of a face whose aligned square is `side` wide, with its corner there."""
-    return np.asarray(align.TEMPLATE * side / 512 + (x, y))
+    return np.asarray(TEMPLATE * side / 512 + (x, y))
 
 
 class KnownFaces:

@@ -7,6 +7,7 @@ import pytest
 from components import images
 from components.faces import align
 from components.faces.detect import Detector, DetectorError, open_detector
+from components.faces.template import TEMPLATE
 from components.portraits import drawing
 
 SCRFD, FIXED_SCRFD = "det_500m.onnx", "scrfd_500m_bnkps.onnx"
@@ -74,7 +75,7 @@ def test_aligned_faces_fill_the_picture_and_are_found_at_the_template(
     for file in files:
         faces = detector.detect(images.decode(file.read_bytes()))
         best = max(faces, key=lambda face: face.score)
-        errors.append(np.linalg.norm(best.landmarks - align.TEMPLATE, axis=1).mean())
+        errors.append(np.linalg.norm(best.landmarks - TEMPLATE, axis=1).mean())
     assert np.mean(errors) < 12  # of 512 pixels; the photographs themselves are 11 off
     assert np.max(errors) < 24
 
@@ -86,7 +87,7 @@ def test_a_photograph_is_aligned_to_the_template(detector: Detector, shared_dir:
     for face in detector.detect(picture):
         aligned = align.cut(picture, align.fit(face.landmarks), 512)
         [again] = detector.detect(aligned)
-        assert np.linalg.norm(again.landmarks - align.TEMPLATE, axis=1).mean() < 20
+        assert np.linalg.norm(again.landmarks - TEMPLATE, axis=1).mean() < 20
 
 
 @pytest.mark.shared

@@ -5,6 +5,7 @@ import pytest
 
 from components.faces import align
 from components.faces.detect import Detection
+from components.faces.template import TEMPLATE, TEMPLATE_SIZE
 from components.images import Image
 from components.photographs.finding import find_faces, share_inside, whole_face
 from tests.components.photographs.known_faces import KnownFaces
@@ -13,8 +14,8 @@ PHOTOGRAPH: Image = np.zeros((400, 600, 3), dtype=np.uint8)
 
 
 def at(x: float, y: float, face: float) -> np.ndarray:
-    centred = align.TEMPLATE - align.TEMPLATE.mean(axis=0)
-    return centred * (2 * face / align.TEMPLATE_SIZE) + (x, y)
+    centred = TEMPLATE - TEMPLATE.mean(axis=0)
+    return centred * (2 * face / TEMPLATE_SIZE) + (x, y)
 
 
 def reasons(*faces: np.ndarray, min_face: int = 16, only_center_face: bool = False) -> list:
@@ -71,7 +72,7 @@ def test_an_aligned_photograph_lies_on_the_template(size: int) -> None:
     photograph = np.zeros((size, size, 3), dtype=np.uint8)
     face = whole_face(photograph)
     assert face.similarity is not None
-    assert face.similarity.apply(face.landmarks) == pytest.approx(align.TEMPLATE, abs=1e-9)
+    assert face.similarity.apply(face.landmarks) == pytest.approx(TEMPLATE, abs=1e-9)
     assert align.fit(face.landmarks).matrix == pytest.approx(face.similarity.matrix, abs=1e-9)
     assert face.similarity.crop_side == pytest.approx(size)
     assert share_inside(face.similarity, photograph) == 1

@@ -7,6 +7,7 @@ from hypothesis import strategies as st
 
 from components.faces import align
 from components.faces.landmarks import Landmarks
+from components.faces.template import TEMPLATE, TEMPLATE_SIZE
 from components.images import Image
 from components.photographs.paste import paste, soft_mask
 from components.portraits import drawing
@@ -18,8 +19,8 @@ TURNED = np.array([[214, 240], [300, 238], [292, 314], [214, 371], [290, 371]], 
 def placed(face: float, angle: float, x: float, y: float) -> Landmarks:
     """Give the template's landmarks with a face `face` pixels wide, turned, about (x, y)."""
     turn = np.array([[np.cos(angle), -np.sin(angle)], [np.sin(angle), np.cos(angle)]])
-    centred = align.TEMPLATE - align.TEMPLATE.mean(axis=0)
-    return centred @ turn.T * (2 * face / align.TEMPLATE_SIZE) + (x, y)
+    centred = TEMPLATE - TEMPLATE.mean(axis=0)
+    return centred @ turn.T * (2 * face / TEMPLATE_SIZE) + (x, y)
 
 
 def mask_of(landmarks: Landmarks) -> npt.NDArray[np.float32]:
@@ -69,7 +70,7 @@ def test_a_restored_point_lands_on_its_landmark(scale: float) -> None:
     similarity = align.fit(landmarks)
     canvas = np.zeros((round(300 * scale), round(280 * scale), 3), dtype=np.uint8)
     face = np.zeros((512, 512, 3), dtype=np.uint8)
-    x, y = align.TEMPLATE[2]  # the nose
+    x, y = TEMPLATE[2]  # the nose
     rows, columns = np.mgrid[:512, :512]
     face[np.hypot(columns - x, rows - y) < 20] = 255
     paste(canvas, face, similarity, landmarks, (scale, scale))
@@ -81,8 +82,8 @@ def test_a_restored_point_lands_on_its_landmark(scale: float) -> None:
 
 
 def test_the_mask_covers_the_face_and_ends_before_the_square_does() -> None:
-    mask = mask_of(align.TEMPLATE)
-    for x, y in align.TEMPLATE.round().astype(int):
+    mask = mask_of(TEMPLATE)
+    for x, y in TEMPLATE.round().astype(int):
         assert mask[y, x] == 1
     rim = np.concatenate([mask[0], mask[-1], mask[:, 0], mask[:, -1]])
     assert rim.max() < 0.001
@@ -92,7 +93,7 @@ def test_the_mask_covers_the_face_and_ends_before_the_square_does() -> None:
 
 
 def test_the_mask_of_a_turned_face_goes_away_from_its_nose() -> None:
-    frontal, turned = mask_of(align.TEMPLATE), mask_of(TURNED)
+    frontal, turned = mask_of(TEMPLATE), mask_of(TURNED)
     columns = np.arange(512)
     middle = [float((mask * columns).sum() / mask.sum()) for mask in (frontal, turned)]
     assert middle[1] < middle[0] - 10

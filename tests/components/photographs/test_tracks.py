@@ -5,6 +5,7 @@ from hypothesis import strategies as st
 
 from components.faces import align
 from components.faces.landmarks import Landmarks
+from components.faces.template import TEMPLATE, TEMPLATE_SIZE
 from components.images import Image
 from components.photographs.finding import FoundFace
 from components.photographs.tracks import HOLD, Blend, Tracker, smooth
@@ -13,8 +14,8 @@ FRAME: Image = np.full((200, 300, 3), 90, dtype=np.uint8)
 
 
 def face(x: float, y: float, width: float = 60) -> FoundFace:
-    centred = align.TEMPLATE - align.TEMPLATE.mean(axis=0)
-    points = centred * (2 * width / align.TEMPLATE_SIZE) + (x, y)
+    centred = TEMPLATE - TEMPLATE.mean(axis=0)
+    points = centred * (2 * width / TEMPLATE_SIZE) + (x, y)
     return FoundFace(points, (0, 0, 1, 1), 0.9, align.fit(points))
 
 
