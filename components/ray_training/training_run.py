@@ -8,7 +8,6 @@
 A stage that was killed goes on from its last checkpoint, in the same MLflow run.
 """
 
-import logging
 import os
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
@@ -26,8 +25,6 @@ from components.storage import Storage, data_root, sync_folder
 from components.tables import Table, unfinished
 from components.tracking.outages import TrackingError
 from components.tracking.runs import TrainingRun
-
-log = logging.getLogger(__name__)
 
 TRAINED = "trained"  # the folder in the last checkpoint that becomes the result
 

@@ -5,7 +5,6 @@ the one that the model was trained with, as its lineage says. For the same faces
 the scores are those of the stage `evaluate`.
 """
 
-import logging
 import tempfile
 from collections.abc import Iterator, Sequence
 from pathlib import Path
@@ -26,8 +25,6 @@ from components.reporting.comparison import Comparison, FaceScores, Pair
 from components.restorers.folder import load_restorer
 from components.tracking.trained_models import TrainedModel, locate
 from components.weights.manifest import RESTORER, Description, sha256_of
-
-log = logging.getLogger(__name__)
 
 METRICS = ("psnr", "ssim", "identity_angle")
 BOOTSTRAP_SAMPLES = 10_000

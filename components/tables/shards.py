@@ -141,13 +141,3 @@ def tensor_column(array: np.ndarray) -> pa.Array:
     return pa.ExtensionArray.from_storage(
         column_type, pa.FixedSizeListArray.from_arrays(values, width)
     )
-
-
-def tensor_values(column: pa.Array | pa.ChunkedArray) -> np.ndarray:
-    """Give a tensor column as a (B, ...) array; read-only, without a copy where possible."""
-    if isinstance(column, pa.ChunkedArray):
-        column = column.combine_chunks()
-    if not isinstance(column.type, pa.FixedShapeTensorType):
-        raise ValueError(f"not a tensor column: {column.type}")
-    values: np.ndarray = column.storage.flatten().to_numpy(zero_copy_only=True)
-    return values.reshape(len(column), *column.type.shape)

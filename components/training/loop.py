@@ -6,7 +6,6 @@ checkpoints leave through the seat's callable `report`: Ray Train's in a stage, 
 a test.
 """
 
-import logging
 import math
 import tempfile
 import time
@@ -23,8 +22,6 @@ from components.training.checkpoint import Moving, Progress
 from components.training.optimization import OptimizationParams
 from components.training.seat import Seat
 from components.training.streams import Batches, Stream
-
-log = logging.getLogger(__name__)
 
 
 class NonFiniteLossError(ArithmeticError):
@@ -136,7 +133,6 @@ class _Window:
     def __init__(self, images_per_step: int) -> None:
         self._images_per_step = images_per_step
         self._steps: list[dict[str, Tensor]] = []
-        self._timed_steps, self._seconds = 0, 0.0
         self.restart_clock()
 
     def restart_clock(self) -> None:

@@ -199,7 +199,9 @@ def test_ray_data_reads_the_tensors(slow_table):
 
     assert len(rows) == slow_table.num_rows
     for face_id, tokens in zip(
-        table["face_id"].to_pylist(), tables.tensor_values(table["tokens"]), strict=True
+        table["face_id"].to_pylist(),
+        table["tokens"].combine_chunks().to_numpy_ndarray(),
+        strict=True,
     ):
         assert rows[face_id].dtype == np.float16
         assert (rows[face_id] == tokens).all()
