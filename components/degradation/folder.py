@@ -23,6 +23,7 @@ from components.faces.source import Picture, UnreadableError, open_source
 log = logging.getLogger(__name__)
 
 RECORD = "degradations.csv"
+Row = dict[str, str | float]
 
 
 class Rejected(NamedTuple):
@@ -59,7 +60,7 @@ def degrade_folder(
         unfinished = Path(beside) / "out"
         unfinished.mkdir()
         rejected: list[Rejected] = []
-        rows: list[dict[str, str | float]] = []
+        rows: list[Row] = []
         for picture, stem in zip(pictures, _stems(pictures), strict=True):
             try:
                 hq = images.decode(folder.read(picture))
@@ -72,10 +73,7 @@ def degrade_folder(
                 drawn = degradation.draw(
                     recipe, hq.shape[:2], seed=seed, face_id=picture.name, variant=variant
                 )
-                pair = degradation.make_pair(hq, drawn, recipe)
-                _write(unfinished / file, pair.lq)
-                if pair.hq is not hq:
-                    _write(unfinished / "hq" / file, pair.hq)
+                _write_pair(unfinished, file, hq, degradation.make_pair(hq, drawn, recipe))
                 record = drawn.record()
                 rows.append({"file": file, "of": picture.name, "variant": variant, **record})
         if not rows:
@@ -84,10 +82,7 @@ def degrade_folder(
                 f"no usable picture in {source}: {len(rejected)} were rejected,"
                 f" {first.file}: {first.reason}"
             )
-        with (unfinished / RECORD).open("w", encoding="utf-8", newline="") as opened:
-            writer = csv.DictWriter(opened, fieldnames=list(rows[0]))
-            writer.writeheader()
-            writer.writerows(rows)
+        _write_rows(unfinished / RECORD, rows)
         unfinished.replace(out)  # over an empty folder, too
     log.info("%d pictures degraded, %d rejected: %s", len(rows) // variants, len(rejected), out)
     return Degraded(len(rows) // variants, rejected)
@@ -99,6 +94,19 @@ def _stems(pictures: Sequence[Picture]) -> list[str]:
     return [
         str(path if count[path.with_suffix("")] > 1 else path.with_suffix("")) for path in paths
     ]
+
+
+def _write_pair(folder: Path, file: str, hq: images.Image, pair: degradation.Pair) -> None:
+    _write(folder / file, pair.lq)
+    if pair.hq is not hq:
+        _write(folder / "hq" / file, pair.hq)
+
+
+def _write_rows(file: Path, rows: Sequence[Row]) -> None:
+    with file.open("w", encoding="utf-8", newline="") as opened:
+        writer = csv.DictWriter(opened, fieldnames=list(rows[0]))
+        writer.writeheader()
+        writer.writerows(rows)
 
 
 def _write(file: Path, image: images.Image) -> None:

@@ -7,6 +7,7 @@ the scores are those of the stage `evaluate`.
 
 import tempfile
 from collections.abc import Iterator, Sequence
+from itertools import islice
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -106,23 +107,12 @@ def _evaluate(
     opened, unavailable = open_metrics(metrics, identity_network=identity_network, device=device)
     compare = Comparison(restorer, opened, device=device)
     rejected: list[Rejected] = []
-    scores: list[FaceScores] = []
-    batch: list[Pair] = []
-
-    def score() -> None:
-        for one in compare(batch) if batch else ():
-            scores.append(FaceScores(one.pair.face_id, one.pair.variant, one.scores))
-        batch.clear()
-
-    for face in _faces(hq, restorer.spec.size, rejected):
-        drawn = degradation.draw(
-            recipe, face.hq.shape[:2], seed=seed, face_id=face.face_id, variant=0
-        )
-        target, lq = degradation.make_pair(face.hq, drawn, recipe)
-        batch.append(Pair(face.face_id, 0, target, lq))
-        if len(batch) == batch_size:
-            score()
-    score()
+    pairs = _pairs(_faces(hq, restorer.spec.size, rejected), recipe, seed)
+    scores = [
+        FaceScores(one.pair.face_id, one.pair.variant, one.scores)
+        for batch in iter(lambda: list(islice(pairs, batch_size)), [])
+        for one in compare(batch)
+    ]
     if not scores:
         raise ValueError(
             f"no usable face in {hq}: {len(rejected)} pictures were rejected, "
@@ -139,6 +129,16 @@ def _evaluate(
         seed=seed,
     )
     return {**result, "rejected": [one._asdict() for one in rejected]}
+
+
+def _pairs(faces: Iterator[Face], recipe: DegradationParams, seed: int) -> Iterator[Pair]:
+    """Degrade each face once, as the stage `degrade` makes its first variant."""
+    for face in faces:
+        drawn = degradation.draw(
+            recipe, face.hq.shape[:2], seed=seed, face_id=face.face_id, variant=0
+        )
+        target, lq = degradation.make_pair(face.hq, drawn, recipe)
+        yield Pair(face.face_id, 0, target, lq)
 
 
 def _faces(folder: Path, size: int, rejected: list[Rejected]) -> Iterator[Face]:

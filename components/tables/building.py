@@ -53,12 +53,7 @@ def build(
         raise ValueError(f"{stage} has nothing to make {out} from")
     with unfinished.lock(out):
         if (table := _finished(out, fingerprint)) is not None:
-            if len(table.shards) != len(work):
-                raise ValueError(
-                    f"{out} was made from {len(table.shards)} work items, now there are "
-                    f"{len(work)} under the same fingerprint: the inputs of {stage} do not "
-                    "determine its work"
-                )
+            _check_work(table, stage, len(work))
             unfinished.discard(out)
             log.info("%s: %s is up to date", stage, out)
             return table
@@ -91,6 +86,15 @@ def _finished(out: Path, fingerprint: str) -> Table | None:
         log.warning("%s will be made again: %s", out, error)
         return None
     return table if table.fingerprint == fingerprint else None
+
+
+def _check_work(table: Table, stage: str, num_items: int) -> None:
+    if len(table.shards) != num_items:
+        raise ValueError(
+            f"{table.path} was made from {len(table.shards)} work items, now there are "
+            f"{num_items} under the same fingerprint: the inputs of {stage} do not determine its "
+            "work"
+        )
 
 
 def _manifest_of_another_run(partial: Unfinished) -> bytes | None:

@@ -9,7 +9,8 @@ a test.
 import math
 import tempfile
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 
 import torch
@@ -78,22 +79,26 @@ def train(
             points = [{**window.close(progress.step, world_size), "learning_rate": rate}]
             progress.history += points
         if is_last or progress.step % optimization.checkpoint_every == 0:
-            with tempfile.TemporaryDirectory(prefix="checkpoint-") as name:
-                folder, is_first = Path(name), rank == 0
-                checkpoint.save(
-                    folder,
-                    moving,
-                    progress,
-                    streams,
-                    num_streams=num_streams,
-                    is_first_rank=is_first,
-                )
-                if is_last and export is not None and is_first:
+            with _saved(moving, progress, streams, num_streams, rank) as folder:
+                if is_last and export is not None and rank == 0:
                     export(folder)
                 seat.report(points, folder)
             window.restart_clock()
         elif points:
             seat.report(points, None)
+
+
+@contextmanager
+def _saved(
+    moving: Moving, progress: Progress, streams: Sequence[Stream], num_streams: int, rank: int
+) -> Iterator[Path]:
+    """Write this rank's part of a checkpoint into a folder that is there during the block."""
+    with tempfile.TemporaryDirectory(prefix="checkpoint-") as name:
+        folder, is_first = Path(name), rank == 0
+        checkpoint.save(
+            folder, moving, progress, streams, num_streams=num_streams, is_first_rank=is_first
+        )
+        yield folder
 
 
 def _descend(

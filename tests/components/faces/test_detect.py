@@ -9,26 +9,12 @@ from components.faces import align
 from components.faces.detect import Detector, DetectorError, open_detector
 from components.faces.template import TEMPLATE
 from components.portraits import drawing
+from tests.counted_faces import SHOWN
 
 SCRFD, FIXED_SCRFD = "det_500m.onnx", "scrfd_500m_bnkps.onnx"
 YUNET = "face_detection_yunet_2023mar.onnx"
 DETECTORS = (SCRFD, FIXED_SCRFD, YUNET)
 
-# How many faces each photograph shows, counted by people.
-SHOWN = {
-    "codeformer_00.jpg": 4,
-    "codeformer_01.jpg": 4,
-    "codeformer_02.png": 4,
-    "codeformer_03.jpg": 1,
-    "codeformer_04.jpg": 1,
-    "codeformer_06.png": 2,
-    "debate_two_faces.jpg": 2,
-    "solvay_1927.png": 29,
-    "vqfr_10045.png": 3,
-    "vqfr_example.jpg": 3,
-    "widerface_group_24.jpg": 23,
-    "widerface_group_51.jpg": 8,
-}
 # YuNet sees a fourth face in the faded print.
 MISCOUNTED = {(YUNET, "vqfr_10045.png"): 4}
 

@@ -24,6 +24,7 @@ from components.photographs.restoration import (
 from components.portraits import samples
 from tests.components.photographs.known_faces import KnownFaces, portrait, restorer_of
 from tests.components.restorers.test_folder import trained
+from tests.counted_faces import SHOWN
 from tests.small_networks import SIZE
 
 DEFAULTS = RestoreOptions()
@@ -164,23 +165,6 @@ def test_what_the_parts_cannot_do_is_refused(small_restorer: FaceRestorer) -> No
     ):
         with pytest.raises(ValidationError):
             RestoreOptions.model_validate(wrong)
-
-
-# Faces that people counted; cut off or turned ones among them.
-SHOWN = {
-    "codeformer_00.jpg": 4,
-    "codeformer_01.jpg": 4,
-    "codeformer_02.png": 4,
-    "codeformer_03.jpg": 1,
-    "codeformer_04.jpg": 1,
-    "codeformer_06.png": 2,
-    "debate_two_faces.jpg": 2,
-    "solvay_1927.png": 29,
-    "vqfr_10045.png": 3,
-    "vqfr_example.jpg": 3,
-    "widerface_group_24.jpg": 23,
-    "widerface_group_51.jpg": 8,
-}
 
 
 @pytest.mark.shared
