@@ -2,7 +2,7 @@
 
 restorer.json, unet/, …      the trained folder
 needs/FINGERPRINT/              what it names by hash: networks, and the first restorer with its own
-registered_model.py          the model, for `mlflow.pyfunc.load_model`
+packaged_model.py          the model, for `mlflow.pyfunc.load_model`
 code/components/             the library as it was
 MLmodel, requirements.txt, … what MLflow asks for
 lineage.json                 where all of this comes from
@@ -20,7 +20,7 @@ from components.weights.manifest import Description
 LINEAGE = "lineage.json"
 NEEDS = "needs"
 CODE = "code"  # MLflow's own name for it
-_MODEL_FILE = Path(__file__).with_name("registered_model.py")
+_MODEL_FILE = Path(__file__).with_name("packaged_model.py")
 _PACKAGES = (  # what restoring a face takes
     *("diffusers", "mlflow", "numpy", "opencv-python-headless", "peft", "pillow", "pydantic"),
     *("pyyaml", "safetensors", "torch", "transformers"),
