@@ -20,7 +20,8 @@ from components.faces.cutter import MIN_SCORE
 from components.faces.detect import open_detector
 from components.photographs import photograph
 from components.photographs.face_restorer import FaceRestorer
-from components.photographs.restoration import PhotographRestorer, RestoreOptions
+from components.photographs.options import RestoreOptions
+from components.photographs.restoration import PhotographRestorer
 
 CLIENTS = 32
 ROUNDS = 3

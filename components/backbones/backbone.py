@@ -20,10 +20,10 @@ from pydantic import PositiveInt
 from torch import Tensor, nn
 
 from components.backbones import lora
+from components.backbones.color_fix import ColorFix
 from components.params import Params
 
 Trainable = Literal["full", "lora"]
-ColorFix = Literal["none", "wavelet", "adain"]
 
 
 class LoraParams(Params):

@@ -7,7 +7,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from components.backbones.backbone import ColorFix
+from components.backbones.color_fix import ColorFix
 
 WAVELET_LEVELS = 5
 _EPS = 1e-5  # of a variance: a face of one colour has none

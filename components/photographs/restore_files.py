@@ -1,7 +1,7 @@
 """Restore the faces of many photographs and videos into a folder.
 
-OUT gets a file for each input under its own name, and `results.jsonl`, a line an input: what it
-is, what became of it, and of each of its faces.
+The folder gets one file for each input, and `results.jsonl` with one line for each input: what was
+done to it and to each of its faces.
 """
 
 import json
@@ -11,29 +11,23 @@ import time
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Annotated, Any, Literal
+from typing import Any, Literal
 
 import torch
-from pydantic import Field
 
 from components import files
 from components.faces.cutter import MIN_SCORE
 from components.faces.detect import open_detector
 from components.faces.source import MAX_BYTES
 from components.metrics.identity import IdentityAngle
-from components.params import Params
 from components.photographs import photograph, video
 from components.photographs.background import SuperResolution, lanczos
 from components.photographs.face_restorer import FaceRestorer
 from components.photographs.inputs import Job, find_jobs
-from components.photographs.photograph import DEFAULT_QUALITY, FileFormat, Photograph
-from components.photographs.restoration import (
-    PhotographRecord,
-    PhotographRestorer,
-    Prepared,
-    Restored,
-    RestoreOptions,
-)
+from components.photographs.options import OutputOptions, RestoreOptions, Tools
+from components.photographs.photograph import Photograph
+from components.photographs.records import PhotographRecord
+from components.photographs.restoration import PhotographRestorer, Prepared, RestoredPhotograph
 from components.photographs.video_restoration import VideoRecord, restore_video
 from components.progress import Progress
 from components.tracking.trained_models import locate
@@ -41,74 +35,61 @@ from components.tracking.trained_models import locate
 log = logging.getLogger(__name__)
 
 RESULTS = "results.jsonl"
-# Of photographs that wait, decoded, until their faces fill a batch.
+# Limit on decoded photographs that wait until their faces fill a batch.
 MAX_WAITING_PIXELS = 50_000_000
 Status = Literal["restored", "unchanged", "skipped", "failed"]
 
 
 @dataclass(frozen=True)
-class Tools:
-    """What restores: files and sizes."""
-
-    model: str  # a trained folder, models:/NAME@ALIAS, models:/NAME/VERSION or runs:/ID/model
-    detector: Path | None = None  # an ONNX file; None: photographs are aligned
-    identity_network: Path | None = None  # an ONNX file, to measure identity angles
-    upscaler: Path | None = None  # a super-resolution checkpoint; None: Lanczos
-    batch_size: int = 8  # faces
-
-
-class Output(Params):
-    """How results are written."""
-
-    folder: Path
-    format: FileFormat | None = None  # None: as the input's name says, PNG for what is only read
-    quality: Annotated[int, Field(ge=1, le=100)] = DEFAULT_QUALITY
-    skip_existing: bool = False
-
-
-@dataclass(frozen=True)
 class Result:
-    """What became of one input; `record` is that of the photograph."""
+    """What was done to one input; `record` is that of the photograph or video."""
 
     input: str
     output: str | None
     status: Status
     reason: str | None = None
-    seconds: float | None = None  # from reading to writing, with the wait for a full batch
+    seconds: float | None = None  # from reading to writing, including the wait for a full batch
     record: Mapping[str, Any] | None = None
 
 
 def run(
-    inputs: Sequence[str], output: Output, tools: Tools, options: RestoreOptions
+    inputs: Sequence[str],
+    out: Path,
+    model: str,
+    tools: Tools,
+    options: RestoreOptions,
+    output: OutputOptions,
 ) -> tuple[list[Result], int]:
-    """Restore photographs into a folder, and write `results.jsonl` there.
+    """Restore photographs and videos into a folder, and write `results.jsonl` there.
 
     Args:
-        inputs: files, folders (with what is below them) and patterns.
-        output: where to and how.
-        tools: the model and what else it takes.
-        options: what is asked for.
+        inputs: files, folders (with all that is below them) and patterns.
+        out: the folder for the results.
+        model: a trained folder, models:/NAME@ALIAS, models:/NAME/VERSION or runs:/ID/model.
+        tools: the other networks.
+        options: how faces are restored.
+        output: how results are written.
 
-    Returns: a result for each input, and the size of the model's faces in pixels. An input that
-    cannot be used fails and stops no other.
+    Returns: one result for each input, and the width of the model's faces in pixels. If an input
+    cannot be used, its result says so and the others are still restored.
 
-    Raises: ValueError if there is no such input or model, two inputs would be written to one file
-        or one over itself, or the options ask for what the tools cannot do.
+    Raises: ValueError if an input or the model does not exist, two inputs have the same result
+        file, a result would replace its input, or the options need what the tools cannot do.
     """
-    jobs = find_jobs(inputs, output.folder, output.format)
+    jobs = find_jobs(inputs, out, output.format)
     with tempfile.TemporaryDirectory() as downloads:
-        restorer = open_tools(tools, Path(downloads))
+        restorer = load(model, tools, Path(downloads))
     restorer.check(options)
     if restorer.detector is None and not options.aligned:
         raise ValueError(
             "photographs need a face detector: give --detector FILE (SCRFD or YuNet), or "
-            "--aligned if each is one aligned face"
+            "--aligned if each picture is one aligned face"
         )
-    output.folder.mkdir(parents=True, exist_ok=True)
-    earlier = _earlier_records(output.folder / RESULTS)
+    out.mkdir(parents=True, exist_ok=True)
+    earlier = _earlier_records(out / RESULTS)
     done: list[Result] = []
     with (
-        (output.folder / RESULTS).open("w", encoding="utf-8") as lines,
+        (out / RESULTS).open("w", encoding="utf-8") as lines,
         Progress("restore", "files", len(jobs)) as progress,
     ):
         for result in restore_files(
@@ -121,7 +102,7 @@ def run(
     return done, restorer.restorer.size
 
 
-def open_tools(tools: Tools, downloads: Path) -> PhotographRestorer:
+def load(model: str, tools: Tools, downloads: Path) -> PhotographRestorer:
     """Load the model and the other networks. Raises: ValueError or OSError naming what is wrong."""
     device = "cuda" if torch.cuda.is_available() else "cpu"
     detector, angle, upscale = None, None, lanczos
@@ -131,30 +112,30 @@ def open_tools(tools: Tools, downloads: Path) -> PhotographRestorer:
         angle = IdentityAngle(tools.identity_network)
     if tools.upscaler is not None:
         upscale = SuperResolution(tools.upscaler, device=device)
-    found = locate(tools.model, downloads)
+    found = locate(model, downloads)
     faces = FaceRestorer.load(found.folder, found.hints, device=device, batch_size=tools.batch_size)
     return PhotographRestorer(faces, detector=detector, angle=angle, upscale=upscale)
 
 
 def restore_files(
     jobs: Sequence[Job],
-    output: Output,
+    output: OutputOptions,
     restorer: PhotographRestorer,
     options: RestoreOptions,
     *,
     batch_size: int,
     earlier: Mapping[str, Any],
 ) -> Iterator[Result]:
-    """Restore one after the other, with faces of several photographs in a batch.
+    """Restore one file after the other; a batch holds the faces of several photographs.
 
-    `earlier` are the records of results that are there already, by their file.
+    `earlier` maps the result files of a previous run to their records.
     """
     waiting: list[_Waiting] = []
     for job in jobs:
         if output.skip_existing and job.target.exists():
             record = earlier.get(str(job.target))
-            there = f"{job.target} is there"
-            yield Result(str(job.source), str(job.target), "skipped", there, record=record)
+            reason = f"{job.target} already exists"
+            yield Result(str(job.source), str(job.target), "skipped", reason, record=record)
             continue
         if job.format is None:
             yield _restore_video(job, restorer, options)
@@ -183,7 +164,7 @@ class _Waiting:
 
 def _finish(
     waiting: Sequence[_Waiting],
-    output: Output,
+    output: OutputOptions,
     restorer: PhotographRestorer,
     options: RestoreOptions,
 ) -> Iterator[Result]:
@@ -193,7 +174,7 @@ def _finish(
         together = restorer.restore_prepared(
             [(one.photograph, one.prepared) for one in waiting], options
         )
-    except Exception as error:  # noqa: BLE001 - whatever it is, one of them has brought it
+    except Exception as error:  # noqa: BLE001 - one of the photographs has caused it
         if len(waiting) > 1:
             for one in waiting:
                 yield from _finish([one], output, restorer, options)
@@ -206,7 +187,7 @@ def _finish(
 
 def _restore_video(job: Job, restorer: PhotographRestorer, options: RestoreOptions) -> Result:
     began = time.monotonic()
-    partial = job.target.with_name(f".partial-{job.target.name}")  # ffmpeg goes by the suffix
+    partial = job.target.with_name(f".partial-{job.target.name}")  # ffmpeg reads the suffix
     try:
         progress = Progress(job.source.name, "frames", video.probe(job.source).num_frames or 0)
         job.target.parent.mkdir(parents=True, exist_ok=True)
@@ -219,7 +200,7 @@ def _restore_video(job: Job, restorer: PhotographRestorer, options: RestoreOptio
     return _done(job, record, began)
 
 
-def _write(one: _Waiting, restored: Restored, quality: int) -> Result:
+def _write(one: _Waiting, restored: RestoredPhotograph, quality: int) -> Result:
     job = one.job
     try:
         assert job.format is not None
@@ -246,7 +227,7 @@ def _earlier_records(file: Path) -> dict[str, Any]:
     for line in file.read_text(encoding="utf-8").splitlines() if file.is_file() else ():
         try:
             result = json.loads(line)
-        except json.JSONDecodeError:  # the last one of a run that was killed
+        except json.JSONDecodeError:  # the last line of a run that was killed
             continue
         records[result["output"]] = result["record"]
     return records

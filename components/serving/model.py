@@ -13,9 +13,9 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 
 from components import images
+from components.backbones.color_fix import ColorFix
 from components.images import Image
 from components.metrics.identity import IdentityAngle
-from components.photographs.color_fix import ColorFix
 from components.photographs.face_restorer import FaceRestorer, RestoredFace
 from components.serving import self_test
 from components.serving.refusal import Refused, another_version, not_ready, too_late

@@ -21,7 +21,7 @@ import httpx
 from fastapi import FastAPI
 from starlette.types import ASGIApp
 
-from components.photographs.color_fix import ColorFix
+from components.backbones.color_fix import ColorFix
 from components.photographs.photograph import DEFAULT_QUALITY, FileFormat
 from components.serving import page_results
 from components.serving.page_results import ResultPane

@@ -17,7 +17,7 @@ if TYPE_CHECKING:
 _FOLDER = Path(__file__).parent
 
 
-class FaceRestorer(PythonModel):
+class PackagedModel(PythonModel):
     """Restore pictures of aligned faces."""
 
     restorer: "HDRFace"
@@ -53,4 +53,4 @@ class FaceRestorer(PythonModel):
         return images.encode_png(images.from_tensor(restored.restored_B3HW)[0])
 
 
-mlflow.models.set_model(FaceRestorer())
+mlflow.models.set_model(PackagedModel())

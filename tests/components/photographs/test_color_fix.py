@@ -3,7 +3,8 @@ import numpy.typing as npt
 import pytest
 import torch
 
-from components.photographs.color_fix import ColorFix, fix_colors
+from components.backbones.color_fix import ColorFix
+from components.photographs.color_fix import fix_colors
 
 Array = npt.NDArray[np.float64]
 

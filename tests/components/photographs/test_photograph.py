@@ -122,7 +122,7 @@ def test_quality_is_that_of_jpeg_and_webp() -> None:
 
 def test_a_picture_too_large_for_its_format_is_refused_with_a_way_out() -> None:
     wide = Photograph(np.zeros((16, 16_400, 3), dtype=np.uint8), "png")
-    with pytest.raises(ValueError, match=r"cannot be written as webp .*: ask for png"):
+    with pytest.raises(ValueError, match=r"cannot be written as webp .*: use png"):
         photograph.encode(wide, format="webp")
 
 

@@ -13,10 +13,10 @@ from components.faces.detect import open_detector
 from components.metrics.identity import IdentityAngle
 from components.photographs import photograph
 from components.photographs.face_restorer import FaceRestorer
+from components.photographs.options import RestoreOptions
 from components.photographs.photograph import Photograph
 from components.photographs.restoration import (
     PhotographRestorer,
-    RestoreOptions,
     finish,
     output_size,
     prepare,
@@ -101,7 +101,7 @@ def test_a_left_face_keeps_every_pixel_and_says_why(small_restorer: FaceRestorer
     assert not face.restored
     assert face.reason is not None
     assert "below min_face = 300" in face.reason
-    assert restored.record.note == "no face was restored: each says why"
+    assert restored.record.note == "no face was restored: each face has its reason"
     assert np.array_equal(restored.photograph.pixels, taken.pixels)
 
 
@@ -151,13 +151,13 @@ def test_the_same_face_is_restored_alike_in_any_batch(tmp_path: Path, networks: 
 def test_what_the_parts_cannot_do_is_refused(small_restorer: FaceRestorer) -> None:
     taken, detector = portrait()
     restorer = restorer_of(small_restorer, detector)
-    with pytest.raises(ValueError, match=r"fidelity = 0.5: sd21 has no such choice"):
+    with pytest.raises(ValueError, match=r"fidelity = 0\.5: sd21 accepts only 1"):
         restorer.restore(taken, RestoreOptions(fidelity=0.5))
     with pytest.raises(ValueError, match="max_angle needs an identity network"):
         restorer.restore(taken, RestoreOptions(max_angle=30))
-    with pytest.raises(ValueError, match="name a face detector"):
+    with pytest.raises(ValueError, match="give a face detector"):
         PhotographRestorer(small_restorer).restore(taken, DEFAULTS)
-    with pytest.raises(ValueError, match=r"scale = 4 makes 60000 x 20000 of 15000 x 5000"):
+    with pytest.raises(ValueError, match=r"scale = 4 enlarges 15000 x 5000 to 60000 x 20000"):
         output_size(15000, 5000, 4)
     for wrong in (
         *({"scale": 0.5}, {"fidelity": 2}, {"color_fix": "lab"}, {"min_face": 0}),

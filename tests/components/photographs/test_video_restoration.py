@@ -8,8 +8,9 @@ from components.faces import align
 from components.faces.detect import Detection
 from components.images import Image
 from components.photographs.face_restorer import FaceRestorer
+from components.photographs.options import RestoreOptions
 from components.photographs.photograph import Photograph
-from components.photographs.restoration import PhotographRestorer, RestoreOptions
+from components.photographs.restoration import PhotographRestorer
 from components.photographs.video_restoration import restore_video
 from components.portraits import drawing
 from tests.components.photographs.videos import decoded, make_video, needs_ffmpeg

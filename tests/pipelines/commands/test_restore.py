@@ -172,7 +172,7 @@ def test_a_model_comes_from_a_run_or_the_registry(
         (["face.png", "--model", "."], "'.' holds no restorer.json"),
         (["face.png", "--model", "models:/a@b"], "MLFLOW_TRACKING_URI is not set"),
         (["face.png"], "photographs need a face detector: give --detector FILE"),
-        (["face.png", "--aligned", "--fidelity", "0.5"], "fidelity = 0.5: sd21 has no such choice"),
+        (["face.png", "--aligned", "--fidelity", "0.5"], "fidelity = 0.5: sd21 accepts only 1"),
         (["face.png", "--scale", "9", "--min-face", "0"], "--min-face 0: Input should be greater"),
         (["face.png", "--color-fix", "lab"], "--color-fix lab: Input should be 'none', 'wavelet'"),
         (["face.png", "--format", "gif"], "--format gif: Input should be 'jpeg', 'png' or 'webp'"),
