@@ -11,7 +11,7 @@ import yaml
 
 ROOT = Path(__file__).resolve().parents[1]  # the folder that holds `components` and `pipelines`
 _PACKAGES = ("components", "pipelines")
-# They move and check things and make nothing: a better progress line must not cost a day of work.
+# These move and check things and make nothing: a better progress line must not rerun a stage.
 # Files, and folders with a slash at their end.
 MAKE_NOTHING = (
     "components/cluster/",
@@ -34,7 +34,7 @@ MAKE_NOTHING = (
 
 
 def fingerprint(**parts: Any) -> str:
-    """Hash named parts, each of what JSON can say; the order of keys does not matter."""
+    """Hash named parts, each a JSON value; the order of keys does not matter."""
     text = json.dumps(
         parts, sort_keys=True, separators=(",", ":"), ensure_ascii=False, allow_nan=False
     )
@@ -88,7 +88,7 @@ def _with_packages(module: str) -> Iterator[str]:
 
 
 def _imports(tree: ast.AST, package: str) -> Iterator[str]:
-    """Name every module that may be imported, with the packages above it (they are run too)."""
+    """Find every module that may be imported, and the packages above it: Python runs those too."""
     for node in ast.walk(tree):
         if isinstance(node, ast.Import):
             names = [alias.name for alias in node.names]
@@ -138,11 +138,10 @@ def _text(node: object) -> str:
 
 
 def dvc_hashes(stage: str, root: Path = Path()) -> dict[str, str]:
-    """Hash, as DVC does, each file and folder that a stage depends on; empty outside a DVC project.
+    """Return DVC's hash of each file and folder that a stage depends on; empty outside a project.
 
-    DVC remembers the hash of what it has hashed before, so data that did not change since the stage
-    before is not read again. `dvc.lock` itself would be too old here: while a stage runs, it still
-    describes the stage's last run.
+    DVC remembers hashes, so data that did not change since the last stage is not read again.
+    `dvc.lock` would be too old here: while a stage runs, it still describes the stage's last run.
 
     Raises: dvc's StageNotFound if `dvc.yaml` has no such stage.
     """
@@ -164,7 +163,7 @@ def dvc_hashes(stage: str, root: Path = Path()) -> dict[str, str]:
 
 
 def locked_stages(out: Path, root: Path = Path()) -> dict[str, Any]:
-    """Give the entries of `dvc.lock` that led to an output, its own stage last.
+    """Return the entries of `dvc.lock` that led to an output, with its own stage last.
 
     Empty outside a DVC project. `out` is relative to `root`.
 
@@ -177,7 +176,7 @@ def locked_stages(out: Path, root: Path = Path()) -> dict[str, Any]:
         repo = Repo(str(root))
     except NotDvcRepoError:
         return {}
-    remedy = "run 'dvc repro', which makes it anew or finds it unchanged"
+    remedy = "run 'dvc repro', which makes it again or finds it unchanged"
     with repo:
         try:
             (found,) = repo.find_outs_by_path(str(root / out))
@@ -190,7 +189,7 @@ def locked_stages(out: Path, root: Path = Path()) -> dict[str, Any]:
 
 
 def inputs_of(stages: Mapping[str, Any]) -> dict[str, str]:
-    """Give the path and DVC's hash of everything that entries of `dvc.lock` depend on."""
+    """Return the path and DVC's hash of everything that entries of `dvc.lock` depend on."""
     return {
         dependency["path"]: next(
             (dependency[kind] for kind in ("md5", "etag", "checksum") if kind in dependency), ""
@@ -201,12 +200,12 @@ def inputs_of(stages: Mapping[str, Any]) -> dict[str, str]:
 
 
 def is_source(path: str) -> bool:
-    """Tell whether a stage's input is code, which the commit names, and no data."""
+    """Return whether a stage's input is code, which the commit names, and not data."""
     return path.split("/")[0] in _PACKAGES
 
 
 def _leading_to(path: str, stages: Mapping[str, Any]) -> Iterator[tuple[str, Any]]:
-    """Give the stage that makes a path, after those that it reads from; each may come again."""
+    """Find the stage that makes a path, after the stages it reads from; one may come twice."""
     for name, stage in stages.items():
         if any(_is_within(path, out["path"]) for out in stage.get("outs", ())):
             for dependency in stage.get("deps", ()):

@@ -1,4 +1,4 @@
-"""Logging: one line an event, ours from INFO on, the libraries' from WARNING on."""
+"""Logging: one line per event, ours from INFO up, the libraries' from WARNING up."""
 
 import logging
 import sys
@@ -22,5 +22,5 @@ def configure() -> None:
 
 
 def on_terminal() -> bool:
-    """Tell whether a person watches, so that bars may be drawn."""
+    """Return whether output goes to a terminal, where bars may be drawn."""
     return sys.stdout.isatty() and sys.stderr.isatty()

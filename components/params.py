@@ -1,7 +1,7 @@
-"""Typed parameters: a value of `params.yaml` is checked when a stage starts, and named if wrong.
+"""Typed parameters: `params.yaml` is checked when a stage starts, and a wrong value is named.
 
-A stage declares one `Params` class for its section; what a component needs is a section of its own,
-declared beside the code that it steers and nested there. Where the work runs is `Compute`.
+A stage declares one `Params` class for its section. A component's section is declared beside the
+component's code and nested in the stage's. `Compute` says where the work runs.
 """
 
 import difflib
@@ -73,9 +73,9 @@ class Params(BaseModel):
 
 
 def one_of(names: Collection[str]) -> AfterValidator:
-    """Make the type of a name that is in `names` when it is checked, as `Literal` does for few.
+    """Make a type of names: a value must be in `names` at the time of the check.
 
-    So that a family is known by being in a dict: `Annotated[str, one_of(FAMILIES)]`.
+    So a family needs only its entry in a dict: `Annotated[str, one_of(FAMILIES)]`.
     """
 
     def check(name: str) -> str:
@@ -98,7 +98,7 @@ def check_value(key: str, value: Any, its_type: Any) -> list[str]:
 
 
 def nearest(name: str, names: Collection[str]) -> str:
-    """Return the question whether the name most like `name` was meant; empty if none is alike."""
+    """Return "did you mean ...?" with the most similar name; empty if none is similar."""
     found = difflib.get_close_matches(name, names, n=1)
     return f": did you mean {found[0]!r}?" if found else ""
 
@@ -112,22 +112,22 @@ def _checked_workers(value: object) -> object:
     raise ValueError("expected a number of workers from 1, or [min, max] with 1 <= min <= max")
 
 
-# Of a training: this many, or as many as there is room for between two numbers.
+# The workers of a training: this many, or as many as fit between two numbers.
 Workers = Annotated[int | tuple[int, int], BeforeValidator(_checked_workers)]
-# What a training with [min, max] workers does when they are fewer than max: go on with the batch of
-# max workers, each taking more of it, or with one batch per worker. A fixed number has no choice.
+# The batch of a training with [min, max] workers while there are fewer than max: still that of max
+# workers, of which each takes more, or one batch per worker. It does not matter for a fixed number.
 ElasticBatch = Literal["global", "per_worker"]
 
 
 class Compute(Params):
     """Where a stage's work runs; it changes no result, so neither DVC nor a fingerprint sees it."""
 
-    workers: PositiveInt | None = None  # None: as many as the cluster's CPUs carry
+    workers: PositiveInt | None = None  # None: as many as the cluster has CPUs for
     gpus: NonNegativeFloat = 0  # per worker
     cpus: PositiveFloat = 1  # per worker
     memory: PositiveFloat | None = None  # GiB per worker, reserved; None: Ray does not count it
-    # Of a training with [min, max] workers, seconds: how long it waits for all of them, at the
-    # start and when one is lost, and how long it stays with fewer, at least, before it grows.
+    # For a training with [min, max] workers: how long it waits for all of them, at the start and
+    # when one is lost, and how long it keeps fewer before it grows, at least.
     start_wait_s: PositiveFloat = 120
     resize_interval_s: NonNegativeFloat = 300
 

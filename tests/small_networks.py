@@ -1,4 +1,4 @@
-"""Small networks of the real classes in the published layout, made once a test run."""
+"""Small networks of the real classes in the published layout, made once per test run."""
 
 from pathlib import Path
 

@@ -1,10 +1,10 @@
-"""Degrade the pictures of a folder: LQ twins as PNG files in another folder.
+"""Degrade the pictures of a folder: write LQ twins as PNG files to another folder.
 
 For a look at a recipe, or for a test set that other programs read. A picture is degraded at its own
-size, as it is: nothing is detected or aligned. A twin has the picture's path with `.png` for its
-suffix (of variant 1, 2, ...: `.1.png`, `.2.png`; beside the suffix where two pictures would share a
-name: `a.jpg.png`), and `degradations.csv` beside them says what was drawn.
-Where the recipe changes the HQ target too (unsharp mask, grey), the target is in the folder `hq`.
+size: nothing is detected or aligned. A twin has the picture's path with the suffix `.png` (variants
+1, 2, ...: `.1.png`, `.2.png`; where two pictures would get one name, the old suffix stays:
+`a.jpg.png`). `degradations.csv` says what was drawn. If the recipe also changes the HQ target
+(unsharp mask, grey), the target is in the folder `hq`.
 """
 
 import csv
@@ -32,9 +32,9 @@ class Rejected(NamedTuple):
 
 
 class Degraded(NamedTuple):
-    """What became of a folder."""
+    """The result for a folder."""
 
-    num_pictures: int  # that were used
+    num_pictures: int  # used
     rejected: list[Rejected]
 
 
@@ -43,14 +43,14 @@ def degrade_folder(
 ) -> Degraded:
     """Degrade every picture of a folder or S3 prefix into the new folder `out`.
 
-    The pictures' names are their keys: a picture keeps its degradation whatever lies beside it.
+    A picture's name is its key: its degradation does not depend on the other pictures.
     `out` appears when it is complete.
 
     Raises: ValueError if `variants` is below 1 or no picture can be used; SourceError if there is
-    none; FileExistsError if there is something at `out`.
+    none; FileExistsError if `out` is not empty.
     """
     if variants < 1:
-        raise ValueError(f"variants = {variants}: a picture gets at least one twin")
+        raise ValueError(f"variants = {variants}: at least 1 is needed")
     if out.exists() and (not out.is_dir() or any(out.iterdir())):
         raise FileExistsError(f"{out} is there already: name a new folder")
     folder = open_source(str(source))
@@ -83,7 +83,7 @@ def degrade_folder(
                 f" {first.file}: {first.reason}"
             )
         _write_rows(unfinished / RECORD, rows)
-        unfinished.replace(out)  # over an empty folder, too
+        unfinished.replace(out)  # also over an empty folder
     log.info("%d pictures degraded, %d rejected: %s", len(rows) // variants, len(rejected), out)
     return Degraded(len(rows) // variants, rejected)
 
@@ -111,5 +111,5 @@ def _write_rows(file: Path, rows: Sequence[Row]) -> None:
 
 def _write(file: Path, image: images.Image) -> None:
     file.parent.mkdir(parents=True, exist_ok=True)
-    with file.open("xb") as opened:  # a name that two pictures share after all stops the command
+    with file.open("xb") as opened:  # if two pictures share a name after all, the command stops
         opened.write(images.encode_png(image))

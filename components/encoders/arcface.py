@@ -91,8 +91,8 @@ class ArcFace(nn.Module):
         network = IResNet()
         try:
             network.load_state_dict({k: v.float() for k, v in read_tensors(file).items()})
-        except RuntimeError as error:  # load_state_dict's word for other keys or shapes
-            raise ValueError(f"{file} is no iResNet-50: {error}") from error
+        except RuntimeError as error:  # what load_state_dict raises for other keys or shapes
+            raise ValueError(f"{file} is not an iResNet-50: {error}") from error
         return cls(network)
 
     def forward(self, image_B3HW: Tensor) -> Tensor:
@@ -104,7 +104,7 @@ class ArcFace(nn.Module):
         return embedding_BE
 
     def train(self, mode: bool = True) -> Self:
-        """Stay in evaluation mode: a training step must not move the normalisation statistics."""
+        """Stay in evaluation mode: a training step must not change the normalisation statistics."""
         del mode
         return super().train(mode=False)
 

@@ -1,6 +1,6 @@
-"""The way of a job there and back: submit it, follow its log, bring its results home.
+"""A job from start to end: submit it, follow its log, fetch its results.
 
-The working tree goes there, without data. With a data root, what the job's stages make comes back
+The working tree is sent, without data. With a data root, the results of the job's stages come back
 when its log has been followed to the end (`components.jobs.results`).
 """
 
@@ -18,7 +18,7 @@ from components.storage import ROOT_VARIABLE, data_root
 if TYPE_CHECKING:
     from ray.job_submission import JobSubmissionClient
 
-INTERRUPTED = 130  # what a shell says after Ctrl-C
+INTERRUPTED = 130  # a shell's exit code after Ctrl-C
 
 log = logging.getLogger(__name__)
 
@@ -26,7 +26,7 @@ log = logging.getLogger(__name__)
 def run(command: Sequence[str], address: str | None, *, folder: Path = Path()) -> int:
     """Submit a command, follow its log on stdout, and return its exit code.
 
-    Raises: ValueError if the tree cannot travel or the cluster cannot take it.
+    Raises: ValueError if the tree cannot be sent or the cluster refuses it.
     """
     client, job = _send(command, address, folder)
     log.info("%s runs on %s", job, client.get_address())
@@ -47,7 +47,7 @@ def follow(job: str, address: str | None, *, folder: Path = Path()) -> int:
     """
     client = submission.connect(submission.find_address(address))
     if "root" not in submission.metadata(client, job):
-        log.warning("%s began without %s: what it makes stays on the cluster", job, ROOT_VARIABLE)
+        log.warning("%s began without %s: its results stay on the cluster", job, ROOT_VARIABLE)
     return _follow(client, job, folder)
 
 
@@ -59,7 +59,7 @@ def _send(
     client = submission.connect(address)
     job = submission.submit(client, command, source)
     if data_root() is None:
-        log.warning("%s is not set: what the job makes stays on the cluster", ROOT_VARIABLE)
+        log.warning("%s is not set: the job's results stay on the cluster", ROOT_VARIABLE)
     return client, job
 
 
@@ -71,18 +71,18 @@ def _follow(client: "JobSubmissionClient", job: str, folder: Path) -> int:
             code = submission.stop(client, job)
             _land(client, job, folder)
             return code
-        log.info("%s goes on; follow it with: %s", job, _attaching(client, job))
+        log.info("%s continues; follow it with: %s", job, _attaching(client, job))
         return INTERRUPTED
     _land(client, job, folder)
     return code
 
 
 def _land(client: "JobSubmissionClient", job: str, folder: Path) -> None:
-    """Bring the results home; that it cannot be done does not change how the job ended."""
+    """Fetch the results; if that fails, the exit code is still the job's."""
     try:
         sent = submission.metadata(client, job)
         if "root" not in sent:
-            return  # that was told before
+            return  # it was logged before
         source = working_tree.tree(folder)
     except ValueError as error:
         log.warning("the results of %s are not fetched: %s", job, error)
@@ -94,11 +94,11 @@ def _land(client: "JobSubmissionClient", job: str, folder: Path) -> None:
 
 
 def _is_asked_to_stop(job: str) -> bool:
-    """Ask on a terminal; another Ctrl-C is a no, and so is a log."""
+    """Ask on a terminal; another Ctrl-C means no, and without a terminal so does silence."""
     if not (sys.stdin.isatty() and sys.stderr.isatty()):
         return False
     try:
-        return typer.confirm(f"\nStop {job}? Otherwise it goes on.", default=False, err=True)
+        return typer.confirm(f"\nStop {job}? Otherwise it continues.", default=False, err=True)
     except typer.Abort:
         return False
 

@@ -1,9 +1,9 @@
-"""What `hdrface submit` starts on the cluster: a command, whose results are sent home as they come.
+"""What `hdrface submit` starts on the cluster: it runs a command and sends its results home.
 
     python -m components.jobs.runner NAME COMMAND...
 
-Packages of the tree's lock that the cluster has not are installed first. Without a data root
-nothing is sent.
+Packages of the tree's lock that the cluster lacks are installed first. Results are sent after each
+stage; without a data root, nothing is sent.
 """
 
 import logging
@@ -23,7 +23,7 @@ from components.storage import Storage, data_root
 
 _LOOK_EVERY_S = 1.0
 _LAST_TRIES = 3
-_NOT_SENT = 3  # the exit code of a command that went well, and whose results are lost
+_NOT_SENT = 3  # the exit code of a command that succeeded, but whose results are lost
 
 log = logging.getLogger(__name__)
 
@@ -56,7 +56,7 @@ def _run(command: Sequence[str], settings: Mapping[str, str]) -> int:
 
 
 def _keep_sending(folder: Path, root: Storage, job: str, is_over: threading.Event) -> bool:
-    """Send what there is whenever a stage has ended: then DVC writes its lock. Is all sent?"""
+    """Send results when a stage ends: DVC writes its lock then. Return whether all are sent."""
     sent = results.lock_hash(folder)
     while not is_over.wait(_LOOK_EVERY_S):
         now = results.lock_hash(folder)
@@ -66,12 +66,12 @@ def _keep_sending(folder: Path, root: Storage, job: str, is_over: threading.Even
         if _is_sent(folder, root, job):
             return True
         time.sleep(_LOOK_EVERY_S)
-    log.error("%s has ended, and not all of its results are in %s", job, root.url)
+    log.error("%s has ended, but not all of its results are in %s", job, root.url)
     return False
 
 
 def _is_sent(folder: Path, root: Storage, job: str) -> bool:
-    """Try to send; a root that is away for a while costs the command nothing."""
+    """Send what there is; return whether that worked. The command goes on if it did not."""
     try:
         results.send(folder, root, job)
         results.send_experiments(folder, root, job)

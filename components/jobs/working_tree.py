@@ -1,7 +1,7 @@
-"""What of a checkout travels to a cluster, and how it is packed for a job.
+"""Which files of a checkout are sent to a cluster, and how they are packed for a job.
 
-Ray's own packing leaves out `.git` and gives two jobs of equal trees one folder, where the second
-finds what the first one wrote. So the tree is packed here, for each job anew.
+Ray's own packing leaves out `.git`, and gives two jobs of equal trees one folder, where the second
+finds what the first one wrote. So the tree is packed here, for each job again.
 """
 
 import tempfile
@@ -12,9 +12,9 @@ from zipfile import ZIP_DEFLATED, ZipFile
 
 from components import git
 
-# The job server takes 100 MiB a request, and keeps it in the head node's memory. Code is far less.
+# The job server takes 100 MiB per request and keeps it in the head node's memory. Code is far less.
 LIMIT_MB = 90
-# Made by a run or an installation; never sent unless git tracks it.
+# Made by a run or an installation; sent only if git tracks it.
 _NEVER = (
     *("/data", "/models", "/reports", "/mlruns", "/mlartifacts", "/mlflow.db*"),
     *(".venv", "__pycache__", "*.partial", "/.dvc/cache", "/.dvc/tmp", "/.dvc/config.local"),
@@ -22,7 +22,7 @@ _NEVER = (
 
 
 class Tree(NamedTuple):
-    """The files of a folder that travel, relative to it, and the commit that they stand on."""
+    """The files of a folder that are sent, relative to it, and the commit they are based on."""
 
     folder: Path
     files: Sequence[str]
@@ -30,11 +30,11 @@ class Tree(NamedTuple):
 
 
 def tree(folder: Path) -> Tree:
-    """List what git tracks in a folder, and what is new there and not ignored.
+    """List the files of a folder that git tracks, and new ones that it does not ignore.
 
-    A folder without git is listed by the same rules, those of its `.gitignore`.
+    A folder without git is listed by the rules of its `.gitignore` too.
 
-    Raises: ValueError without git, in a part of a checkout, and for what Ray cannot carry.
+    Raises: ValueError without git, in a part of a checkout, and for files that Ray cannot send.
     """
     folder = folder.resolve()
     never = [f"--exclude={pattern}" for pattern in _NEVER]
@@ -43,40 +43,40 @@ def tree(folder: Path) -> Tree:
         top = Path(git.output(folder, "rev-parse", "--show-toplevel").strip())
     except ValueError:
         if (folder / ".git").exists():
-            raise  # another user's, or broken: not a folder without git
+            raise  # another user's or a broken checkout
         with tempfile.TemporaryDirectory() as empty:
             git.output(folder, "init", "--quiet", "--bare", empty)
             listed = git.output(folder, f"--git-dir={empty}", f"--work-tree={folder}", *listing)
     else:
         if top.resolve() != folder:
-            raise ValueError(f"{folder} is a part of a checkout: run this in {top}")
+            raise ValueError(f"{folder} is only a part of a checkout: run this in {top}")
         listed = git.output(folder, *listing)
     found = [name for name in dict.fromkeys(listed.split("\0")) if name]
-    if strange := [name for name in found if _cannot_travel(folder / name)]:
+    if strange := [name for name in found if _cannot_be_sent(folder / name)]:
         raise ValueError(
-            "Ray carries no links and no checkouts within a checkout: add to .gitignore or remove "
+            "Ray sends no links and no checkouts within a checkout: add to .gitignore or remove "
             + ", ".join(strange[:5])
         )
     return Tree(folder, [name for name in found if (folder / name).exists()], git.commit(folder))
 
 
-def _cannot_travel(path: Path) -> bool:
+def _cannot_be_sent(path: Path) -> bool:
     return path.is_symlink() or path.is_dir()
 
 
 def pack(source: Tree, archive: Path, job: str) -> int:
-    """Write the files of a tree, and its git history, as a zip file for one job.
+    """Write the files of a tree and its git history as a zip file for one job.
 
-    The history is a clone of the commit: no remotes, credentials or hooks travel.
+    The history is a clone of the commit, without remotes, credentials and hooks.
 
-    Returns: the size of what is in it, in bytes.
-    Raises: ValueError if that is above `LIMIT_MB`, naming the largest files.
+    Returns: the size of the files in bytes.
+    Raises: ValueError above `LIMIT_MB`, naming the largest files.
     """
     with tempfile.TemporaryDirectory() as empty:
         paths = {name: source.folder / name for name in source.files}
         if source.commit["commit"]:
             clone = Path(empty) / "clone"
-            # Without --no-local, objects that nothing refers to would come along.
+            # Without --no-local, objects that nothing refers to would be copied too.
             options = ("--quiet", "--no-checkout", "--template=", "--no-local", "--single-branch")
             git.output(source.folder, "clone", *options, ".", str(clone))
             git.output(clone, "remote", "remove", "origin")
@@ -86,7 +86,7 @@ def pack(source: Tree, archive: Path, job: str) -> int:
         sizes = {name: path.stat().st_size for name, path in paths.items() if path.is_file()}
         _check_size(sizes)
         with ZipFile(archive, "w", ZIP_DEFLATED, strict_timestamps=False) as packed:
-            packed.comment = job.encode()  # no two jobs share a package, and so a folder
+            packed.comment = job.encode()  # so no two jobs share a package, and its folder
             for name, path in paths.items():
                 packed.write(path, name)
     return sum(sizes.values())
@@ -97,6 +97,6 @@ def _check_size(sizes: Mapping[str, int]) -> None:
         largest = sorted(sizes, key=lambda name: -sizes[name])[:3]
         named = ", ".join(f"{name} ({sizes[name] / 1e6:.1f} MB)" for name in largest)
         raise ValueError(
-            f"the tree has {total / 1e6:.1f} MB, {LIMIT_MB} MB may travel: add data to .gitignore "
+            f"the tree has {total / 1e6:.1f} MB, {LIMIT_MB} MB can be sent: add data to .gitignore "
             f"or move it out; the largest are {named}"
         )

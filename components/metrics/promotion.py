@@ -1,7 +1,7 @@
-"""Which of two models is the better one, on the same test faces: the rule of promotion.
+"""Which of two models is better on the same test faces: the rule of promotion.
 
 F faces, K metrics. Models are compared by their metrics files (`components.reporting.comparison`):
-the scores of every test face, and on which pairs they were taken.
+the scores of every test face, and the pairs that they belong to.
 """
 
 from collections.abc import Iterator, Mapping, Sequence
@@ -22,8 +22,10 @@ Scores = Mapping[str, Any]  # the content of a metrics file
 class Rule(Params):
     """What a candidate must show to become the champion, at 95 % confidence."""
 
-    better: Annotated[list[str], Field(min_length=1)]  # metrics: better in each of them
-    not_worse: dict[str, NonNegativeFloat]  # metric -> margin in its unit: not worse by more
+    better: Annotated[list[str], Field(min_length=1)]  # metrics: it must be better in each
+    not_worse: dict[
+        str, NonNegativeFloat
+    ]  # metric -> margin in its unit: it must not be worse by more
     bootstrap_samples: PositiveInt
     seed: int
 
@@ -36,7 +38,7 @@ class Rule(Params):
 
 @dataclass(frozen=True)
 class Verdict:
-    """Whether a candidate takes the reference's place, and why, in one line."""
+    """Whether a candidate replaces the reference, and why, in one line."""
 
     is_better: bool
     reason: str
@@ -44,17 +46,17 @@ class Verdict:
 
 @dataclass(frozen=True)
 class _Finding:
-    """One metric: by how much the candidate is better; below 0 it is worse."""
+    """One metric: by how much the candidate is better; below 0 if it is worse."""
 
     metric: str
     unit: str
     by: Interval
-    margin: float  # it may be worse by so much; 0 where it must be better
+    margin: float  # how much worse it may be; 0 if it must be better
     must_be_better: bool
 
     @property
     def holds(self) -> bool:
-        if self.by.low is None:  # one face alone shows nothing
+        if self.by.low is None:  # one face shows nothing
             return False
         return self.by.low > 0 if self.must_be_better else self.by.low >= -self.margin
 
@@ -73,11 +75,11 @@ class _Finding:
 
 
 def compare(candidate: Scores, champion: Scores, rule: Rule) -> Verdict:
-    """Judge a candidate against the champion, face by face.
+    """Compare a candidate with the champion, face by face.
 
     Better in a metric means that the paired 95 % interval of the mean difference lies above 0 in
-    the metric's good direction; not worse, that it does not reach below minus the margin. Nothing
-    else makes a champion: a metric that was not measured, or other test faces, are reasons against.
+    the metric's good direction; not worse means that it does not reach below minus the margin. A
+    metric that was not measured, or other test faces, are reasons against a candidate.
     """
     if reason := _other_faces(candidate, champion):
         return Verdict(False, reason)
@@ -85,12 +87,12 @@ def compare(candidate: Scores, champion: Scores, rule: Rule) -> Verdict:
 
 
 def compare_with_input(candidate: Scores, rule: Rule) -> Verdict:
-    """Judge a candidate by the same rule against the degraded faces that it was given."""
+    """Compare a candidate by the same rule with its input, the degraded faces."""
     return _judge(candidate, candidate, "degraded", rule)
 
 
 def _other_faces(candidate: Scores, champion: Scores) -> str | None:
-    """Say how the test faces of two models differ, if they do."""
+    """Return how the test faces of two models differ, if they do."""
     one, other = (scores["protocol"].get("pairs") for scores in (candidate, champion))
     if one != other:
         return f"not comparable: it was scored on the pairs {one}, the champion on {other}"
@@ -158,7 +160,7 @@ def _faces(scores: Scores) -> list[tuple[str, int]]:
 
 
 def _by_face(scores: Scores, metric: str, role: str) -> npt.NDArray[np.float64]:
-    """Give one score a face (F,), in the order of their ids: the mean over its variants."""
+    """Return one score per face (F,), by face id: the mean over its variants."""
     variants: dict[str, list[float]] = {}
     for face in scores["faces"]:
         variants.setdefault(face["face_id"], []).append(face["scores"][metric][role])

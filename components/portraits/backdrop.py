@@ -1,4 +1,4 @@
-"""What is behind the person, out of focus by its distance."""
+"""What is behind the person, more blurred with distance."""
 
 from __future__ import annotations
 

@@ -1,8 +1,8 @@
-"""Coordinates, masks and noise: what every part of a portrait is drawn with.
+"""Coordinates, masks and noise, which all parts of a portrait use.
 
 Lengths are eye distances: the origin lies between the eyes, x to the right, y down, z to the
-viewer. (x, y) is the plane of the picture, turned by the head's roll; (u, v) sticks to the face: it
-follows the head's turn (yaw) and nod (pitch). Light is linear RGB.
+viewer. (x, y) is the plane of the picture, turned by the head's roll; (u, v) is fixed to the face:
+it follows the head's turn (yaw) and nod (pitch). Light is linear RGB.
 """
 
 from __future__ import annotations
@@ -40,7 +40,7 @@ class Canvas:
     def window(
         self, at_uv: tuple[float, float], reach: float
     ) -> tuple[Canvas, tuple[slice, slice]]:
-        """Cut the part of the canvas around a point of the face: small features cost little."""
+        """Return the part of the canvas around a point of the face: small features cost little."""
         column, row = self.to_pixels(np.array([at_uv]))[0]
         span = reach / self.pixel
         part = tuple(
@@ -52,7 +52,7 @@ class Canvas:
         return replace(self, **fields, corner=(columns.start, rows.start)), (rows, columns)
 
     def to_pixels(self, points_uv: npt.NDArray[np.float64]) -> npt.NDArray[np.float64]:
-        """Say where points of the face, (..., 2), lie in the whole picture."""
+        """Return where points of the face, (..., 2), lie in the whole picture."""
         t = self.traits
         u, v = points_uv[..., 0], points_uv[..., 1]
         x, y = u.copy(), v.copy()
@@ -76,7 +76,7 @@ def prepare(traits: Traits, size: int) -> Canvas:
 
 
 def _depth(x: Field, y: Field) -> Field:
-    """How far a point of the face stands out of the plane through the ears, roughly."""
+    """Return roughly how far a point of the face is in front of the plane through the ears."""
     skull = np.sqrt(np.clip(1 - (x / 1.25) ** 2 - ((y - 0.15) / 1.9) ** 2, 0, None))
     nose = np.exp(-((x / 0.22) ** 2) - ((y - 0.58) / 0.25) ** 2)
     return np.asarray(0.62 * skull + 0.2 * nose)
@@ -97,13 +97,13 @@ def step(low: float, high: float, value: Field) -> Field:
 
 
 def inside(distance: Field, edge: float) -> Field:
-    """Cover what lies at a negative distance, with an edge of that width: antialiased."""
+    """Return a cover of 1 at negative distances, with an antialiased edge of the given width."""
     cover: Field = np.clip(0.5 - distance / edge, 0, 1)
     return cover
 
 
 def bump(u: Field, v: Field, at: tuple[float, float], width: float, height: float) -> Field:
-    """A Gaussian hill of height 1."""
+    """Return a Gaussian hill of height 1."""
     return np.exp(-(((u - at[0]) / width) ** 2) - ((v - at[1]) / height) ** 2)
 
 
@@ -125,7 +125,7 @@ def lay(light: Field, colour: Field | Colour, cover: Field) -> None:
 
 
 def noise(rng: np.random.Generator, size: int, grain: float) -> Field:
-    """Smooth noise of mean 0 and deviation about 1; `grain` is the width of a blob in pixels."""
+    """Draw smooth noise of mean 0 and deviation about 1; `grain` is a blob's width in pixels."""
     cells = max(2, int(np.ceil(size / grain)) + 3)
     coarse = rng.standard_normal((cells, cells), dtype=np.float32)
     fine = cv2.resize(coarse, None, fx=grain, fy=grain, interpolation=cv2.INTER_CUBIC)
@@ -133,7 +133,7 @@ def noise(rng: np.random.Generator, size: int, grain: float) -> Field:
 
 
 def clouds(rng: np.random.Generator, size: int, grain: float, octaves: int) -> Field:
-    """Noise in which each finer layer is weaker; deviation about 1."""
+    """Draw noise in which each finer layer is weaker; deviation about 1."""
     total = np.zeros((size, size), np.float32)
     for octave in range(octaves):
         total += noise(rng, size, max(1.0, grain / 2**octave)) * 0.6**octave
@@ -141,7 +141,7 @@ def clouds(rng: np.random.Generator, size: int, grain: float, octaves: int) -> F
 
 
 def strokes(canvas: Canvas, lines_uv: npt.NDArray[np.float64], *, width: float = 1) -> Field:
-    """Draw thin curves, (curves, points, 2) on the face: their cover, in [0, 1]."""
+    """Draw thin curves, (curves, points, 2), on the face; return their cover, in [0, 1]."""
     mask = np.zeros(canvas.x.shape, np.uint8)
     fixed = np.rint((canvas.to_pixels(lines_uv) - canvas.corner) * 16).astype(np.int32)
     cv2.polylines(mask, list(fixed), False, 255, max(1, round(width)), cv2.LINE_AA, 4)
@@ -149,6 +149,6 @@ def strokes(canvas: Canvas, lines_uv: npt.NDArray[np.float64], *, width: float =
 
 
 def develop(light: Field) -> images.Image:
-    """Make an 8-bit picture of light: bright parts roll off, and a gamma of 2."""
+    """Make an 8-bit picture of light: bright parts are compressed, the gamma is 2."""
     toned = light / (1 + np.clip(light - 0.55, 0, None) * 0.55)
     return np.asarray(np.rint(np.sqrt(np.clip(toned, 0, 1)) * 255), dtype=np.uint8)

@@ -1,6 +1,6 @@
 """Draw portraits of people who do not exist: faces for a first run, without a download.
 
-One draw is a pure function of its seed and number. The five landmarks are known, not detected.
+A portrait depends only on its seed and number. The five landmarks are known, not detected.
 """
 
 from __future__ import annotations
@@ -29,7 +29,7 @@ def draw(seed: int, number: int, *, size: int = SIZE) -> Portrait:
     light = backdrop.paint(sheet, _rng(seed, number, "backdrop"))
     head = relief.raise_head(sheet, _rng(seed, number, "relief"))
     lighting = relief.illuminate(sheet, head, _rng(seed, number, "light"))
-    # One key for both layers of hair: they are parts of one head of hair.
+    # Both layers of hair have one key: they belong together.
     hair.paint_back(light, sheet, lighting, _rng(seed, number, "hair"))
     features.paint_skin(light, sheet, head, lighting, _rng(seed, number, "skin"))
     worn.paint_clothes(light, sheet, head, lighting, _rng(seed, number, "clothes"))

@@ -84,7 +84,7 @@ def _paint_ears(light: Field, canvas: Canvas, lighting: Lighting) -> None:
     brightness = lighting.diffuse.mean(axis=2)
     level = float(np.median(brightness[canvas.size // 2 :, :]))
     for side in (-1, 1):
-        away = 0.2 * abs(math.sin(t.yaw))  # a turn takes one behind the head, the other onto it
+        away = 0.2 * abs(math.sin(t.yaw))  # a turn hides one ear and shows more of the other
         part, window = canvas.window((side * (t.width + 0.03 - away), 0.3), 0.5)
         x = (part.x * side - (t.width + 0.03 - away)) / 0.13
         y = (part.y - 0.3) / 0.34
@@ -103,7 +103,7 @@ def paint_eyes(light: Field, canvas: Canvas, lighting: Lighting, rng: np.random.
 
 
 def _lids(canvas: Canvas, u: npt.NDArray[np.floating]) -> tuple[Field, Field]:
-    """Heights of the upper and lower lid, relative to the eye; `u` from -1 (inner) to 1 (outer)."""
+    """Return heights of the upper and lower lid over the eye; `u` is -1 (inner) to 1 (outer)."""
     t = canvas.traits
     bow = np.clip(1 - u**2, 0, 1)
     tilt = -t.eye_tilt * u * t.eye_width * 2
@@ -211,7 +211,7 @@ def _draw_lashes(light: Field, canvas: Canvas, rng: np.random.Generator, side: f
 
 
 def paint_brows(light: Field, canvas: Canvas, rng: np.random.Generator) -> None:
-    """Brows of single hairs, over a soft shade."""
+    """Draw brows of single hairs over a soft shade."""
     t = canvas.traits
     colour = np.array(t.hair, np.float32)
     colour = np.minimum(colour, np.array(t.skin, np.float32) * 0.4) * 0.75
@@ -301,7 +301,7 @@ def _paint_teeth(
 
 
 def _lift(canvas: Canvas) -> float:
-    """How far a smile bends the mouth."""
+    """Return how far a smile bends the mouth."""
     return (0.12 if canvas.traits.teeth else 0.085) * canvas.traits.smile
 
 
@@ -310,7 +310,7 @@ def _dark(colour: Colour) -> Colour:
 
 
 def landmarks(canvas: Canvas) -> npt.NDArray[np.float64]:
-    """Where the five points lie in the picture, pixels, in METHOD's order."""
+    """Return the five points in the picture, in pixels, in METHOD's order."""
     t = canvas.traits
     width = t.mouth_width * (1 + 0.1 * max(t.smile, 0))
     corner = MOUTH_AT - 0.65 * _lift(canvas)

@@ -27,7 +27,7 @@ _LENGTH = {"long": 3.5, "wavy": 3.2, "bob": 1.55, "fringe bob": 1.35}
 
 
 def _outline(canvas: Canvas, rng: np.random.Generator) -> tuple[Field, Field]:
-    """Signed distance to the outside of the hair, and its half width at each height."""
+    """Return the signed distance to the outline of the hair, and its half width at each height."""
     t, x, y = canvas.traits, canvas.x, canvas.y
     thick = 0.2 * t.hair_volume
     if t.style == "crop":
@@ -57,7 +57,7 @@ def _outline(canvas: Canvas, rng: np.random.Generator) -> tuple[Field, Field]:
 
 
 def _strands(canvas: Canvas, width: Field, rng: np.random.Generator) -> tuple[Field, Field]:
-    """Fine light and dark streaks along the strands, and which strand each pixel is on."""
+    """Draw fine streaks along the strands; return them, and the strand of each pixel."""
     t, x, y = canvas.traits, canvas.x, canvas.y
     lean = t.parting * np.clip(1 - (y - SKULL_TOP) / 1.6, 0, 1)
     strand = (x - lean) / np.maximum(width, 0.06)
@@ -101,7 +101,7 @@ def _colour(
 
 
 def paint_back(light: Field, canvas: Canvas, lighting: Lighting, rng: np.random.Generator) -> None:
-    """Lay what hangs behind neck and shoulders."""
+    """Draw the hair behind neck and shoulders."""
     if canvas.traits.style not in _LONG:
         return
     distance, width = _outline(canvas, rng)
@@ -112,7 +112,7 @@ def paint_back(light: Field, canvas: Canvas, lighting: Lighting, rng: np.random.
 
 
 def paint_front(light: Field, canvas: Canvas, lighting: Lighting, rng: np.random.Generator) -> None:
-    """Lay what frames the face, from the hairline outwards, with its shade on the skin."""
+    """Draw the hair around the face, from the hairline outwards, and its shade on the skin."""
     t = canvas.traits
     if t.style == "bald":
         _paint_stubbled_scalp(light, canvas, rng)
@@ -135,7 +135,7 @@ def _on_head(canvas: Canvas) -> Field:
 
 
 def _hairline(canvas: Canvas, strand: Field, streaks: Field) -> Field:
-    """What lies outside of the hairline: 1 in the hair, ragged by its strands."""
+    """Return 1 outside the hairline, in the hair, with a ragged edge."""
     t, u, v = canvas.traits, canvas.u, canvas.v
     across = np.abs(u)
     ragged = 0.035 * streaks
@@ -165,7 +165,7 @@ def _hairline(canvas: Canvas, strand: Field, streaks: Field) -> Field:
 
 
 def _curtain(canvas: Canvas) -> Field:
-    """Where long hair begins beside the face."""
+    """Return where long hair begins beside the face."""
     t, v = canvas.traits, canvas.v
     face = half_width(t, np.minimum(v, 0.9))
     inner = face - 0.07 + 0.05 * np.sin(3 * v + 9 * t.hair_wave) * t.hair_wave
@@ -192,7 +192,7 @@ def _paint_bun(light: Field, canvas: Canvas, lighting: Lighting, rng: np.random.
 
 
 def _draw_strays(light: Field, canvas: Canvas, rng: np.random.Generator) -> None:
-    """Single hairs that leave the outline."""
+    """Draw single hairs outside the outline."""
     t = canvas.traits
     if t.style in ("crop", "receding"):
         return
@@ -208,7 +208,7 @@ def _draw_strays(light: Field, canvas: Canvas, rng: np.random.Generator) -> None
 
 
 def paint_beard(light: Field, canvas: Canvas, lighting: Lighting, rng: np.random.Generator) -> None:
-    """Lay a beard around the mouth: dots when it is short, strands when it is long."""
+    """Draw a beard around the mouth: dots if it is short, strands if it is long."""
     t, u, v = canvas.traits, canvas.u, canvas.v
     if not t.beard:
         return

@@ -19,7 +19,7 @@ _WIDEST = 0.12  # height at which the face is widest
 @dataclass(frozen=True)
 class Relief:
     height: Field  # above the plane through the ears, eye distances
-    head: Field  # what the head covers, in [0, 1]
+    head: Field  # where the head is, in [0, 1]
     neck: Field
     body: Field
 
@@ -35,7 +35,7 @@ class Lighting:
 
 
 def half_width(traits: Traits, v: Field) -> Field:
-    """How wide the face is at each height, halved."""
+    """Return half the width of the face at each height."""
     above = np.clip((_WIDEST - v) / (_WIDEST - SKULL_TOP), 0, 1)
     below = np.clip((v - _WIDEST) / (traits.chin - _WIDEST), 0, 1)
     skull = np.sqrt(1 - above**2.7)
@@ -54,7 +54,7 @@ def raise_head(canvas: Canvas, rng: np.random.Generator) -> Relief:
     )
     height = 0.86 * bulge**0.85 * lengthwise**0.6
     covered = inside((np.abs(u) - width), canvas.pixel) * (v < t.chin) * (v > SKULL_TOP)
-    # The slope of an edge is not its distance: soften where the outline runs level, top and chin.
+    # The slope of an edge is not its distance: soften the outline where it is level, top and chin.
     head = np.maximum(covered, 0) * step(0, 0.14, lengthwise)
     height += _features(t, u, v) * step(0, 0.5, bulge)
     height += _furrows(t, u, v)
@@ -67,7 +67,7 @@ def raise_head(canvas: Canvas, rng: np.random.Generator) -> Relief:
 
 
 def _features(t: Traits, u: Field, v: Field) -> Field:
-    """Hills and hollows of a face, in eye distances."""
+    """Return the hills and hollows of a face, in eye distances."""
     n, w = t.nose_length, t.nose_width
     across = np.abs(u)
     hills = -0.17 * bump(across, v, (0.47, -0.03), 0.3, 0.17)  # sockets
@@ -96,7 +96,7 @@ def _features(t: Traits, u: Field, v: Field) -> Field:
 
 
 def _furrows(t: Traits, u: Field, v: Field) -> Field:
-    """Lines of age and of a smile."""
+    """Return the lines of age and of a smile."""
     across = np.abs(u)
     depth = 0.004 + 0.04 * t.age + 0.018 * max(t.smile, 0)
     fold_at = 0.29 + 0.27 * np.clip((v - 0.62) / 0.5, 0, 1.3) ** 1.2
@@ -127,7 +127,7 @@ def _neck(canvas: Canvas) -> tuple[Field, Field]:
 
 
 def shoulders(canvas: Canvas) -> Field:
-    """Height at which the shoulders begin, for each point's x."""
+    """Return the height at which the shoulders begin, for each point's x."""
     t = canvas.traits
     across = np.abs(canvas.x - 0.3 * math.sin(t.yaw))
     slope = 2.02 + 0.62 * np.clip((across - 0.55) / 1.6, 0, None) ** 1.25
@@ -169,7 +169,7 @@ def illuminate(canvas: Canvas, relief: Relief, rng: np.random.Generator) -> Ligh
     lit = _lit(canvas, height, direction)
     hollow = np.clip(blur(height, 0.09 / canvas.pixel) - height, 0, 0.2)
     ambient = (0.34 - 0.12 * down * steepness) * (1 - 2.6 * hollow)
-    # Light wraps around skin, red the furthest, for it scatters below the surface.
+    # Light reaches around skin, red the furthest, because it scatters below the surface.
     diffuse = np.empty((*height.shape, 3), np.float32)
     warmth = (1 + t.light_warmth, 1.0, 1 - t.light_warmth)
     for channel, wrap in enumerate((0.3, 0.16, 0.1)):
@@ -187,7 +187,7 @@ def illuminate(canvas: Canvas, relief: Relief, rng: np.random.Generator) -> Ligh
 
 
 def _lit(canvas: Canvas, height: Field, direction: tuple[float, float, float]) -> Field:
-    """How much of the light reaches each point: the relief's own shadows, softer when longer."""
+    """Return how much light reaches each point: the relief's own shadows, softer if longer."""
     half = cv2.resize(height, None, fx=0.5, fy=0.5, interpolation=cv2.INTER_AREA)
     pixel = 2 * canvas.pixel
     blocked = np.zeros_like(half)

@@ -1,4 +1,4 @@
-"""Pictures for a first run, without a download: a few that packages carry, and drawn portraits."""
+"""Pictures for a first run without a download: from installed packages, and drawn portraits."""
 
 from __future__ import annotations
 
@@ -17,9 +17,9 @@ from components.faces.landmarks import Landmarks
 from components.portraits import drawing
 
 LICENCES = """\
-portrait-*.png   drawn by this project (components/faces/portrait.py); nobody is shown; Apache-2.0
+portrait-*.png   drawn by this project (components/portraits); they show nobody; Apache-2.0
 astronaut.png    from scikit-image: Eileen Collins, photographed by NASA; public domain
-t1.jpg           from insightface, whose code is MIT; it states no licence of the picture itself:
+t1.jpg           from insightface, whose code is MIT; it states no licence for the picture itself:
                  use it to try things out, do not publish it
 """
 
@@ -35,14 +35,14 @@ class Sample(NamedTuple):
 class _Carried(NamedTuple):
     """A picture in an installed package.
 
-    Its landmarks are the mean of what three detectors find (SCRFD-2.5G, SCRFD-500M, YuNet), which
+    Its landmarks are the mean of those of three detectors (SCRFD-2.5G, SCRFD-500M, YuNet), which
     differ by 2 pixels on average.
     """
 
     package: str
     path: str
     sha256: str
-    landmarks: tuple[tuple[float, ...], ...]  # ten numbers a face
+    landmarks: tuple[tuple[float, ...], ...]  # ten numbers per face
 
 
 # insightface's Tom_Hanks_54745.png is left out: a crop so tight that a third of its aligned square
@@ -71,9 +71,9 @@ _CARRIED = (
 
 
 def carried() -> Iterator[Sample]:
-    """Read the pictures that installed packages carry.
+    """Read the pictures of installed packages.
 
-    Raises: FileNotFoundError without the package; ValueError if its picture is another one.
+    Raises: FileNotFoundError without the package; ValueError if its picture has changed.
     """
     for picture in _CARRIED:
         spec = find_spec(picture.package)
@@ -94,8 +94,8 @@ def carried() -> Iterator[Sample]:
 def drawn(seed: int, count: int) -> Iterator[Sample]:
     """Draw `count` portraits; the first ones stay the same when there are more.
 
-    Leaves OpenCV with one thread: with more, which rows a thread gets depends on what else is
-    drawn at the moment, and some of its functions round a row accordingly.
+    It leaves OpenCV with one thread. With more, other work decides which rows a thread gets, and
+    some functions round differently there.
     """
     cv2.setNumThreads(1)
 
@@ -104,5 +104,5 @@ def drawn(seed: int, count: int) -> Iterator[Sample]:
         name = f"portrait-{number:04d}.png"
         return Sample(name, images.encode_png(portrait.image), [portrait.landmarks])
 
-    with ThreadPoolExecutor() as pool:  # most of it is NumPy and OpenCV, which run side by side
+    with ThreadPoolExecutor() as pool:  # NumPy and OpenCV do most of the work, and release the GIL
         yield from pool.map(draw, range(count))

@@ -1,4 +1,4 @@
-"""Who is drawn, and how: every choice about one portrait, made before the first pixel."""
+"""Every choice about one portrait, made before the first pixel is drawn."""
 
 from __future__ import annotations
 
@@ -108,7 +108,7 @@ class Traits:
     roll: float
     yaw: float
     pitch: float
-    scale: float  # pixels an eye distance
+    scale: float  # pixels per eye distance
     offset: tuple[float, float]  # of the point between the eyes, pixels from its usual place
     light_side: float  # angle from the front, negative from the left
     light_height: float
@@ -119,7 +119,7 @@ class Traits:
 
 
 def linear(srgb: tuple[float, float, float]) -> Colour:
-    """Take 8-bit sRGB to light, with the gamma of 2 that `canvas.develop` undoes."""
+    """Return 8-bit sRGB as light, with the gamma of 2 that `canvas.develop` undoes."""
     red, green, blue = ((value / 255) ** 2 for value in srgb)
     return red, green, blue
 

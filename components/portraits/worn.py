@@ -1,4 +1,4 @@
-"""What is worn: clothes with a weave, glasses, earrings."""
+"""Clothes with a weave, glasses, earrings."""
 
 from __future__ import annotations
 
@@ -32,7 +32,7 @@ def paint_clothes(
 
 
 def _pattern(t: Traits, x: Field, y: Field) -> tuple[Field, Field]:
-    """Relief of the threads, and where the second colour shows."""
+    """Return the relief of the threads, and where the second colour shows."""
     none = np.zeros_like(x)
     if t.pattern == "knit":
         row = y * 26

@@ -1,8 +1,8 @@
-"""Score a model on a folder of faces: degrade them, restore them, compare.
+"""Score a model on a folder of faces: degrade, restore, compare.
 
-It needs nothing but the trained folder, what that names by hash, and the faces: the degradation is
-the one that the model was trained with, as its lineage says. For the same faces, seed and recipe
-the scores are those of the stage `evaluate`.
+It needs only the trained folder, what that names by hash, and the faces. The degradation is the one
+that the model was trained with, according to its lineage. For the same faces, seed and recipe, the
+scores are those of the stage `evaluate`.
 """
 
 import tempfile
@@ -49,10 +49,10 @@ def run(
     identity_network: Path | None = None,
     batch_size: int = BATCH_SIZE,
 ) -> dict[str, Any]:
-    """Score a trained model on a folder of faces, and return the content of a metrics file.
+    """Score a trained model on a folder of faces; return the content of a metrics file.
 
-    Square pictures are taken as FFHQ-aligned faces; those that a `landmarks.csv` in the folder
-    names are aligned first. `recipe` replaces the degradation that the model was trained with.
+    Square pictures count as FFHQ-aligned faces; those in the folder's `landmarks.csv` are aligned
+    first. `recipe` replaces the degradation that the model was trained with.
 
     Raises: as `components.tracking.trained_models.locate`; ValueError if no picture can be used.
     """
@@ -70,7 +70,7 @@ def run(
 
 
 def recipe_of(folder: Path) -> DegradationParams:
-    """Read from a trained folder's lineage how the faces that taught it were degraded."""
+    """Read from a trained folder's lineage how its training faces were degraded."""
     params = Description.read(folder, RESTORER).content["lineage"].get("params", {})
     recipe = params.get("degrade", {}).get("recipe")
     if recipe is None:
@@ -145,7 +145,7 @@ def _faces(folder: Path, size: int, rejected: list[Rejected]) -> Iterator[Face]:
     """Cut the faces of every picture; what cannot be used goes to `rejected`."""
     source = open_source(str(folder))
     given = landmarks.parse(source.text(landmarks.FILE) or ",".join(landmarks.COLUMNS))
-    # An aligned square is twice as wide as its face; an enlarged picture would be no truth.
+    # An aligned square is twice as wide as its face; an enlarged picture would not be the truth.
     cutters = {
         is_given: FaceCutter(size=size, min_face=size // 2, aligned=not is_given, detector=None)
         for is_given in (True, False)

@@ -1,14 +1,14 @@
 """Tables: folders of Parquet shards beside a manifest that says what they were made from.
 
-A table is a shard-to-shard map: shard i is what the stage's maker returns for work item i, and
-depends on nothing else. So any number of workers writes the same bytes, a shard is written by the
-worker that made it, and a killed stage goes on at the first missing shard.
+Shard i is what the stage's maker returns for work item i, and depends on nothing else. So any
+number of workers writes the same bytes, the worker that makes a shard also writes it, and a killed
+stage continues with the missing shards.
 
     data/faces/manifest.json           fingerprint, what it was made from, shards, rejected
     data/faces/shard-00000.parquet
 
-With a data root (`components.storage`) the shards are written to ROOT/tables/FINGERPRINT, and none
-lies beside the manifest. The manifest is the same either way.
+With a data root (`components.storage`) the shards are in ROOT/tables/FINGERPRINT instead of
+beside the manifest. The manifest is the same either way.
 """
 
 import json
@@ -33,7 +33,7 @@ log = logging.getLogger(__name__)
 
 @dataclass(frozen=True)
 class Table:
-    """A finished table; `Table.open` gives one. It may travel to any worker that sees `place`."""
+    """A finished table; `Table.open` reads one. It can be sent to any worker that sees `place`."""
 
     path: Path  # of the folder with the manifest
     place: Storage  # of the shards
@@ -48,7 +48,7 @@ class Table:
 
     @classmethod
     def open(cls, path: Path) -> Self:
-        """Read the manifest and check that every shard is there with its size.
+        """Read the manifest and check that every shard is there and has its size.
 
         Raises: FileNotFoundError if there is no table or a shard is missing; ValueError if it was
         written in another format or a shard has another size.
@@ -84,9 +84,9 @@ class Table:
         )
 
     def shared(self) -> Self:
-        """Give the table as every worker sees it: from the data root, if there is one.
+        """Return the table with its shards where workers can read them: in the data root, if any.
 
-        A table that was made without one is copied there first.
+        A table that was made without a data root is copied there first.
         """
         root = data_root()
         if root is None or not self.place.is_folder or root.holds(self.path):
@@ -133,13 +133,13 @@ class Table:
         for shard in self.shards:
             if (found := shards.sha256_of(self.place, shard.file)) != shard.sha256:
                 raise ValueError(
-                    f"{self.place.url}/{shard.file} has SHA-256 {found}, the manifest says "
+                    f"{self.place.url}/{shard.file} has SHA-256 {found}, but the manifest says "
                     f"{shard.sha256}: run 'dvc repro --force {self.stage}'"
                 )
 
 
 def _find_shards(path: Path, fingerprint: str) -> tuple[Storage, Mapping[str, int]]:
-    """Say where the shards of a table lie, and which there are: beside it, or in the data root."""
+    """Find where the shards of a table lie, beside it or in the data root, and their sizes."""
     beside = local_folder(path, path)
     sizes = beside.sizes()
     root = data_root()
@@ -152,7 +152,7 @@ def _find_shards(path: Path, fingerprint: str) -> tuple[Storage, Mapping[str, in
 def _about_missing(path: Path, place: Storage, file: str, again: str) -> str:
     if place.url == str(path.absolute()) and not any(path.glob("*.parquet")):
         return (
-            f"{path} holds a manifest alone: set {ROOT_VARIABLE} to the data root that it was made "
+            f"{path} holds only a manifest: set {ROOT_VARIABLE} to the data root that it was made "
             f"with, or {again}"
         )
     return f"{place.url}/{file} is missing from its table: {again}"

@@ -1,6 +1,6 @@
-"""Make a version the champion by hand, against the rule or back to an earlier one.
+"""Make a version the champion by command, against the rule or back to an earlier one.
 
-The version that is replaced so becomes the champion again only by `hdrface promote`: the stage
+A version that is replaced this way becomes the champion again only by `hdrface promote`: the stage
 `register` must not undo what a person decided.
 """
 
@@ -8,7 +8,7 @@ from components.tracking.registry import REASON_TAG, REPLACED_TAG, Registry, fin
 
 
 def promote(reference: str) -> str:
-    """Make NAME/VERSION or NAME@ALIAS the champion; tell in one line what happened.
+    """Make NAME/VERSION or NAME@ALIAS the champion; return a line that says what happened.
 
     Raises: ValueError if there is no such version.
     """
@@ -22,7 +22,7 @@ def promote(reference: str) -> str:
 
 
 def rollback(name: str) -> str:
-    """Make the champion before the present one the champion again; tell so in one line.
+    """Make the previous champion the champion again; return a line that says so.
 
     Raises: ValueError if there was none.
     """

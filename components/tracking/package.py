@@ -1,9 +1,9 @@
-"""What a model version holds, so that it restores faces on a machine that has nothing of this one.
+"""What a model version holds: enough to restore faces on a machine without this repository.
 
 restorer.json, unet/, …      the trained folder
-needs/FINGERPRINT/              what it names by hash: networks, and the first restorer with its own
-packaged_model.py          the model, for `mlflow.pyfunc.load_model`
-code/components/             the library as it was
+needs/FINGERPRINT/           what it names by hash: networks, and a whole intermediate restorer
+packaged_model.py            the model, for `mlflow.pyfunc.load_model`
+code/components/             the library as it was then
 MLmodel, requirements.txt, … what MLflow asks for
 lineage.json                 where all of this comes from
 """
@@ -21,7 +21,7 @@ LINEAGE = "lineage.json"
 NEEDS = "needs"
 CODE = "code"  # MLflow's own name for it
 _MODEL_FILE = Path(__file__).with_name("packaged_model.py")
-_PACKAGES = (  # what restoring a face takes
+_PACKAGES = (  # what restoring a face needs
     *("diffusers", "mlflow", "numpy", "opencv-python-headless", "peft", "pillow", "pydantic"),
     *("pyyaml", "safetensors", "torch", "transformers"),
 )
@@ -30,7 +30,7 @@ Closure = Sequence[tuple[Description, Mapping[str, Path]]]  # of `components.wei
 
 
 def files_of(closure: Closure) -> Iterator[tuple[str, Path]]:
-    """Give each file of a trained folder and of what it names, after its place in the version."""
+    """Find each file of a trained folder and of what it names: (its place in the version, file)."""
     trained, _ = closure[-1]
     for description, files in closure:
         is_trained = description.fingerprint == trained.fingerprint
@@ -41,14 +41,14 @@ def files_of(closure: Closure) -> Iterator[tuple[str, Path]]:
 
 
 def write(target: Path, story: Mapping[str, Any]) -> None:
-    """Write the rest of a version, what MLflow needs, into a new folder; `story` is the lineage."""
+    """Write the files that MLflow needs, and the lineage `story`, into a new folder."""
     from mlflow import pyfunc
 
     pyfunc.save_model(
         target,
         python_model=str(_MODEL_FILE),
         code_paths=[str(lineage.ROOT / "components")],
-        # The part behind '+' names a build that not every package index has.
+        # What follows '+' names a build that not every package index has.
         pip_requirements=[f"{name}=={version(name).partition('+')[0]}" for name in _PACKAGES],
     )
     write_json(target / LINEAGE, story)

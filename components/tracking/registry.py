@@ -1,8 +1,8 @@
-"""MLflow's model registry: trained folders as model versions, and which of them is the champion.
+"""MLflow's model registry: trained folders as model versions, one of which is the champion.
 
-A version lies where its training has stored it, in the artifact `model` of the run: see
-`components.tracking.package`. `@champion` is moved by one call, so that there always is one.
-The champions before it are listed in a tag of the registered model.
+A version lies where its training stored it, in the artifact `model` of the run: see
+`components.tracking.package`. One call moves `@champion`, so there is always one. A tag of the
+registered model lists the champions before it.
 """
 
 import json
@@ -28,11 +28,11 @@ if TYPE_CHECKING:
 CHAMPION, CHALLENGER = "champion", "challenger"  # aliases
 FINGERPRINT_TAG = "hdrface.fingerprint"  # of a version: its trained folder's
 REASON_TAG = "hdrface.reason"  # why it is the champion, or not
-DECIDED_TAG = "hdrface.decided"  # hash of what the stage `register` decided by
-REPLACED_TAG = "hdrface.replaced_by_hand"  # "true": only a hand makes it the champion again
-CHAMPIONS_TAG = "hdrface.champions"  # of the registered model: versions, the present one last
+DECIDED_TAG = "hdrface.decided"  # hash of what the decision of the stage `register` was based on
+REPLACED_TAG = "hdrface.replaced_by_hand"  # "true": only a manual promote makes it champion again
+CHAMPIONS_TAG = "hdrface.champions"  # of the registered model: versions, the current one last
 SCORES = "scores.json"
-_ASKING_LIMIT_S = 8.0  # nothing is lost: better an error at once
+_ASKING_LIMIT_S = 8.0  # nothing is lost: an early error is better
 _REFERENCE = re.compile(r"(?:models:/)?(?P<name>[^/@:]+)(?:/(?P<version>\d+)|@(?P<alias>[\w-]+))")
 
 Answer = TypeVar("Answer")
@@ -54,7 +54,7 @@ class Registry:
     """
 
     def __init__(self, name: str) -> None:
-        """Ask nothing yet. Raises: ValueError if `MLFLOW_TRACKING_URI` has a password in it."""
+        """Open a client. Raises: ValueError if `MLFLOW_TRACKING_URI` has a password in it."""
         self.name = name
         self._client = client.open_client()
         self.uri = self._client.tracking_uri
@@ -67,9 +67,9 @@ class Registry:
     def register(
         self, closure: Closure, run_id: str, *, story: Mapping[str, Any], tags: Mapping[str, str]
     ) -> "ModelVersion":
-        """Make a trained folder a version, once, however often it is called.
+        """Make a trained folder a version; calling it again makes no second one.
 
-        Of the folder and what it names, what the run has already is not stored again.
+        Files of the folder, and of what it names, that the run has already are not stored again.
 
         Args:
             closure: the trained folder and all that it names, verified.
@@ -102,21 +102,21 @@ class Registry:
             )
 
     def scores(self, version: "ModelVersion") -> dict[str, Any] | None:
-        """Give the scores that were kept with a version, if there are any."""
+        """Read the scores that were stored with a version, if there are any."""
         return self._document(version.run_id, SCORES)
 
     def story(self, version: "ModelVersion") -> dict[str, Any] | None:
-        """Give the lineage that a version was registered with, if it has one."""
+        """Read the lineage of a version, if it has one."""
         return self._document(version.run_id, LINEAGE)
 
     def champions(self) -> Champions:
-        """Tell the champion, the challenger and the champions before."""
+        """Return the champion, the challenger and the earlier champions."""
         model = self._model()
         if model is None:
             return Champions(None, None, ())
         aliases = {alias: str(number) for alias, number in model.aliases.items()}
         now, listed = aliases.get(CHAMPION), model.tags.get(CHAMPIONS_TAG, "").split()
-        # The list is written before the alias: after a kill its end may never have been champion.
+        # The list is written before the alias: after a kill, its end may never have been champion.
         while now in listed and listed[-1] != now:
             listed.pop()
         # A champion that was made in MLflow's own page is not in the list.
@@ -124,7 +124,7 @@ class Registry:
         return Champions(now, aliases.get(CHALLENGER), tuple(before))
 
     def version_at(self, alias: str) -> "ModelVersion":
-        """Give the version with an alias. Raises: ValueError saying which aliases there are."""
+        """Find the version with an alias. Raises: ValueError that lists the known aliases."""
         model = self._model()
         if model is None or alias not in model.aliases:
             known = ", ".join(f"@{name}" for name in sorted(model.aliases)) if model else ""
@@ -135,14 +135,14 @@ class Registry:
         return self.version(str(model.aliases[alias]))
 
     def version(self, number: str) -> "ModelVersion":
-        """Give a version by its number. Raises: ValueError if it is not registered."""
+        """Find a version by its number. Raises: ValueError if it is not registered."""
         found = self._found(lambda: self._client.get_model_version(self.name, number))
         if found is None:
             raise ValueError(f"{self.name} has no version {number} at {self.uri}: {self._remedy}")
         return found
 
     def crown(self, number: str) -> None:
-        """Make a version the champion; the one before is noted first."""
+        """Make a version the champion; the list of champions is written first."""
         champions = self.champions()
         if champions.now != number:
             before = [*champions.before, *([champions.now] if champions.now else [])]
@@ -152,7 +152,7 @@ class Registry:
             self._ask(lambda: self._client.delete_registered_model_alias(self.name, CHALLENGER))
 
     def uncrown(self) -> str:
-        """Make the champion before the present one champion again, and give its number.
+        """Make the previous champion the champion again; return its number.
 
         Raises: ValueError if there was none, or it is no longer registered.
         """
@@ -163,7 +163,7 @@ class Registry:
                 f"make another one with 'hdrface promote {self.name}/VERSION'"
             )
         before = champions.before[-1]
-        self.version(before)  # raises: MLflow's own words would name no remedy
+        self.version(before)  # raises: MLflow's own message names no remedy
         self._point(CHAMPION, before)
         self._note_champions(champions.before)
         return before
@@ -173,14 +173,14 @@ class Registry:
         self._point(CHALLENGER, number)
 
     def tag(self, number: str, tags: Mapping[str, str]) -> None:
-        """Write tags of a version, one after the other."""
+        """Write tags of a version."""
         for key, value in tags.items():
             self._ask(partial(self._client.set_model_version_tag, self.name, number, key, value))
 
     def fetch(self, version: "ModelVersion") -> Path:
-        """Bring a version into this machine's store, and give its folder there to `load_restorer`.
+        """Fetch a version into this machine's store; return its folder there, for `load_restorer`.
 
-        What the store has already is not downloaded. No code of the version is run.
+        What the store has already is not downloaded. No code of the version runs.
 
         Raises: FileNotFoundError or ValueError naming a missing or damaged file.
         """
@@ -213,7 +213,7 @@ class Registry:
     @property
     def _remedy(self) -> str:
         return (
-            "look what is registered there with 'make mlflow', run 'dvc repro register', or set "
+            "list what is registered there with 'make mlflow', run 'dvc repro register', or set "
             f"{client.URI_VARIABLE} to the server that has it"
         )
 
@@ -233,7 +233,7 @@ class Registry:
         given = {FINGERPRINT_TAG: fingerprint, **tags}
 
         def found_or_created() -> "ModelVersion":
-            # Perhaps only the answer to the last attempt was lost.
+            # Perhaps the last attempt succeeded, and only its answer was lost.
             return self._version_of(fingerprint) or self._client.create_model_version(
                 self.name, source, run_id, tags=given
             )
@@ -256,7 +256,7 @@ class Registry:
         self._ask(lambda: self._client.set_registered_model_tag(self.name, CHAMPIONS_TAG, noted))
 
     def _files(self, run_id: str, folder: str = MODEL_PATH) -> Iterator[tuple[str, int | None]]:
-        """Give the files of the run's model, relative to it, with their sizes in bytes."""
+        """List the files of the run's model, relative to it, with their sizes in bytes."""
         for entry in self._ask(lambda: self._client.list_artifacts(run_id, folder)):
             if entry.is_dir:
                 yield from self._files(run_id, entry.path)
@@ -264,7 +264,7 @@ class Registry:
                 yield entry.path.removeprefix(f"{MODEL_PATH}/"), entry.file_size
 
     def _document(self, run_id: str | None, name: str) -> dict[str, Any] | None:
-        """Give a JSON file of the run's model, if there is one."""
+        """Read a JSON file of the run's model, if there is one."""
         if not run_id:  # a version that was registered elsewhere
             return None
         path = f"{MODEL_PATH}/{name}"
@@ -280,7 +280,7 @@ class Registry:
         return self._server.insist(call, _ASKING_LIMIT_S)
 
     def _found(self, call: Callable[[], Answer]) -> Answer | None:
-        """Ask for what need not be there."""
+        """Ask for something that may not exist; return None if it does not."""
         from mlflow.exceptions import MlflowException
 
         try:
@@ -296,9 +296,9 @@ class Registry:
 
 
 def find(reference: str) -> tuple[Registry, "ModelVersion"]:
-    """Give the version that NAME/VERSION or NAME@ALIAS means; 'models:/' before it may be left out.
+    """Find the version that NAME/VERSION or NAME@ALIAS names; 'models:/' before it is optional.
 
-    Raises: ValueError if it means nothing, or nothing that is registered.
+    Raises: ValueError if it has another form, or is not registered.
     """
     asked = _REFERENCE.fullmatch(reference)
     if asked is None:
@@ -313,7 +313,7 @@ def find(reference: str) -> tuple[Registry, "ModelVersion"]:
 
 
 def _is_wanted(path: PurePosixPath, store: Path) -> bool:
-    """Tell whether a version's file is part of a trained folder that the store lacks."""
+    """Return whether a version's file is part of a trained folder that the store lacks."""
     if path.parts[0] == NEEDS:
         return not any((store / path.parts[1] / name).is_file() for name in DESCRIPTIONS)
     return path.parts[0] != package.CODE

@@ -1,4 +1,4 @@
-"""The training loop: plain PyTorch, on one process or on many that share their gradients.
+"""The training loop: plain PyTorch, in one process or in several that share their gradients.
 
 It knows no cluster. Rows come in streams (`components.training.streams`): their number decides the
 batch and the rows of a step, and how many processes serve them does not. Points of the history and
@@ -26,7 +26,7 @@ from components.training.streams import Batches, Stream
 
 
 class NonFiniteLossError(ArithmeticError):
-    """A loss was infinite or not a number; going on would only spoil the weights."""
+    """A loss was infinite or not a number; another step would spoil the weights."""
 
 
 def train(
@@ -109,10 +109,10 @@ def _descend(
     passes: float,
     optimization: OptimizationParams,
 ) -> dict[str, Tensor]:
-    """Take one step of the optimizer and give this rank's part of the mean loss and terms.
+    """Take one step of the optimizer; return this rank's part of the mean loss and terms.
 
-    `passes` is how many backward passes a rank makes on average: over all ranks, the parts have as
-    their mean the mean of all passes, and so have the gradients.
+    `passes` is how many backward passes a rank makes on average, so the mean over all ranks is the
+    mean over all passes, for losses and gradients.
     """
     optimizer.zero_grad(set_to_none=True)
     sums: dict[str, Tensor] = {}
@@ -133,7 +133,7 @@ def _descend(
 
 
 class _Window:
-    """The losses since the last point of the history, left on their device until it is due."""
+    """The losses since the last point of the history; they stay on their device until the next."""
 
     def __init__(self, images_per_step: int) -> None:
         self._images_per_step = images_per_step
@@ -141,14 +141,14 @@ class _Window:
         self.restart_clock()
 
     def restart_clock(self) -> None:
-        """Leave what has passed since the last point (a checkpoint) out of the rate."""
+        """Start the clock again: the time of a checkpoint is not part of the rate."""
         self._since = time.perf_counter()
 
     def add(self, losses: dict[str, Tensor]) -> None:
         self._steps.append(losses)
 
     def close(self, step: int, world_size: int) -> HistoryPoint:
-        """Give the means over the steps since the last point, on all ranks."""
+        """Return the means since the last point, over steps and ranks."""
         names = list(self._steps[0])
         values_ST = torch.stack(
             [torch.stack([losses[name].float() for name in names]) for losses in self._steps]
@@ -171,7 +171,7 @@ def _what_is_not_finite(values_ST: Tensor, names: Sequence[str], step: int) -> s
     first = step - len(values_ST) + 1
     hint = "lower the learning rate, clip gradients or look at this step's rows"
     for offset, values_T in enumerate(values_ST.tolist()):
-        # The sum is named last: a term says more.
+        # The sum comes last: the name of a term says more.
         for name, value in sorted(
             zip(names, values_T, strict=True), key=lambda term: term[0] == "loss"
         ):
@@ -181,13 +181,13 @@ def _what_is_not_finite(values_ST: Tensor, names: Sequence[str], step: int) -> s
 
 
 def _shared(step: nn.Module, device: torch.device) -> nn.Module:
-    """Average gradients over all ranks; start from the weights of rank 0."""
+    """Return the step with gradients averaged over all ranks, and the weights of rank 0."""
     return nn.parallel.DistributedDataParallel(
         step,
         device_ids=[device] if device.type == "cuda" else None,
         forward_sync_buffers=False,  # nothing here changes them
         gradient_as_bucket_view=True,
-        # Not for unused parameters alone: without it, DDP rearranges its buckets after the first
+        # Not only for unused parameters: without it, DDP rearranges its buckets after the first
         # backward pass. Three or more ranks add in an order that depends on the place in a bucket,
         # so the first step after a resume would differ in the last bits.
         find_unused_parameters=True,

@@ -44,12 +44,12 @@ class TextParams(Params):
 
 
 class PublishedParams(Params):
-    """Weights that someone published: which, of which moment, and which files of them."""
+    """Published weights: the repository, its revision and the files."""
 
     id: str  # on the hub
     revision: Commit
     patterns: Sequence[Pattern] = Field(min_length=1)
-    licence: str | None = None  # None: the known one of this id
+    licence: str | None = None  # None: the licence that is known for this id
     sha256: Mapping[str, Sha256] = Field(default_factory=dict)  # of the files that are pinned
     source: Path | None = None  # a local folder in the published layout, instead of the hub
     prompt: TextParams | None = None
@@ -61,12 +61,12 @@ EncodePrompt = Callable[[Path, str], Tensor]
 def publish(
     folder: Path, name: str, params: PublishedParams, encode_prompt: EncodePrompt | None = None
 ) -> str:
-    """Get published weights and describe them in `folder`; return their fingerprint.
+    """Fetch published weights and describe them in `folder`; return their fingerprint.
 
     `folder` gets the manifest and the text condition, which `encode_prompt(layout, text)` makes;
     the large files stay where they are, with links to them in the store.
 
-    Raises: FileNotFoundError, PermissionError, ConnectionError or ValueError saying what is
+    Raises: FileNotFoundError, PermissionError, ConnectionError or ValueError that says what is
     missing, refused or different, and what to do.
     """
     licence = params.licence or licence_of(params.id)
@@ -78,7 +78,9 @@ def publish(
     if params.prompt is not None:
         facts["prompt"] = params.prompt.text
         if encode_prompt is None:
-            raise ValueError(f"weights.{name}.published.prompt: {name} is no backbone, remove it")
+            raise ValueError(
+                f"weights.{name}.published.prompt: {name} is not a backbone, remove the section"
+            )
         prompt_LD = encode_prompt(root, params.prompt.text)
         write_prompt(prompt_LD, params.prompt.text, folder / PROMPT_FILE)
         records[PROMPT_FILE] = record_of(folder / PROMPT_FILE)
@@ -97,7 +99,7 @@ def publish(
 
 
 def complete(folder: Path, params: PublishedParams) -> str:
-    """Fetch what a folder's manifest names to a machine that has only the manifest.
+    """Fetch the files that a manifest names to a machine that has only the manifest.
 
     The folder stays as it is. Raises: as `publish`; ValueError if what was fetched differs from
     the manifest.
@@ -110,7 +112,7 @@ def complete(folder: Path, params: PublishedParams) -> str:
 
 
 def matches(folder: Path, params: PublishedParams) -> bool:
-    """Tell whether a folder's manifest describes what these parameters ask for."""
+    """Return whether a folder's manifest describes what these parameters ask for."""
     if not (folder / MANIFEST).is_file():
         return False
     manifest = Manifest.read(folder)
@@ -122,7 +124,7 @@ def matches(folder: Path, params: PublishedParams) -> bool:
 
 
 def get(name: str, params: PublishedParams) -> tuple[Path, list[str]]:
-    """Return where the published layout lies and the files of it that match, sorted.
+    """Fetch the published layout if needed; return its folder and the files that match, sorted.
 
     Raises: see `publish`.
     """
@@ -131,7 +133,7 @@ def get(name: str, params: PublishedParams) -> tuple[Path, list[str]]:
     for pattern in patterns:
         if not _matching(root, [pattern]):
             raise FileNotFoundError(
-                f"weights.{name}: no file of {root} matches {pattern!r}; look at the layout on "
+                f"weights.{name}: no file of {root} matches {pattern!r}: look at the layout on "
                 f"https://huggingface.co/{params.id}/tree/{params.revision} and correct the pattern"
             )
     files = _matching(root, params.patterns)
@@ -191,7 +193,7 @@ def _matching(root: Path, patterns: Sequence[str]) -> list[str]:
 
 
 def _refuse_missing_parts(root: Path, files: Sequence[str]) -> None:
-    """Refuse weights in several files of which one is missing (an interrupted copy)."""
+    """Check that no part of weights in several files is missing (an interrupted copy)."""
     for index in (file for file in files if file.endswith(".safetensors.index.json")):
         parts = json.loads((root / index).read_text(encoding="utf-8"))["weight_map"].values()
         for part in sorted(set(parts)):

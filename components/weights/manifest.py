@@ -1,9 +1,9 @@
 """What a folder of networks holds, file by file, and the fingerprint that follows from it.
 
-Two kinds of folder are described by a JSON file of their own: pretrained weights by
-`manifest.json`, a trained restorer by `restorer.json`. Both list their files with size and SHA-256,
-and both carry a fingerprint by which others name them. It is a hash of content alone: the same
-bytes from the hub, from a colleague or from a store are the same weights.
+A JSON file describes each of two kinds of folder: `manifest.json` pretrained weights, and
+`restorer.json` a trained restorer. Both list their files with size and SHA-256, and have a
+fingerprint by which others name them. It is a hash of content only: the same bytes from the hub,
+from a colleague or from a store are the same weights.
 """
 
 import hashlib
@@ -12,7 +12,7 @@ from collections.abc import Iterable, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
-from typing import Any, Literal, Self
+from typing import Any, Final, Literal, Self
 
 from pydantic import BaseModel, ConfigDict, Field, NonNegativeInt, ValidationError, field_validator
 
@@ -21,9 +21,9 @@ from components.files import write_json
 MANIFEST = "manifest.json"
 RESTORER = "restorer.json"
 DESCRIPTIONS = (MANIFEST, RESTORER)
-FORMAT = 2  # of both; 1 called the fingerprint an identity
+FORMAT: Final = 2  # of both; 1 called the fingerprint an identity
 
-# Not part of what a trained folder is: its name, how it came about, where a machine keeps things.
+# Not part of what a trained folder is: its name, its history, where a machine keeps things.
 _NOT_CONTENT = ("fingerprint", "lineage", "files")
 _NOT_NEED = ("hint",)
 
@@ -43,7 +43,7 @@ class Manifest(BaseModel):
     """`manifest.json`: where pretrained weights come from, their licence and their files.
 
     The files lie beside the manifest (stand-ins) or in the store (published weights), under the
-    same relative names. `facts` is what is worth knowing about them, such as a reconstruction PSNR.
+    same relative names. `facts` is what else is known about them, such as a reconstruction PSNR.
     """
 
     model_config = ConfigDict(frozen=True, extra="forbid")
@@ -65,7 +65,9 @@ class Manifest(BaseModel):
         try:
             return cls.model_validate(description.content)
         except ValidationError as error:
-            raise ValueError(f"{folder / MANIFEST} is no manifest of weights: {error}") from error
+            raise ValueError(
+                f"{folder / MANIFEST} is not a manifest of weights: {error}"
+            ) from error
 
 
 @dataclass(frozen=True)
@@ -79,10 +81,10 @@ class Description:
 
     @classmethod
     def read(cls, folder: Path, *names: str) -> Self:
-        """Read `restorer.json` or `manifest.json`, or the one that is asked for.
+        """Read `restorer.json` or `manifest.json`, or only the file of the given name.
 
         Raises: FileNotFoundError if there is none; ValueError if it is broken, lists no files, or
-        names one outside of its folder.
+        names one outside its folder.
         """
         file = _description_file(folder, names or DESCRIPTIONS)
         try:
@@ -92,22 +94,24 @@ class Description:
         except FormatError:
             raise
         except ValueError as error:  # json's and pydantic's errors are both ValueErrors
-            raise ValueError(f"{file} is no description of a sealed folder: {error}") from error
+            raise ValueError(
+                f"{file} is not the description of a sealed folder: {error}"
+            ) from error
         return cls(file, content, shared.fingerprint, shared.files)
 
     def computed_fingerprint(self) -> str:
-        """Compute the fingerprint that the content and the listed digests give."""
+        """Return the fingerprint that follows from the content and the listed digests."""
         return _fingerprint(self.content, self.files)
 
     @property
     def needs(self) -> Mapping[str, Mapping[str, Any]]:
-        """Return what a trained folder names: role -> name, fingerprint, hint; weights: nothing."""
+        """Return what a trained folder names by hash: role -> name, fingerprint, hint."""
         needs: Mapping[str, Mapping[str, Any]] = self.content.get("needs", {})
         return needs
 
 
 class FormatError(ValueError):
-    """A description that another version of this project has written."""
+    """A description that another version of this project wrote."""
 
 
 def _check_format(file: Path, content: Any) -> None:
@@ -129,7 +133,7 @@ class _Shared(BaseModel):
         for relative in files:
             path = PurePosixPath(relative)
             if path.is_absolute() or ".." in path.parts or "\\" in relative:
-                raise ValueError(f"file {relative!r} lies outside of its folder")
+                raise ValueError(f"file {relative!r} lies outside its folder")
         return files
 
 
@@ -144,9 +148,9 @@ def write_manifest(
     facts: Mapping[str, Any] | None = None,
     files: Mapping[str, FileRecord] | None = None,
 ) -> str:
-    """Describe a folder of weights in its `manifest.json` and return the fingerprint.
+    """Write the `manifest.json` of a folder of weights, and return the fingerprint.
 
-    `files` is given when some lie elsewhere; else every file below `folder` counts.
+    Without `files`, every file below `folder` is listed; give it if some lie elsewhere.
     """
     records = dict(records_of(folder) if files is None else files)
     manifest = Manifest(
@@ -164,9 +168,9 @@ def write_manifest(
 
 
 def seal(folder: Path) -> str:
-    """Complete a trained folder's `restorer.json`: its files and fingerprint; return the latter.
+    """Write files and fingerprint into a trained folder's `restorer.json`; return the fingerprint.
 
-    To be called when all other files are written; calling it again changes nothing.
+    Call it when all other files are written; a second call changes nothing.
 
     Raises: FileNotFoundError if there is no `restorer.json`.
     """
@@ -186,7 +190,7 @@ def records_of(folder: Path, relatives: Iterable[str] | None = None) -> dict[str
         names = (path.relative_to(folder).as_posix() for path in found)
         relatives = (name for name in names if name not in DESCRIPTIONS)
     ordered = sorted(relatives)
-    # hashlib releases the GIL: several large files at once.
+    # hashlib releases the GIL, so several large files are hashed at once.
     with ThreadPoolExecutor() as pool:
         records = list(pool.map(record_of, (folder / relative for relative in ordered)))
     return dict(zip(ordered, records, strict=True))
@@ -204,7 +208,7 @@ def sha256_of(file: Path) -> str:
 
 
 def check(root: Path, files: Mapping[str, FileRecord], *, remedy: str) -> None:
-    """Compare every file below `root` with its record, sizes first, since they cost nothing.
+    """Check every file below `root` against its record, sizes first, since they cost nothing.
 
     Raises: FileNotFoundError or ValueError naming the first file (in name order) that is missing or
     differs, what was expected, and `remedy`.
@@ -239,7 +243,7 @@ def _origin(folder: Path) -> str:
 
 
 def _fingerprint(content: Mapping[str, Any], records: Mapping[str, FileRecord]) -> str:
-    """Hash what a folder is: name and files of weights; all but the history of a restorer."""
+    """Hash what a folder is: name and files of weights; of a restorer, all but its history."""
     digests = {relative: record.sha256 for relative, record in records.items()}
     if "backbone" not in content:  # which a restorer always names
         return _hash({"format": FORMAT, "name": content.get("name"), "files": digests})

@@ -1,6 +1,6 @@
 """The fixed text condition: one prompt, encoded once by the backbone's own text encoder.
 
-The generator runs no text encoder afterwards (METHOD, section 2).
+No text encoder runs afterwards (METHOD, section 2).
 """
 
 from pathlib import Path

@@ -1,7 +1,7 @@
-"""Networks as workers get them: from the data root, once a machine.
+"""Share networks with workers: they come from the data root, once per machine.
 
-The process that starts a stage shares a folder or file, and hands on what `share` returns; a worker
-asks that for a path on its own machine. Without a data root all of this is the path itself.
+The process that starts a stage calls `share` and sends its result to workers; a worker asks that
+for a path on its own machine. Without a data root, it is the path itself.
 """
 
 import contextlib
@@ -19,14 +19,14 @@ from components.weights.store import closure, enter, stores
 
 @dataclass(frozen=True)
 class SharedFolder:
-    """Weights or a trained folder, with all that it names; it travels to workers."""
+    """Weights or a trained folder, with all that it names; it can be sent to workers."""
 
     path: Path  # on the machine that shared it
     fingerprint: str
     place: Storage | None  # ROOT/store
 
     def local(self) -> Path:
-        """Return the folder on this machine, where `open_weights` or `open_model` verify it.
+        """Return the folder on this machine; `open_weights` or `open_model` verify it there.
 
         Raises: FileNotFoundError if it is no longer in the data root.
         """
@@ -39,7 +39,7 @@ class SharedFolder:
 
 @dataclass(frozen=True)
 class SharedFile:
-    """A single file, by the hash of its content; it travels to workers."""
+    """A single file, named by the hash of its content; it can be sent to workers."""
 
     path: Path
     sha256: str
@@ -61,7 +61,7 @@ class SharedFile:
 
 
 def share(folder: Path) -> SharedFolder:
-    """Put a folder, with all that it names, where workers find it; what is there stays.
+    """Copy a folder, with all that it names, to where workers find it, unless it is there.
 
     Raises: FileNotFoundError or ValueError naming the first wrong file.
     """
@@ -75,12 +75,12 @@ def share(folder: Path) -> SharedFolder:
             target = place / description.fingerprint
             for relative, source in files.items():
                 target.put(source, relative)
-            target.put(description.file, description.file.name)  # last: it says all is there
+            target.put(description.file, description.file.name)  # last: it says that all is there
     return SharedFolder(folder.absolute(), fingerprint, place)
 
 
 def share_file(file: Path) -> SharedFile:
-    """Put a file where workers find it. Raises: OSError if it cannot be read."""
+    """Copy a file to where workers find it. Raises: OSError if it cannot be read."""
     digest = sha256_of(file)
     root = data_root()
     if root is None:
@@ -92,7 +92,7 @@ def share_file(file: Path) -> SharedFile:
 
 
 def _fetch(place: Storage, fingerprint: str) -> Path:
-    """Copy a folder, and first what it names, into this machine's store."""
+    """Copy what a folder names, and then the folder, into this machine's store."""
     target = stores()[0] / fingerprint
     with _alone(target), tempfile.TemporaryDirectory() as folder:
         if any((target / name).is_file() for name in DESCRIPTIONS):

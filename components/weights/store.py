@@ -1,7 +1,7 @@
-"""Where networks lie on this machine, and how to take them to another one.
+"""Where networks lie on this machine, and how to copy them to another.
 
-A store is a folder of folders, each named by its fingerprint: `$HDRFACE_STORE`, else
-`~/.cache/hdrface`. Whatever names a network by fingerprint finds it beside its owner or in a store.
+A store is a folder of folders, each named by its fingerprint: `$HDRFACE_STORE`, otherwise
+`~/.cache/hdrface`. A network that is named by its fingerprint lies beside its owner or in a store.
 """
 
 import os
@@ -26,7 +26,7 @@ Put = Callable[[Path, Path], object]  # copy or link: (source, target)
 
 @dataclass(frozen=True)
 class WeightsFolder:
-    """Verified pretrained weights; `root` is where the published layout (`vae/`, …) lies."""
+    """Verified pretrained weights; `root` is the folder of the published layout (`vae/`, …)."""
 
     name: str
     fingerprint: str
@@ -35,7 +35,7 @@ class WeightsFolder:
     manifest: Manifest
 
     def path(self, relative: str) -> Path:
-        """Return a file or folder of the layout. Raises: FileNotFoundError if it is not in it."""
+        """Return a file or folder of the layout. Raises: FileNotFoundError if there is none."""
         path = self.root / relative
         known = any(
             name == relative or name.startswith(f"{relative}/") for name in self.manifest.files
@@ -59,7 +59,7 @@ def stores() -> list[Path]:
 def open_weights(folder: Path) -> WeightsFolder:
     """Open a folder of weights, such as `data/weights/sd21`, and verify every file of it.
 
-    Raises: FileNotFoundError or ValueError naming the first wrong file and the command that helps.
+    Raises: FileNotFoundError or ValueError naming the first wrong file and a remedy.
     """
     if not (folder / MANIFEST).is_file():
         raise FileNotFoundError(
@@ -96,11 +96,11 @@ def open_model(folder: Path) -> Description:
 
 
 def find(fingerprint: str, hints: Iterable[Path] = ()) -> Path:
-    """Return the folder with this fingerprint: one of the hints, else in a store.
+    """Find the folder with this fingerprint: one of the hints, otherwise in a store.
 
     Only descriptions are read here; `open_weights` and `open_model` verify the files.
 
-    Raises: FileNotFoundError listing every place that was tried and what lay there.
+    Raises: FileNotFoundError that lists every place that was tried and what was there.
     """
     tried = []
     for folder in [*hints, *(store / fingerprint for store in stores())]:
@@ -122,8 +122,8 @@ def find(fingerprint: str, hints: Iterable[Path] = ()) -> Path:
 def find_need(folder: Path, need: Mapping[str, Any], hints: Sequence[Path] = ()) -> Path:
     """Find what a trained folder names in `needs`: {name, fingerprint, hint}.
 
-    Looked for at the caller's hints, at the folder's own hint (relative to it or to the working
-    directory), beside the folder under its fingerprint, and in the stores.
+    It looks at the caller's hints, the folder's own hint (relative to it or to the working
+    directory), beside the folder under the fingerprint, and in the stores.
     """
     fingerprint = str(need["fingerprint"])
     own = [folder / need["hint"], Path(need["hint"])] if need.get("hint") else []
@@ -131,9 +131,9 @@ def find_need(folder: Path, need: Mapping[str, Any], hints: Sequence[Path] = ())
 
 
 def bring(folder: Path, store: Path, hints: Sequence[Path] = ()) -> Path:
-    """Copy a trained folder or weights, with all that it names, into a store; return its place.
+    """Copy a trained folder or weights, with all that they name, into a store; return the place.
 
-    The store can then be copied to another machine as it is. Everything is verified on the way.
+    The store can then be copied to another machine as it is. Everything is verified first.
     """
     place = store
     for description, files in closure(folder, hints):
@@ -144,10 +144,11 @@ def bring(folder: Path, store: Path, hints: Sequence[Path] = ()) -> Path:
 def closure(
     folder: Path, hints: Sequence[Path] = ()
 ) -> Iterator[tuple[Description, Mapping[str, Path]]]:
-    """Give what a folder names, and what that names, and last the folder; all of it verified.
+    """Verify what a folder names, what that names, and last the folder; return them in this order.
 
-    Each as its description and the places of its files. Raises: FileNotFoundError or ValueError
-    naming the first wrong file.
+    Each comes as its description and the places of its files.
+
+    Raises: FileNotFoundError or ValueError naming the first wrong file.
     """
     description = Description.read(folder)
     root = folder
@@ -161,9 +162,9 @@ def closure(
 
 
 def link(folder: Path, layout: Path) -> Path:
-    """Enter published weights into this machine's store: links to the files in `layout`.
+    """Add published weights to this machine's store, as links to the files in `layout`.
 
-    What lies beside the manifest itself (the text condition) is copied: `folder` may move.
+    What lies beside the manifest (the text condition) is copied, since `folder` may move.
     """
     description = Description.read(folder, MANIFEST)
     beside = {name: folder / name for name in description.files if (folder / name).is_file()}
@@ -179,7 +180,7 @@ def link(folder: Path, layout: Path) -> Path:
 
 
 def enter(store: Path, description: Description, files: Mapping[str, Path], put: Put) -> Path:
-    """Make `store/FINGERPRINT` of a description and its files; an intact one stays."""
+    """Make `store/FINGERPRINT` from a description and its files; an intact one stays."""
     target = store / description.fingerprint
     if _is_intact(target, description):
         return target
@@ -188,11 +189,11 @@ def enter(store: Path, description: Description, files: Mapping[str, Path], put:
         (partial / relative).parent.mkdir(parents=True, exist_ok=True)
         put(source, partial / relative)
     shutil.copyfile(description.file, partial / description.file.name)
-    if target.exists():  # damaged: its links lead nowhere, say, after a cache was emptied
+    if target.exists():  # damaged: its links may be dead, for example after a cache was emptied
         shutil.rmtree(target)
     try:
         partial.rename(target)
-    except OSError:  # another process entered the same content meanwhile
+    except OSError:  # another process has added the same content
         shutil.rmtree(partial)
         if not _is_intact(target, description):
             raise
@@ -210,7 +211,7 @@ def _is_intact(folder: Path, description: Description) -> bool:
 
 
 def _root(folder: Path, manifest: Manifest) -> Path:
-    """Return the first place that holds every file of the manifest."""
+    """Find the first place that holds every file of the manifest."""
     places = [folder, *(store / manifest.fingerprint for store in stores())]
     for place in places:
         if all((place / relative).is_file() for relative in manifest.files):

@@ -69,7 +69,7 @@ def test_every_source_that_the_stage_may_run_counts(sources):
         ("pipelines/faces.py", "return align()", "return align"),
     ],
 )
-def test_a_change_of_the_code_changes_its_hash_alone(sources, file, old, new):
+def test_a_change_of_a_source_changes_only_its_hash(sources, file, old, new):
     before = hashes(sources)
     edit(sources / file, old, new)
     after = hashes(sources)
@@ -89,14 +89,14 @@ def test_a_change_of_the_code_changes_its_hash_alone(sources, file, old, new):
         ("components/faces/detect.py", "numpy", "torch"),
     ],
 )
-def test_what_makes_no_other_result_changes_no_hash(sources, file, old, new):
+def test_comments_docstrings_and_line_breaks_change_no_hash(sources, file, old, new):
     before = hashes(sources)
     edit(sources / file, old, new)
 
     assert hashes(sources) == before
 
 
-def test_a_string_that_is_no_docstring_counts(sources):
+def test_a_string_that_is_not_a_docstring_counts(sources):
     before = hashes(sources)
     edit(sources / "components/blur.py", "KERNEL =", 'MODE = "gauss"\nKERNEL =')
     after = hashes(sources)
@@ -124,7 +124,7 @@ def test_the_sources_of_this_repository_are_found(repository):
     assert repository == lineage.ROOT
 
 
-def test_the_fingerprint_depends_on_every_part_and_on_no_order():
+def test_the_fingerprint_depends_on_every_part_and_not_on_their_order():
     one = lineage.fingerprint(stage="faces", params={"a": 1, "b": 2})
 
     assert one == lineage.fingerprint(params={"b": 2, "a": 1}, stage="faces")
@@ -165,7 +165,7 @@ def test_dvc_hashes_are_those_that_dvc_will_lock(tmp_path, monkeypatch):
     assert after["data"] != before["data"]
 
 
-def test_the_lock_tells_all_that_led_to_an_output(tmp_path, monkeypatch):
+def test_the_lock_shows_all_stages_that_led_to_an_output(tmp_path, monkeypatch):
     from dvc.repo import Repo
 
     (tmp_path / "dvc.yaml").write_text(

@@ -72,7 +72,7 @@ def test_every_bad_key_is_named_at_once_with_its_value(file: Path) -> None:
         ("degrade.seed.x", "degrade.seed.x: section is missing; 'degrade.seed' has no sections"),
     ],
 )
-def test_a_missing_section_is_named_with_those_that_are_there(
+def test_a_missing_section_is_named_with_the_known_ones(
     file: Path, section: str, message: str
 ) -> None:
     with pytest.raises(ParamsError) as caught:
@@ -116,7 +116,7 @@ def test_workers_are_a_number_or_two(file: Path, written: str, read: object) -> 
 
 
 @pytest.mark.parametrize("written", ["0", "[0, 2]", "[3, 2]", "[1, 2, 3]", "true", "2.5", "two"])
-def test_workers_that_cannot_be_are_refused_in_one_line(file: Path, written: str) -> None:
+def test_impossible_workers_are_refused_in_one_line(file: Path, written: str) -> None:
     file.write_text(f"train: {{workers: {written}}}")
     with pytest.raises(ParamsError, match=r"train\.workers = .*or \[min, max\] with 1 <= min") as e:
         Training.load("train", file)

@@ -326,7 +326,7 @@ def test_a_run_of_mlflow_names_a_model_too(project: Project, tmp_path: Path) -> 
     assert "sd21-text on 5 faces" in printed
     assert f"{result['metrics']['psnr']['gain']['mean']:+.3f}" in printed
     assert "not measured: identity_angle: no identity network" in printed
-    with pytest.raises(ValueError, match="'n0ne' is no folder here, and no name of MLflow's"):
+    with pytest.raises(ValueError, match="'n0ne' is neither a folder here nor a name in MLflow"):
         folder_scores.run("n0ne", project.faces, seed=1)
 
 

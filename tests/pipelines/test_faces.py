@@ -67,7 +67,7 @@ REASONS = {
     "bomb.png": "too large",
     "empty.webp": "not a JPEG, PNG, WebP, BMP or TIFF (it is empty)",
     "text.jpg": "not a JPEG, PNG, WebP, BMP or TIFF (it starts with b'I am no pict')",
-    "three.bmp": "too small: 3 x 3, at least 16 pixels a side",
+    "three.bmp": "too small: 3 x 3, at least 16 pixels per side",
     "truncated.png": "truncated or broken: ",
     "unknown.png": "no landmarks are given for it: name a detector (faces.detector)",
 }

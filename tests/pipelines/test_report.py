@@ -27,7 +27,7 @@ MODELS = ("sd21-text", "sd21-sdfm")
 
 def _write_table(out: Path) -> None:
     """Write a table of one shard as `tables.build` does, without a cluster."""
-    rejected = [Rejection("Größe 3.png", "too small: 3 x 3, at least 16 pixels a side")]
+    rejected = [Rejection("Größe 3.png", "too small: 3 x 3, at least 16 pixels per side")]
     partial = Unfinished.resume(out, "1dea", 1)
     note = partial.keep(0, Made(pa.table({"face_id": ["a", "b"]}), rejected))
     manifest = {

@@ -32,7 +32,7 @@ def files_of(folder: Path) -> set[str]:
     return {file.relative_to(folder).as_posix() for file in folder.rglob("*") if file.is_file()}
 
 
-def test_each_picture_gets_a_twin_of_its_size_and_a_line(source: Path, tmp_path: Path) -> None:
+def test_each_picture_gets_a_twin_of_its_size_and_a_row(source: Path, tmp_path: Path) -> None:
     out = tmp_path / "new" / "out"
     result = degrade_folder(source, out, recipe=RECIPE, seed=42)
     assert result.num_pictures == 2
@@ -50,7 +50,7 @@ def test_each_picture_gets_a_twin_of_its_size_and_a_line(source: Path, tmp_path:
     assert [path.name for path in out.parent.iterdir()] == ["out"]  # nothing unfinished is left
 
 
-def test_a_twin_does_not_depend_on_its_neighbours(source: Path, tmp_path: Path) -> None:
+def test_a_twin_does_not_depend_on_the_other_pictures(source: Path, tmp_path: Path) -> None:
     degrade_folder(source, tmp_path / "both", recipe=RECIPE, seed=1)
     (source / "a.png").unlink()
     degrade_folder(source, tmp_path / "one", recipe=RECIPE, seed=1)
@@ -65,7 +65,7 @@ def test_variants_and_changed_targets_have_their_own_files(source: Path, tmp_pat
     assert {"a.png", "a.1.png", "hq/a.png", "hq/a.1.png", "more/Jörg 1.1.png"} < files_of(out)
 
 
-def test_pictures_that_differ_in_their_suffix_alone_do_not_meet(
+def test_pictures_that_differ_only_in_their_suffix_keep_separate_twins(
     source: Path, tmp_path: Path
 ) -> None:
     (source / "a.bmp").write_bytes((source / "a.png").read_bytes())
@@ -74,7 +74,7 @@ def test_pictures_that_differ_in_their_suffix_alone_do_not_meet(
     assert {"a.png.png", "a.bmp.png"} < files_of(out)
 
 
-def test_a_folder_that_is_there_is_not_touched(source: Path, tmp_path: Path) -> None:
+def test_an_existing_folder_is_not_changed(source: Path, tmp_path: Path) -> None:
     out = tmp_path / "out"
     out.mkdir()
     (out / "mine.txt").write_text("kept")
@@ -83,7 +83,7 @@ def test_a_folder_that_is_there_is_not_touched(source: Path, tmp_path: Path) -> 
     assert files_of(out) == {"mine.txt"}
 
 
-def test_a_folder_without_one_good_picture_is_an_error(tmp_path: Path) -> None:
+def test_a_folder_without_a_usable_picture_is_an_error(tmp_path: Path) -> None:
     folder = tmp_path / "in"
     folder.mkdir()
     with pytest.raises(SourceError, match="no pictures"):

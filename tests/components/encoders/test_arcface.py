@@ -109,5 +109,5 @@ def test_another_network_is_refused_by_name(tmp_path: Path) -> None:
     with pytest.raises(FileNotFoundError, match="iResNet-50 trained on MS1MV3"):
         ArcFace.load(file)
     torch.save({"conv1.weight": torch.zeros(64, 3, 7, 7)}, file)
-    with pytest.raises(ValueError, match=r"(?s)backbone.pth is no iResNet-50.*conv1.weight"):
+    with pytest.raises(ValueError, match=r"(?s)backbone.pth is not an iResNet-50.*conv1.weight"):
         ArcFace.load(file)

@@ -30,7 +30,7 @@ def detector(detector_file: Path) -> Detector:
 
 
 @pytest.mark.shared
-def test_it_finds_the_faces_of_photographs_from_the_left(
+def test_it_finds_the_faces_of_photographs_from_left_to_right(
     detector: Detector, detector_file: Path, shared_dir: Path
 ) -> None:
     found = {}
@@ -77,7 +77,7 @@ def test_a_photograph_is_aligned_to_the_template(detector: Detector, shared_dir:
 
 
 @pytest.mark.shared
-def test_drawn_portraits_pass_for_faces(detector: Detector) -> None:
+def test_detectors_find_drawn_portraits(detector: Detector) -> None:
     errors = []
     for number in range(4):
         portrait = drawing.draw(1, number)
@@ -111,10 +111,10 @@ def test_another_network_is_refused_and_described(shared_dir: Path) -> None:
         open_detector(shared_dir / "weights" / "mobilefacenet.onnx", min_score=0.5)
 
 
-def test_what_is_no_network_is_refused(tmp_path: Path) -> None:
+def test_a_file_that_is_not_a_network_is_refused(tmp_path: Path) -> None:
     text = tmp_path / "detector.onnx"
     text.write_text("no network")
-    with pytest.raises(DetectorError, match="is no ONNX network"):
+    with pytest.raises(DetectorError, match="is not an ONNX network"):
         open_detector(text, min_score=0.5)
     with pytest.raises(DetectorError, match="cannot be read: No such file"):
         open_detector(tmp_path / "missing.onnx", min_score=0.5)

@@ -18,7 +18,7 @@ RULE = Rule(better=["psnr"], not_worse={"ssim": 0.01}, bootstrap_samples=500, se
 def scores(
     psnr: Any, ssim: Any, *, degraded: float = 20.0, pairs: str = "9f", **changed: Any
 ) -> dict[str, Any]:
-    """Make a metrics file with one variant a face; both metrics have a value a face."""
+    """Make a metrics file with one variant per face, and one value per face in both metrics."""
     faces = [
         FaceScores(
             f"face-{i}",
@@ -57,7 +57,7 @@ def test_better_on_every_face_is_better_and_never_both_ways(psnr: list[float], g
 
 @settings(max_examples=25, deadline=None)
 @given(one=values, draw=st.randoms(use_true_random=False))
-def test_of_two_models_at_most_one_is_better(one: list[float], draw: Any) -> None:
+def test_at_most_one_of_two_models_is_better(one: list[float], draw: Any) -> None:
     other = draw.sample(one, len(one))
     ssim = [0.7] * len(one)
     first = promotion.compare(scores(one, ssim), scores(other, ssim), RULE)
@@ -67,14 +67,14 @@ def test_of_two_models_at_most_one_is_better(one: list[float], draw: Any) -> Non
 
 @settings(max_examples=15, deadline=None)
 @given(psnr=values)
-def test_no_model_takes_its_own_place(psnr: list[float]) -> None:
+def test_no_model_replaces_itself(psnr: list[float]) -> None:
     same = scores(psnr, [0.7] * len(psnr))
     assert not promotion.compare(same, same, RULE).is_better
 
 
 @settings(max_examples=25, deadline=None)
 @given(psnr=values, loss=st.floats(0, 0.02))
-def test_a_loss_within_the_margin_is_borne_and_one_beyond_it_is_not(
+def test_a_loss_is_accepted_within_the_margin_and_not_beyond_it(
     psnr: list[float], loss: float
 ) -> None:
     assume(abs(loss - 0.01) > 1e-9)
@@ -113,7 +113,7 @@ def test_an_independent_bootstrap_gives_the_same_interval_and_decision(mean: flo
     assert verdict.is_better == (low > 0)
 
 
-def test_where_lower_is_better_less_is_a_gain() -> None:
+def test_if_lower_is_better_less_is_a_gain() -> None:
     rule = Rule(better=["psnr"], not_worse={}, bootstrap_samples=100, seed=1)
     low, high = scores([10, 11, 12], [0.5] * 3), scores([20, 21, 22], [0.5] * 3)
     for one in (low, high):
@@ -131,7 +131,7 @@ def test_variants_of_a_face_count_once() -> None:
     assert "3 faces" in promotion.compare_with_input(several, RULE).reason
 
 
-def test_the_first_model_is_held_against_what_it_was_given() -> None:
+def test_the_first_model_is_compared_with_its_input() -> None:
     good = promotion.compare_with_input(scores([21, 22, 23], [0.7] * 3), RULE)
     assert good.is_better
     assert good.reason.startswith("psnr better (+2 dB; 95 %: +1 to +3; 3 faces); ssim not worse by")
@@ -140,7 +140,7 @@ def test_the_first_model_is_held_against_what_it_was_given() -> None:
     assert bad.reason.startswith("psnr not shown to be better (-2 dB;")
 
 
-def test_other_faces_are_no_comparison() -> None:
+def test_other_faces_are_not_comparable() -> None:
     one = scores([21, 22], [0.7] * 2)
     verdict = promotion.compare(one, scores([1, 2], [0.1] * 2, pairs="e0"), RULE)
     assert not verdict.is_better
@@ -152,7 +152,7 @@ def test_other_faces_are_no_comparison() -> None:
     )
 
 
-def test_a_metric_that_was_not_measured_or_otherwise_is_a_reason_against() -> None:
+def test_a_metric_that_is_missing_or_measured_differently_is_a_reason_against() -> None:
     rule = RULE.model_copy(update={"not_worse": {"lpips": 0.1, "dists": 0.1}})
     verdict = promotion.compare(scores([21, 22], [0.7] * 2), scores([1, 2], [0.7] * 2), rule)
     assert not verdict.is_better
@@ -189,6 +189,6 @@ def test_one_face_shows_nothing() -> None:
     assert "one face gives no interval" in verdict.reason
 
 
-def test_a_metric_stands_once_in_the_rule() -> None:
+def test_a_metric_may_be_in_the_rule_only_once() -> None:
     with pytest.raises(ValueError, match="psnr is in both 'better' and 'not_worse'"):
         Rule(better=["psnr"], not_worse={"psnr": 1}, bootstrap_samples=1, seed=1)

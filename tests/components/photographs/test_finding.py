@@ -43,7 +43,7 @@ def test_a_small_face_is_left_and_says_so() -> None:
 def test_five_points_that_are_no_face_are_left() -> None:
     mixed = at(300, 200, 80)[[4, 2, 0, 1, 3]]
     [reason] = reasons(mixed)
-    assert "its five landmarks are no face" in reason
+    assert "its five landmarks are not a face" in reason
 
 
 def test_a_face_whose_middle_is_outside_is_left() -> None:

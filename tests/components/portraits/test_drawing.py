@@ -5,7 +5,7 @@ from components.keyed_random import generator
 from components.portraits import canvas, drawing, features, traits
 
 
-def test_a_portrait_depends_on_seed_and_number_alone() -> None:
+def test_a_portrait_depends_only_on_seed_and_number() -> None:
     first = drawing.draw(1, 3)
     drawing.draw(1, 4)
     again = drawing.draw(1, 3)
@@ -34,7 +34,7 @@ def test_the_picture_has_the_eyes_where_the_landmarks_say() -> None:
             assert eye.min() < 80  # a pupil, or the lid of a narrow eye
 
 
-def test_pixels_and_face_coordinates_are_each_other_s_inverse() -> None:
+def test_pixel_and_face_coordinates_are_inverse_to_each_other() -> None:
     person = traits.choose(generator(1, "someone", 0, "traits"), 320)
     sheet = canvas.prepare(person, 320)
     points = np.array([[-0.5, 0.0], [0.5, 0.0], [0.0, 0.6], [0.3, 1.0]])

@@ -9,7 +9,7 @@ from components.faces import align
 from components.portraits import drawing, samples
 
 
-def test_the_carried_pictures_hold_seven_faces_that_align() -> None:
+def test_the_packages_pictures_have_seven_faces_that_align() -> None:
     carried = list(samples.carried())
     assert [sample.name for sample in carried] == ["astronaut.png", "t1.jpg"]
     assert sum(len(sample.landmarks) for sample in carried) == 7
@@ -28,7 +28,7 @@ def test_another_picture_under_the_same_name_is_refused(monkeypatch: pytest.Monk
         list(samples.carried())
 
 
-def test_more_portraits_begin_with_the_same_ones() -> None:
+def test_the_first_portraits_do_not_depend_on_the_count() -> None:
     few, more = list(samples.drawn(4, 2)), list(islice(samples.drawn(4, 3), 2))
     assert [(sample.name, sample.data) for sample in few] == [
         (sample.name, sample.data) for sample in more
@@ -36,7 +36,7 @@ def test_more_portraits_begin_with_the_same_ones() -> None:
     assert few[1].name == "portrait-0001.png"
 
 
-def test_what_is_drawn_does_not_depend_on_opencvs_threads() -> None:
+def test_a_portrait_does_not_depend_on_opencvs_threads() -> None:
     """Number 17 is one that did."""
     cv2.setNumThreads(8)
     [in_company] = islice(samples.drawn(1, 18), 17, 18)

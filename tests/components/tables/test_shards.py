@@ -54,7 +54,7 @@ def test_a_tensor_column_may_have_no_rows(tmp_path):
     assert empty.type == shards.tensor_column(np.zeros((2, 3, 4), np.float16)).type
 
 
-def test_a_tensor_column_is_never_rounded_in_silence():
+def test_float32_in_a_tensor_column_is_refused_not_rounded():
     with pytest.raises(ValueError, match="float32: round it first"):
         shards.tensor_column(np.zeros((2, 3), np.float32))
 
@@ -90,7 +90,7 @@ def test_a_note_says_all_that_the_manifest_needs():
     assert Note.loads(note.dumps()) == note
 
 
-def test_a_missing_column_is_named_with_those_there_are(tmp_path):
+def test_a_missing_column_is_named_with_the_known_ones(tmp_path):
     file = tmp_path / "shard.parquet"
     file.write_bytes(written(pa.table({"face_id": ["a"]})))
 
@@ -98,7 +98,7 @@ def test_a_missing_column_is_named_with_those_there_are(tmp_path):
         read(file, ["face"])
 
 
-def test_json_has_one_form():
+def test_json_has_only_one_form():
     assert shards.json_bytes({"b": 1, "a": "ü"}) == '{\n  "a": "ü",\n  "b": 1\n}\n'.encode()
     with pytest.raises(ValueError, match="not JSON compliant"):
         shards.json_bytes({"a": float("nan")})

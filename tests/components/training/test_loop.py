@@ -21,7 +21,7 @@ class Pair(NamedTuple):
 
 
 class Rows:
-    """Rows that follow from their number."""
+    """Rows that depend on their number."""
 
     def __init__(self, stream: int = 0, poison: int | None = None) -> None:
         self.position, self.stream, self.poison = 0, stream, poison
@@ -77,7 +77,7 @@ def run(
     resume_from: Path | None = None,
     export: Callable[[Path], None] | None = None,
 ) -> tuple[Step, list[dict[str, float]], list[int]]:
-    """Train, keep each checkpoint as `folder/STEP`, and give model, points and checkpoint steps."""
+    """Train, keep checkpoints as `folder/STEP`, and return model, points and checkpoint steps."""
     points: list[dict[str, float]] = []
     kept: list[int] = []
 
@@ -101,7 +101,7 @@ def without_rate(points: list[dict[str, float]]) -> list[dict[str, float]]:
     return [{k: v for k, v in point.items() if k != "images_per_s"} for point in points]
 
 
-def test_it_learns_and_leaves_frozen_parameters_alone() -> None:
+def test_it_learns_and_does_not_change_frozen_parameters() -> None:
     before = Step()
     step, points, kept = run(optimization())
     assert points[-1]["loss"] < 0.5 * points[0]["loss"]
@@ -159,7 +159,7 @@ def test_a_loss_that_is_not_finite_stops_with_step_and_term_before_any_checkpoin
     assert len(kept) == 1  # of step 6
 
 
-def test_the_last_checkpoint_has_what_is_exported(tmp_path: Path) -> None:
+def test_the_last_checkpoint_has_the_exported_files(tmp_path: Path) -> None:
     run(optimization(), tmp_path, export=lambda folder: (folder / "extra").touch())
     assert (tmp_path / "20" / "extra").exists()
     assert not (tmp_path / "18" / "extra").exists()
@@ -253,7 +253,7 @@ def test_three_ranks_keep_the_same_weights_and_resume_bit_for_bit(tmp_path: Path
 
 @pytest.mark.slow
 def test_fewer_workers_have_the_same_gradient(tmp_path: Path) -> None:
-    """Of four streams, three workers have two, one and one."""
+    """Three workers serve four streams: two, one and one."""
     expected = together(tmp_path / "4", 4, 4, steps=1)
     for world_size in (1, 2, 3):
         found = together(tmp_path / str(world_size), world_size, 4, steps=1)

@@ -1,4 +1,4 @@
-"""What a step minimises, and what of the restorer it teaches."""
+"""What a step minimises, and which parts of the restorer it trains."""
 
 from pathlib import Path
 
@@ -36,7 +36,7 @@ def batch(step: TrainingStep) -> Batch:
 
 
 @pytest.mark.parametrize("backbone", ["sd21", "qwen"])
-def test_the_loss_is_the_weighted_sum_and_reaches_gate_and_generator_alone(
+def test_the_loss_is_the_weighted_sum_and_trains_only_gate_and_generator(
     networks: Path, backbone: str
 ) -> None:
     losses = {"latent": 0.5, "pixel": {"weight": 2.0, "range": "signed"}}

@@ -44,7 +44,7 @@ def params(**changes: Any) -> PublishedParams:
 
 
 class Hub(ThreadingHTTPServer):
-    """A hub of one repository: listing, headers and files; it counts what is asked of it."""
+    """A hub of one repository: listing, headers and files; it counts requests."""
 
     def __init__(self, layout: Path) -> None:
         super().__init__(("127.0.0.1", 0), _Answer)
@@ -164,7 +164,7 @@ def test_nothing_is_fetched_twice_and_no_pickle_at_all(hub: Hub, tmp_path: Path)
     assert hub.asked == []
 
 
-def test_a_machine_with_the_manifest_alone_gets_the_rest(
+def test_a_machine_with_only_the_manifest_gets_the_rest(
     hub: Hub, tmp_path: Path, store: Path
 ) -> None:
     """As after `dvc pull` on another machine: the folder stays as it is, the text condition too."""
@@ -216,7 +216,7 @@ def test_a_gated_network_says_how_to_get_it(hub: Hub, tmp_path: Path) -> None:
     ],
 )
 @pytest.mark.usefixtures("hub")
-def test_what_is_not_there_is_named(
+def test_a_missing_repository_or_revision_is_named(
     tmp_path: Path, change: dict[str, Any], error: type[Exception], hint: str
 ) -> None:
     with pytest.raises(error, match=hint):

@@ -1,4 +1,4 @@
-"""Manifests: fingerprint from content alone, every damage named."""
+"""Manifests: the fingerprint depends only on content, and every damage is named."""
 
 import json
 from pathlib import Path
@@ -61,7 +61,7 @@ def test_the_same_content_has_the_same_bytes_and_fingerprint_anywhere(tmp_path: 
     assert Manifest.read(tmp_path / "a").facts == {"reconstruction_psnr": 27.5}
 
 
-def test_where_it_came_from_is_not_what_it_is(tmp_path: Path) -> None:
+def test_the_source_is_not_part_of_the_fingerprint(tmp_path: Path) -> None:
     fingerprint = make_weights(tmp_path / "a")
     assert make_weights(tmp_path / "a", source="elsewhere", licence="MIT") == fingerprint
     assert make_weights(tmp_path / "a", name="qwen") != fingerprint
@@ -79,7 +79,7 @@ def test_where_it_came_from_is_not_what_it_is(tmp_path: Path) -> None:
     ),
     data=st.data(),
 )
-def test_any_changed_byte_is_another_fingerprint(
+def test_any_changed_byte_changes_the_fingerprint(
     tmp_path_factory: pytest.TempPathFactory, files: dict[str, bytes], data: st.DataObject
 ) -> None:
     folder = tmp_path_factory.mktemp("weights")
@@ -132,16 +132,16 @@ def test_history_and_hints_are_not_part_of_a_restorer(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("name", ["/etc/passwd", "../secret", "unet/../../secret", "a\\b"])
-def test_a_file_outside_of_the_folder_is_refused(tmp_path: Path, name: str) -> None:
+def test_a_file_outside_the_folder_is_refused(tmp_path: Path, name: str) -> None:
     make_weights(tmp_path)
     content = json.loads((tmp_path / "manifest.json").read_text())
     content["files"] = {name: {"bytes": 1, "sha256": "0" * 64}}
     (tmp_path / "manifest.json").write_text(json.dumps(content))
-    with pytest.raises(ValueError, match="lies outside of its folder"):
+    with pytest.raises(ValueError, match="lies outside its folder"):
         Description.read(tmp_path)
 
 
-def test_what_is_no_description_says_so(tmp_path: Path) -> None:
+def test_a_file_that_is_not_a_description_is_refused(tmp_path: Path) -> None:
     with pytest.raises(FileNotFoundError, match="there is no such folder"):
         Manifest.read(tmp_path / "nothing")
     with pytest.raises(FileNotFoundError, match=r"holds no manifest.json or restorer.json"):

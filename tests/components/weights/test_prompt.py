@@ -1,4 +1,4 @@
-"""The text condition: what the backbone's own text encoder says of the fixed prompt."""
+"""The text condition: the fixed prompt, encoded by the backbone's own text encoder."""
 
 import json
 from pathlib import Path
@@ -14,7 +14,7 @@ from components.weights.prompt import REFERENCE_PROMPT, write_prompt
 def test_stable_diffusion_sees_77_tokens_of_its_clip_encoder(
     stable_diffusion: Path, tmp_path: Path
 ) -> None:
-    """Against CLIP called by hand: start, words, end, then exclamation marks up to 77."""
+    """As CLIP called directly: start, words, end, then exclamation marks up to 77."""
     from transformers import CLIPTextModel, CLIPTokenizer
 
     encoded_LD = FAMILIES["sd21"].prompt(stable_diffusion, REFERENCE_PROMPT)
@@ -86,7 +86,7 @@ def qwen(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 def test_qwen_drops_the_tokens_of_its_template(qwen: Path) -> None:
-    """One token a byte here, so the length is known: the template minus 34, and the words."""
+    """One token per byte here, so the length is known: the template minus 34, and the words."""
     words = FAMILIES["qwen"].prompt(qwen, "a face")
     longer = FAMILIES["qwen"].prompt(qwen, "a face, sharp")
     assert words.dtype == torch.float32

@@ -1,4 +1,4 @@
-"""The store: found by fingerprint, verified on opening, taken along whole."""
+"""The store: found by fingerprint, verified on opening, copied as a whole."""
 
 import json
 import shutil
@@ -65,7 +65,7 @@ def test_opening_verifies_and_gives_the_layout(tmp_path: Path) -> None:
         weights.path("transformer")
 
 
-def test_a_damaged_file_is_named_with_the_command_that_helps(tmp_path: Path) -> None:
+def test_a_damaged_file_is_named_with_a_remedy(tmp_path: Path) -> None:
     make_weights(tmp_path / "sd21")
     file = tmp_path / "sd21" / "vae" / "model.safetensors"
     file.write_bytes(file.read_bytes()[::-1])
@@ -80,7 +80,7 @@ def test_a_damaged_file_is_named_with_the_command_that_helps(tmp_path: Path) -> 
         open_weights(tmp_path / "qwen")
 
 
-def test_a_manifest_that_lies_about_its_fingerprint_is_refused(tmp_path: Path) -> None:
+def test_a_manifest_with_a_wrong_fingerprint_is_refused(tmp_path: Path) -> None:
     fingerprint = make_weights(tmp_path / "sd21")
     manifest = tmp_path / "sd21" / "manifest.json"
     manifest.write_text(manifest.read_text().replace(fingerprint, "f" * 64))
@@ -131,7 +131,7 @@ def test_without_the_variable_the_store_is_in_the_home(
     assert stores() == [home / ".cache" / "hdrface"]
 
 
-def test_published_weights_are_linked_and_the_folder_keeps_its_manifest_alone(
+def test_published_weights_are_linked_and_the_folder_keeps_only_its_manifest(
     tmp_path: Path,
 ) -> None:
     """As for the hub: large files elsewhere, the text condition beside the manifest."""
@@ -154,7 +154,7 @@ def test_published_weights_are_linked_and_the_folder_keeps_its_manifest_alone(
     assert open_weights(folder).fingerprint == weights.fingerprint
 
 
-def test_a_trained_folder_is_brought_with_all_that_it_names(
+def test_a_trained_folder_is_copied_with_all_that_it_names(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """A model names weights and an intermediate restorer, which names others."""
@@ -183,7 +183,7 @@ def test_a_trained_folder_is_brought_with_all_that_it_names(
     assert open_weights(deeper).name == "qwen"
 
 
-def test_bringing_twice_is_the_same_and_heals_a_damaged_entry(tmp_path: Path) -> None:
+def test_copying_twice_is_the_same_and_repairs_a_damaged_entry(tmp_path: Path) -> None:
     make_weights(tmp_path / "sd21")
     place = bring(tmp_path / "sd21", tmp_path / "travel")
     assert bring(tmp_path / "sd21", tmp_path / "travel") == place

@@ -168,7 +168,7 @@ def test_a_model_comes_from_a_run_or_the_registry(
     ("words", "told"),
     [
         (["nothing.png"], "nothing.png: no such file or folder"),
-        (["face.png", "--model", "n0ne"], "'n0ne' is no folder here, and no name of MLflow's"),
+        (["face.png", "--model", "n0ne"], "'n0ne' is neither a folder here nor a name in MLflow"),
         (["face.png", "--model", "."], "'.' holds no restorer.json"),
         (["face.png", "--model", "models:/a@b"], "MLFLOW_TRACKING_URI is not set"),
         (["face.png"], "photographs need a face detector: give --detector FILE"),

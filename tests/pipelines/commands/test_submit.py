@@ -127,7 +127,7 @@ def test_a_job_runs_in_a_copy_of_the_tree_and_another_one_in_its_own(
         assert f'\n{names}\n{head_of(checkout)}\n\n{status}\n\nit\'s "changed"\n' in out
     told = err.splitlines()
     assert len(told) == 3  # and nothing of Ray's own
-    assert "HDRFACE_ROOT is not set: what the job makes stays on the cluster" in told[1]
+    assert "HDRFACE_ROOT is not set: the job's results stay on the cluster" in told[1]
     assert re.search(r"sending 4 files, 0\.0 MB, commit \w{9} and changes$", told[0])
 
 
@@ -163,7 +163,7 @@ def test_a_job_goes_on_without_its_follower_until_it_is_told_to_stop(
         interrupt(follower)
         _, err = follower.communicate(timeout=20)
     assert follower.returncode == 130
-    assert "goes on; follow it with: hdrface submit --address" in err
+    assert "continues; follow it with: hdrface submit --address" in err
     assert "RUNNING" in cluster.run(checkout, "jobs")[1]
 
     ours, theirs = pty.openpty()
@@ -262,7 +262,7 @@ def test_results_come_home_and_a_killed_job_is_gone_on_with(
     (checkout / "dvc.lock").unlink()
     code, out, err = at.run(checkout, "submit", "--attach", job[0])
     assert code == 0
-    assert "this tree is not what was sent" in err
+    assert "this tree has changed since it was sent" in err
     assert not (checkout / "dvc.lock").exists()
     assert (checkout / ".hdrface/jobs" / job[0] / "dvc.lock").exists()
 
@@ -280,7 +280,7 @@ def dvc(folder: Path, *words: str) -> str:
         (["jobs"], {"RAY_AUTH_TOKEN": "wrong-token-0123456789"}, "refuses the token"),
         (["jobs"], {"RAY_AUTH_MODE": "disabled"}, "asks for a token: set RAY_AUTH_MODE=token"),
         (["submit", "--attach", "nothing"], {}, "no job 'nothing' at"),
-        (["submit", "--", "true"], {"large": "1"}, "90 MB may travel"),
+        (["submit", "--", "true"], {"large": "1"}, "90 MB can be sent"),
     ],
 )
 def test_what_cannot_be_is_told_in_one_line_within_seconds(
