@@ -71,7 +71,7 @@ def _keep_sending(folder: Path, root: Storage, job: str, is_over: threading.Even
 
 
 def _is_sent(folder: Path, root: Storage, job: str) -> bool:
-    """Send what there is; return whether that worked. The command goes on if it did not."""
+    """Send what there is; return whether that worked. The command continues in any case."""
     try:
         results.send(folder, root, job)
         results.send_experiments(folder, root, job)

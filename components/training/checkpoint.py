@@ -29,7 +29,7 @@ FORMAT = 2
 
 @dataclass
 class Progress:
-    """How far a training is."""
+    """The progress of a training."""
 
     step: int = 0  # optimizer steps taken
     history: list[HistoryPoint] = field(default_factory=list)
