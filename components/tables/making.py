@@ -132,7 +132,7 @@ def _configure_ray_data() -> None:
     # More workers are wanted when all are busy, not only when each has a second shard waiting.
     context.autoscaling_config.actor_pool_util_upscaling_threshold = 1.0
     if not bars:  # it warns, once, that there are no bars
-        disable_log_once_globally()
+        disable_log_once_globally()  # type: ignore[no-untyped-call]
     for handler in logging.getLogger("ray.data").handlers:
         if isinstance(handler, logging.StreamHandler):
             handler.setLevel(logging.WARNING)
