@@ -131,12 +131,9 @@ def _start_conductor(name: str, task: dict[str, Any], storage: Storage, compute:
     from components.ray_training.conductor import CONCURRENCY, Conductor
 
     here = NodeAffinitySchedulingStrategy(ray.get_runtime_context().get_node_id(), soft=False)
-    conductor: Any = ray.remote(num_cpus=0)(Conductor)
-    conductor = conductor.options(
-        name=f"training-{name}",
-        namespace="hdrface",
-        scheduling_strategy=here,
-        concurrency_groups=CONCURRENCY,
+    actor: Any = ray.remote  # its types know no groups
+    conductor = actor(num_cpus=0, concurrency_groups=CONCURRENCY)(Conductor).options(
+        name=f"training-{name}", namespace="hdrface", scheduling_strategy=here
     )
     try:
         return conductor.remote(name, task, storage, compute)
