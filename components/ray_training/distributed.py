@@ -1,8 +1,8 @@
 """A training on Ray Train: worker processes that find each other, and go on after any is lost.
 
-`fit` looks for room and lets `conductor` train with so many workers, again and again until one try
-comes to its end. Each worker runs the same function and meets the others in a process group
-(`seat`). What the function reports reaches the driver through the conductor, so that the driver
+`fit` looks for room and lets Ray Train make an `attempt` with so many workers, until one
+comes to its end. Each worker runs the same function and meets the others in a process group (`seat`). What the
+function reports reaches the driver through an actor beside it (`conductor`), so that the driver
 alone talks to MLflow and the terminal, and no number is lost with a worker.
 """
 
@@ -80,9 +80,10 @@ def fit(
         "num_streams": most if elastic_batch == "global" else None,
     }
     conductor = _start_conductor(name, task, storage, compute)
-    tries = _Tries(conductor, fewest, _within_reach(most, compute), compute, listen, max_failures)
+    reach = _within_reach(most, compute)
+    attempts = _Attempts(conductor, fewest, reach, compute, listen, max_failures)
     try:
-        path = tries.run()
+        path = attempts.run()
     finally:
         ray.kill(conductor)  # Ray's controller and the workers go with it
     if not path:
@@ -144,8 +145,8 @@ def _start_conductor(name: str, task: dict[str, Any], storage: Storage, compute:
         ) from error
 
 
-class _Tries:
-    """Tries of one training: each has a fixed number of workers and goes on where the last ended.
+class _Attempts:
+    """A training as attempts: each has a fixed number of workers, and goes on where one ended.
 
     At the start and after a loss, all workers are waited for, `compute.start_wait_s` long; then as
     many as there is room for are taken, at least the fewest, which are waited for without end. A
@@ -165,7 +166,7 @@ class _Tries:
         self._conductor, self._compute, self._listen = conductor, compute, listen
         self._fewest, self._most = fewest, most
         self._failures, self._max_failures = 0, max_failures  # since the last checkpoint
-        self._started_at: float | None = None  # the workers of this try
+        self._started_at: float | None = None  # the workers of this attempt
         self._error: Exception | None = None  # of `listen`
 
     def run(self) -> str:
@@ -215,19 +216,19 @@ class _Tries:
         return True
 
     def _train(self, count: int) -> tuple[Any, int]:
-        """Return how a try with so many workers ended, and how many to start next."""
+        """Return how an attempt with so many workers ended, and how many to start next."""
         import ray
 
         self._count, self._started_at = count, None
-        trying = self._conductor.attempt.remote(count)
+        attempt = self._conductor.attempt.remote(count)
         missing: capacity.Request | None = None
         is_stopped = False
         with contextlib.ExitStack() as requests:
-            while not ray.wait([trying], timeout=_LISTEN_EVERY_S)[0]:
+            while not ray.wait([attempt], timeout=_LISTEN_EVERY_S)[0]:
                 self._hear(ray.get(self._conductor.take.remote()) or [News()])
                 if self._started_at is None or count == self._most:
                     continue
-                if missing is None:  # not earlier: it would compete with the workers of this try
+                if missing is None:  # not earlier: it would take the room of its workers
                     missing = capacity.singly(self._compute, self._most - count)
                     requests.enter_context(missing)
                 is_due = time.monotonic() - self._started_at >= self._compute.resize_interval_s
@@ -235,7 +236,7 @@ class _Tries:
                     is_stopped = True
                     self._conductor.stop.remote()
             self._hear(ray.get(self._conductor.take.remote()))
-            end = ray.get(trying)
+            end = ray.get(attempt)
             if missing is None or end.how != "stopped":
                 return end, self._most
             wanted = count + missing.num_granted()
