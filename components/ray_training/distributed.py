@@ -1,8 +1,8 @@
 """A training on Ray Train: worker processes that find each other, and go on after any is lost.
 
-`fit` looks for room and lets Ray Train make an `attempt` with so many workers, until one
-comes to its end. Each worker runs the same function and meets the others in a process group (`seat`). What the
-function reports reaches the driver through an actor beside it (`conductor`), so that the driver
+`fit` looks for room and lets Ray Train make an `attempt` with so many workers, until one comes to
+its end. Each worker runs the same function and meets the others in a process group (`seat`). What
+the function reports reaches the driver through an actor beside it (`conductor`), so that the driver
 alone talks to MLflow and the terminal, and no number is lost with a worker.
 """
 
