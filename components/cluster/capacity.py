@@ -8,14 +8,17 @@ import logging
 import math
 import os
 import time
-from collections.abc import Mapping
-from typing import Any
+from collections.abc import Mapping, Sequence
+from typing import Any, Self
 
+from components.cluster import autoscaler
 from components.params import Compute
 
 _FIRST_WORD_AFTER_S = 5.0
 _NEXT_WORD_AFTER_S = 60.0
-_LOOK_EVERY_S = 1.0
+_ASK_EVERY_S = 1.0
+_LOOK_EVERY_S = 0.05
+_PROBE_S = 2.0  # Ray grants what is free in a tenth of it
 _GIB = 1 << 30
 
 log = logging.getLogger(__name__)
@@ -42,12 +45,79 @@ def total(compute: Compute) -> int:
     return sum(_fits(node["Resources"], compute) for node in _alive())
 
 
-def free(compute: Compute) -> int:
-    """Count the workers that could start beside all that runs there now."""
-    from ray._private.state import available_resources_per_node
+class Request:
+    """Room for workers that is asked for, and held as it comes, until the block ends.
 
-    nodes = available_resources_per_node()  # type: ignore[no-untyped-call]
-    return sum(_fits(resources, compute) for resources in nodes.values())
+    It consists of Ray's placement groups, so an autoscaler hears what is missing, and Ray forgets
+    it when this process ends.
+    """
+
+    def __init__(self, groups: Sequence[Sequence[dict[str, float]]]) -> None:
+        self._wanted = groups
+        self._groups: list[Any] = []
+
+    def __enter__(self) -> Self:
+        import ray.util
+
+        try:
+            for bundles in self._wanted:
+                self._groups.append(ray.util.placement_group(list(bundles)))
+        except BaseException:
+            self._forget()
+            raise
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._forget()
+
+    def num_granted(self) -> int:
+        """Count the groups that are there."""
+        import ray.util
+
+        known = ray.util.placement_group_table()
+        states = [known.get(name, {}).get("state") for name in self.names()]
+        return states.count("CREATED")
+
+    def wait(self, timeout_s: float) -> bool:
+        """Wait until all groups are there, or so long."""
+        end = time.monotonic() + timeout_s
+        while not (is_granted := self.num_granted() == len(self._groups)):
+            if time.monotonic() >= end:
+                break
+            time.sleep(_LOOK_EVERY_S)
+        return is_granted
+
+    def names(self) -> list[str]:
+        """Return Ray's names of the groups."""
+        return [group.id.hex() for group in self._groups]
+
+    def _forget(self) -> None:
+        import ray.util
+
+        for group in self._groups:
+            ray.util.remove_placement_group(group)
+        self._groups = []
+
+
+def together(compute: Compute, count: int) -> Request:
+    """Ask for room for so many workers, all at once or not at all."""
+    return Request([[needs(compute)] * count])
+
+
+def singly(compute: Compute, count: int) -> Request:
+    """Ask for room for so many workers, one by one."""
+    return Request([[needs(compute)]] * count)
+
+
+def free(compute: Compute, most: int) -> int:
+    """Count the workers, up to a number, that could start beside all that runs there now.
+
+    Ray tells of the free resources of all nodes only in sum, which says nothing of a worker that
+    needs two CPUs. So room is asked for, for a moment.
+    """
+    with singly(compute, most) as request:
+        request.wait(_PROBE_S)
+        return request.num_granted()
 
 
 def wait(compute: Compute) -> None:
@@ -55,33 +125,19 @@ def wait(compute: Compute) -> None:
 
     Raises: ValueError, within seconds, if neither a node nor the autoscaler can hold a worker.
     """
-    import ray
-
-    if free(compute):
-        return
-    if not total(compute) and not has_autoscaler():
-        raise ValueError(_refusal(compute))
-    probe = ray.remote(max_retries=0)(_nothing).options(**options(compute)).remote()
     started = time.monotonic()
     next_word = _FIRST_WORD_AFTER_S
-    while not ray.wait([probe], timeout=_LOOK_EVERY_S)[0]:
-        if not total(compute) and _is_infeasible(compute):
-            ray.cancel(probe)
-            raise ValueError(_refusal(compute))
-        if (waited := time.monotonic() - started) > next_word:
-            next_word = waited + _NEXT_WORD_AFTER_S
-            log.info("waiting for %s: %s", shown(needs(compute)), _about_cluster(compute))
+    with together(compute, 1) as request:
+        while not request.wait(_ASK_EVERY_S):
+            if not total(compute) and not _may_come(request):
+                raise ValueError(_refusal(compute))
+            if (waited := time.monotonic() - started) > next_word:
+                next_word = waited + _NEXT_WORD_AFTER_S
+                log.info("waiting for %s: %s", shown(needs(compute)), _about_cluster(compute))
 
 
-def has_autoscaler() -> bool:
-    """Say whether something may add nodes to the cluster."""
-    from ray.autoscaler.v2.utils import is_autoscaler_v2
-
-    return bool(is_autoscaler_v2(fetch_from_server=True))
-
-
-def _nothing() -> None:
-    pass
+def _may_come(request: Request) -> bool:
+    return autoscaler.is_there() and not autoscaler.refuses(request.names())
 
 
 def _alive() -> list[dict[str, Any]]:
@@ -96,29 +152,13 @@ def _fits(resources: Mapping[str, float], compute: Compute) -> int:
     )
 
 
-def _is_infeasible(compute: Compute) -> bool:
-    """Ask the autoscaler whether it has given up on the request of a worker."""
-    import ray
-    from ray._raylet import GcsClient  # type: ignore[attr-defined]
-    from ray.core.generated import autoscaler_pb2
-
-    client = GcsClient(ray.get_runtime_context().gcs_address)
-    status = autoscaler_pb2.GetClusterStatusReply()  # type: ignore[attr-defined]
-    status.ParseFromString(client.get_cluster_status())
-    wanted = needs(compute)
-    return any(
-        dict(request.resources_bundle) == wanted
-        for request in status.autoscaling_state.infeasible_resource_requests
-    )
-
-
 def _refusal(compute: Compute) -> str:
     where = "this cluster has" if "RAY_ADDRESS" in os.environ else "this machine has"
     largest = {
         kind: max((node["Resources"].get(kind, 0.0) for node in _alive()), default=0.0)
         for kind in ("CPU", "GPU", "memory")
     }
-    more = " and its autoscaler can add none" if has_autoscaler() else ""
+    more = " and its autoscaler can add none" if autoscaler.is_there() else ""
     return (
         f"a worker needs {shown(needs(compute))}; {where} no node with that{more} (at most "
         f"{shown(largest)} on one): change the stage's section in 'compute:', or set RAY_ADDRESS "

@@ -10,8 +10,6 @@ import logging
 import os
 import signal
 import subprocess
-import sys
-import tempfile
 from collections.abc import Iterator, Sequence
 from typing import Any
 
@@ -23,9 +21,6 @@ _ENVIRONMENT = {
     "RAY_USAGE_STATS_ENABLED": "0",  # nothing is reported anywhere
     # Without it, a warning for every worker that asks for no GPU.
     "RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO": "0",
-    # Ray logs "constructor arguments in the object store" as an error for each pool of actors that
-    # may be restarted. Errors of the workers arrive as exceptions; `info` brings all of it back.
-    "RAY_BACKEND_LOG_LEVEL": "fatal",
 }
 # Set where `local` started Ray: its workers find `components` and `pipelines` by PYTHONPATH.
 _IMPORTS_OURS = "HDRFACE_WORKERS_IMPORT"
@@ -48,14 +43,13 @@ def session(compute: Compute, *, show_worker_output: bool = False) -> Iterator[N
         yield
     elif address := os.environ.get("RAY_ADDRESS"):
         _set_environment()
-        with _without_banner():
-            ray.init(
-                address,
-                logging_level=logging.WARNING,
-                log_to_driver=show_worker_output,
-                runtime_env=_code(),
-                namespace="hdrface",
-            )
+        ray.init(
+            address,
+            logging_level=logging.WARNING,
+            log_to_driver=show_worker_output,
+            runtime_env=_code(),
+            namespace="hdrface",
+        )
         try:
             nodes.check()
             capacity.wait(compute)
@@ -86,19 +80,18 @@ def local(*, num_cpus: int | None = None, show_worker_output: bool = False) -> I
     import ray
 
     _set_environment()
-    # That the cluster asks for a token, as Ray's local ones do, is no reason to warn.
-    logging.getLogger("ray._private.authentication").setLevel(logging.ERROR)
     # Workers import `components` and `pipelines` wherever the command was started.
     paths = [str(ROOT), *filter(None, os.environ.get("PYTHONPATH", "").split(os.pathsep))]
     os.environ["PYTHONPATH"] = os.pathsep.join(dict.fromkeys(paths))
-    with _without_banner():
-        ray.init(
-            address="local",  # without it, Ray would join any cluster that runs on this machine
-            num_cpus=num_cpus,
-            include_dashboard=False,
-            logging_level=logging.WARNING,
-            log_to_driver=show_worker_output,
-        )
+    ray.init(
+        address="local",  # without it, Ray would join any cluster that runs on this machine
+        num_cpus=num_cpus,
+        include_dashboard=False,
+        # Ray warns that the cluster asks for a token, as all local ones do.
+        logging_level=logging.ERROR,
+        log_to_driver=show_worker_output,
+    )
+    logging.getLogger("ray").setLevel(logging.WARNING)
     try:
         yield
     finally:
@@ -108,27 +101,6 @@ def local(*, num_cpus: int | None = None, show_worker_output: bool = False) -> I
 def _set_environment() -> None:
     for name, value in _ENVIRONMENT.items():
         os.environ.setdefault(name, value)
-
-
-@contextlib.contextmanager
-def _without_banner() -> Iterator[None]:
-    """Hold back what is written to stderr in the block, but for a line of Ray's C++ part.
-
-    It announces its log level there, before it has one.
-    """
-    sys.stderr.flush()
-    stderr = os.dup(2)
-    with tempfile.TemporaryFile() as held_back:
-        os.dup2(held_back.fileno(), 2)
-        try:
-            yield
-        finally:
-            sys.stderr.flush()
-            os.dup2(stderr, 2)
-            os.close(stderr)
-            held_back.seek(0)
-            lines = [line for line in held_back if b"Set ray log level from" not in line]
-            os.write(2, b"".join(lines))
 
 
 def run_inside(command: Sequence[str]) -> int:

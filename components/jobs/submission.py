@@ -33,11 +33,11 @@ _TIMEOUT_S = 5.0  # of a question; Ray's own client would wait for minutes
 _ANSWER_TIMEOUT_S = 15.0  # of other calls: for a connection, and for each part of an answer
 _SEND_TIMEOUT_S = 60.0  # the server answers after it has stored what it was sent
 _HEARTBEAT_S = 5.0  # while a log is silent, the server is asked this often whether it is there
-_SIGN_OF_LIFE = ("GET", "/api/version")
+_SIGN_OF_LIFE = "/api/version"
 _STOP_TIMEOUT_S = 30.0  # Ray kills a job three seconds after it was told to end
 # What these log also comes as an exception, or does not help the person who submits.
 _TALKATIVE = (
-    "ray._private.authentication",
+    "ray",
     "ray.dashboard.modules.dashboard_sdk",
     "ray.dashboard.modules.job.sdk",
 )
@@ -130,15 +130,18 @@ def _check_is_ray(address: str) -> None:
 def _check_versions(client: "JobSubmissionClient") -> None:
     import ray
 
-    # Ray has no public call for these.
-    answer = client._do_request("GET", "/api/version", timeout=_TIMEOUT_S).json()
-    here, there = ray.__version__, answer["ray_version"]
+    here, there = ray.__version__, _ask(client, "/api/version")["ray_version"]
     if here != there:
         raise ValueError(_about_version("Ray", client, there, here))
-    answer = client._do_request("GET", "/api/v0/cluster_metadata", timeout=_TIMEOUT_S).json()
-    here, there = platform.python_version(), answer["data"]["pythonVersion"]
+    there = _ask(client, "/api/v0/cluster_metadata")["data"]["pythonVersion"]
+    here = platform.python_version()
     if here.split(".")[:2] != there.split(".")[:2]:
         raise ValueError(_about_version("Python", client, there, here))
+
+
+def _ask(client: "JobSubmissionClient", page: str) -> Any:
+    """Get a page for which Ray's client has no call of its own, within seconds."""
+    return client._do_request("GET", page, timeout=_TIMEOUT_S).json()
 
 
 def _about_version(name: str, client: "JobSubmissionClient", there: str, here: str) -> str:
@@ -245,7 +248,8 @@ def follow(client: "JobSubmissionClient", job: str, write: Callable[[str], objec
         broke_off = False
         try:
             asyncio.run(_tail(client, job, log_so_far))
-        except (OSError, ClientError):  # the next call shows whether it is gone
+        # Ray's own RuntimeError: the log broke off. The next call shows whether the job is gone.
+        except (OSError, ClientError, RuntimeError):
             broke_off = True
         if (details := _details(client, job, advice)).status.is_terminal():
             break
@@ -275,30 +279,24 @@ class _Log:
 
 
 async def _tail(client: "JobSubmissionClient", job: str, log_so_far: _Log) -> None:
-    """Follow a log as Ray's `tail_job_logs`, but end when the network is lost without a sign.
+    """Follow a log, but end when the network is lost without a sign.
 
     The sign of life is a separate request: Ray's server answers no ping on a log's connection.
     """
-    import aiohttp
-
-    url = f"{client.get_address()}/api/jobs/{job}/logs/tail"
     log_so_far.begin()
-    farewell = aiohttp.ClientWSTimeout(ws_close=1.0)  # to a network that is gone
-    async with (
-        aiohttp.ClientSession(cookies=client._cookies, headers=client._headers) as session,
-        session.ws_connect(url, timeout=farewell, ssl=client._ssl_context) as log_socket,
-    ):
-        waiting = asyncio.create_task(log_socket.receive())
+    parts = client.tail_job_logs(job)
+    waiting = asyncio.ensure_future(anext(parts, None))
+    try:
         while True:
             if not (await asyncio.wait({waiting}, timeout=_HEARTBEAT_S))[0]:
-                await asyncio.to_thread(client._do_request, *_SIGN_OF_LIFE, timeout=_TIMEOUT_S)
+                await asyncio.to_thread(_ask, client, _SIGN_OF_LIFE)
                 continue
-            if (message := waiting.result()).type != aiohttp.WSMsgType.TEXT:
-                break
-            log_so_far.add(message.data)
-            waiting = asyncio.create_task(log_socket.receive())
-        if log_socket.close_code == aiohttp.WSCloseCode.ABNORMAL_CLOSURE:
-            raise ConnectionResetError(f"the log of {job} broke off")
+            if (part := waiting.result()) is None:
+                return
+            log_so_far.add(part)
+            waiting = asyncio.ensure_future(anext(parts, None))
+    finally:
+        waiting.cancel()
 
 
 def stop(client: "JobSubmissionClient", job: str) -> int:

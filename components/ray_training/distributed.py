@@ -1,80 +1,33 @@
 """A training on Ray Train: worker processes that find each other, and go on after any is lost.
 
-`fit` starts one process a worker; each runs the same function and meets the others in a process
-group. What the function reports reaches the driver through a mailbox, so that the driver alone
-talks to MLflow and the terminal, and no number is lost with a worker.
-
-Start-up is most of a short training. With `TorchTrainer`, the driver and the controller import
-torch, one after the other, before the first worker does; here only workers do.
+`fit` looks for room and lets Ray Train make an `attempt` with so many workers, until one comes to
+its end. Each worker runs the same function and meets the others in a process group (`worker`). What
+the function reports reaches the driver through an actor beside it (`conductor`), so that the driver
+alone talks to MLflow and the terminal, and no number is lost with a worker.
 """
 
+import contextlib
 import logging
-import os
-import queue
-import threading
-import traceback
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager, nullcontext
-from dataclasses import dataclass
-from pathlib import Path
-from typing import TYPE_CHECKING, Any
+import math
+import time
+from collections.abc import Callable
+from typing import Any
 
 from components import cluster
 from components.cluster import capacity
-from components.history import HistoryPoint
 from components.params import Compute, ElasticBatch, Workers
+from components.ray_training.worker import News, Worker
 from components.storage import Storage
-from components.training.seat import Seat
-
-if TYPE_CHECKING:
-    import torch
 
 log = logging.getLogger(__name__)
 
-_SETTINGS = {
-    # The controller reads results and notices a lost worker this often (default 2 s); with the
-    # default, each report waits for it.
-    "RAY_TRAIN_HEALTH_CHECK_INTERVAL_S": "0.2",
-    # Each is a process more. Prometheus' numbers need the dashboard; the watcher looks for
-    # announced ends of cloud machines.
-    "RAY_TRAIN_METRICS_ENABLED": "0",
-    "RAY_TRAIN_ENABLE_PREEMPTION_WATCHER": "0",
-    # A line for every report otherwise.
-    "RAY_TRAIN_ENABLE_WORKER_STRUCTURED_LOGGING": "0",
-    "RAY_TRAIN_ENABLE_CONTROLLER_STRUCTURED_LOGGING": "0",
-    # Paths in a configuration are relative to where the stage was started.
-    "RAY_CHDIR_TO_TRIAL_DIR": "0",
-}
-_TAKE_EVERY_S = 0.5
-# What a worker's code does wrong, it does wrong again. A lost worker, and what its loss does to the
-# others (RuntimeError, OSError, Ray's own errors), is worth another try.
-_MISTAKES = (
-    ArithmeticError,
-    AssertionError,
-    AttributeError,
-    ImportError,
-    LookupError,
-    NameError,
-    NotImplementedError,
-    TypeError,
-    ValueError,
-)
+_LISTEN_EVERY_S = 0.5
+_FIRST_WORD_AFTER_S = 5.0
+_NEXT_WORD_AFTER_S = 60.0
 
 
 class TrainingError(RuntimeError):
     """A training ended without its result; the message says why."""
-
-
-@dataclass(frozen=True)
-class News:
-    """What the driver is told: new points, that a checkpoint is safe, or what is waited for."""
-
-    points: Sequence[HistoryPoint] = ()
-    covered_step: float | None = None  # no step up to this one will be taken again
-    notice: str = ""
-
-
-Worker = Callable[[dict[str, Any], Seat], None]
 
 
 def fit(
@@ -111,56 +64,29 @@ def fit(
 
     Raises: TrainingError with the worker's own error, or that of `listen`.
     """
-    for setting, value in _SETTINGS.items():  # read when a training starts, not at import
-        os.environ.setdefault(setting, value)
     import ray
     import ray.cloudpickle
-    from ray import train
-    from ray.train.v2.api.exceptions import TrainingFailedError
-
-    from components.ray_training.lean_trainer import LeanTrainer, SharedDevices
 
     fewest, most = workers if isinstance(workers, tuple) else (workers, workers)
     _check_room(fewest, compute)
     _drop_broken_snapshot(storage / name)
-    mailbox = _open_mailbox(name)
-    trainer = LeanTrainer(
-        _work,
-        train_loop_config={
-            # As bytes: the controller reads this dictionary, and would import what the worker does.
-            "worker": ray.cloudpickle.dumps((worker, config)),  # type: ignore[no-untyped-call]
-            "mailbox": mailbox,
-            "cpus": compute.cpus,
-            "place": cluster.Workplace.here(),
-            "num_streams": most if elastic_batch == "global" else None,
-        },
-        compute=compute,
-        tell=lambda notice: mailbox.put.remote(News(notice=notice)),
-        backend_config=SharedDevices(),
-        scaling_config=train.ScalingConfig(
-            num_workers=(fewest, _within_reach(most, compute)),  # type: ignore[arg-type]
-            use_gpu=compute.gpus > 0,
-            resources_per_worker=capacity.needs(compute),
-        ),
-        run_config=train.RunConfig(
-            name=name,
-            storage_path=storage.path,
-            storage_filesystem=storage.filesystem,
-            failure_config=train.FailureConfig(max_failures=-1),  # the callback counts
-            checkpoint_config=train.CheckpointConfig(num_to_keep=1),
-            callbacks=[_callback(mailbox, max_failures)],
-        ),
-    )
+    task = {
+        # As bytes: Ray's controller reads this dictionary, and would import what the worker does.
+        "worker": ray.cloudpickle.dumps((worker, config)),  # type: ignore[no-untyped-call]
+        "cpus": compute.cpus,
+        "place": cluster.Workplace.here(),
+        "num_streams": most if elastic_batch == "global" else None,
+    }
+    conductor = _start_conductor(name, task, storage, compute)
+    reach = _within_reach(most, compute)
+    attempts = _Attempts(conductor, fewest, reach, compute, listen, max_failures)
     try:
-        with _listening(mailbox, listen):
-            result = trainer.fit()
-    except TrainingFailedError as error:
-        raise TrainingError(_reason(error)) from error
+        path = attempts.run()
     finally:
-        ray.kill(mailbox)
-    if result.checkpoint is None:
+        ray.kill(conductor)  # Ray's controller and the workers go with it
+    if not path:
         raise TrainingError(f"training {name} ended without a checkpoint")
-    return storage / str(result.checkpoint.path).removeprefix(f"{storage.path}/")
+    return storage / path.removeprefix(f"{storage.path}/")
 
 
 def _check_room(fewest: int, compute: Compute) -> None:
@@ -193,64 +119,23 @@ def _drop_broken_snapshot(folder: Storage) -> None:
         folder.delete(file)
 
 
-def _callback(mailbox: Any, max_failures: int) -> Any:
-    """Make what the controller calls after each checkpoint and after each error of a worker."""
-    import ray
-    from ray.train import UserCallback
-
-    class Callback(UserCallback):
-        num_failures = 0  # since the last checkpoint
-
-        def after_report(
-            self, run_context: Any, metrics: list[dict[str, Any]], checkpoint: Any
-        ) -> None:
-            """Tell the driver: only now would a restart find the checkpoint."""
-            del run_context, checkpoint
-            self.num_failures = 0
-            mailbox.put.remote(News(covered_step=metrics[0]["step"]))
-            if reason := ray.get(mailbox.reason_to_end.remote()):
-                raise TrainingError(reason)
-
-        def after_exception(
-            self, run_context: Any, worker_exceptions: dict[int, Exception]
-        ) -> None:
-            """End the training at a mistake, or if it does not get on, and do not try again."""
-            del run_context
-            for rank, error in worker_exceptions.items():
-                if isinstance(error, _MISTAKES):
-                    trace = "".join(getattr(error, "__notes__", ()))
-                    kind = type(error).__name__
-                    raise TrainingError(f"worker {rank}: {kind}: {error}\n{trace}")
-            self.num_failures += 1
-            if self.num_failures > max_failures:
-                first = next(iter(worker_exceptions.values()))
-                raise TrainingError(
-                    f"workers were lost {self.num_failures} times with no checkpoint between: "
-                    f"{first}"
-                )
-
-    return Callback()
-
-
-def _reason(error: Exception) -> str:
-    cause = getattr(error, "controller_failure", error)
-    return str(cause)
-
-
-def _open_mailbox(name: str) -> Any:
-    """Start the mailbox beside the driver: on a node that may be lost, news would be.
+def _start_conductor(name: str, task: dict[str, Any], storage: Storage, compute: Compute) -> Any:
+    """Start the conductor beside the driver: messages would be lost with any other node.
 
     Its name belongs to the training: a second run of it on this cluster would write over the first.
     """
     import ray
     from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
+    from components.ray_training.conductor import CONCURRENCY, Conductor
+
     here = NodeAffinitySchedulingStrategy(ray.get_runtime_context().get_node_id(), soft=False)
-    mailbox = ray.remote(num_cpus=0)(_Mailbox).options(
+    actor: Any = ray.remote  # its types know no groups
+    conductor = actor(num_cpus=0, concurrency_groups=CONCURRENCY)(Conductor).options(
         name=f"training-{name}", namespace="hdrface", scheduling_strategy=here
     )
     try:
-        return mailbox.remote()
+        return conductor.remote(name, task, storage, compute)
     except ValueError as error:
         raise TrainingError(
             f"training {name} runs on this cluster already: wait for it, or stop its job ('hdrface "
@@ -258,132 +143,114 @@ def _open_mailbox(name: str) -> Any:
         ) from error
 
 
-class _Mailbox:
-    """An actor between rank 0 and the driver; writing to it waits for nobody."""
+class _Attempts:
+    """A training as attempts: each has a fixed number of workers, and goes on where one ended.
 
-    def __init__(self) -> None:
-        self._news: queue.SimpleQueue[News] = queue.SimpleQueue()
-        self._reason_to_end = ""
+    At the start and after a loss, all workers are waited for, `compute.start_wait_s` long; then as
+    many as there is room for are taken, at least the fewest, which are waited for without end. A
+    training with fewer than all grows when there is room, right after a checkpoint: no step is
+    taken twice.
+    """
 
-    def put(self, news: News) -> None:
-        self._news.put(news)
+    def __init__(
+        self,
+        conductor: Any,
+        fewest: int,
+        most: int,
+        compute: Compute,
+        listen: Callable[[News], None],
+        max_failures: int,
+    ) -> None:
+        self._conductor, self._compute, self._listen = conductor, compute, listen
+        self._fewest, self._most = fewest, most
+        self._failures, self._max_failures = 0, max_failures  # since the last checkpoint
+        self._started_at: float | None = None  # the workers of this attempt
+        self._error: Exception | None = None  # of `listen`
 
-    def take(self) -> list[News]:
-        return [self._news.get() for _ in range(self._news.qsize())]
+    def run(self) -> str:
+        """Return the path of the last checkpoint. Raises: TrainingError."""
+        wanted = self._most
+        while True:
+            end, wanted = self._train(self._find_room(wanted))
+            if self._error is not None:
+                raise TrainingError(str(self._error)) from self._error
+            if end.how == "finished":
+                return str(end.said)
+            if end.how == "failed":
+                raise TrainingError(end.said)
+            if end.how == "lost":
+                self._failures += 1
+                if self._failures > self._max_failures:
+                    raise TrainingError(
+                        f"workers were lost {self._failures} times with no checkpoint between: "
+                        f"{end.said}"
+                    )
 
-    def end(self, reason: str) -> None:
-        """Let the training end after its next checkpoint."""
-        self._reason_to_end = reason
-
-    def reason_to_end(self) -> str:
-        return self._reason_to_end
-
-
-@contextmanager
-def _listening(mailbox: Any, listen: Callable[[News], None]) -> Iterator[None]:
-    """Hand what is in the mailbox to `listen` while the block runs, all of it before it ends."""
-    import ray
-
-    is_over = threading.Event()
-    errors: list[Exception] = []
-
-    def hear(arrived: list[News]) -> None:
-        for news in arrived:
-            if news.notice:
-                log.info(news.notice)
-            listen(news)
-
-    def take() -> None:
-        try:
-            while not is_over.wait(_TAKE_EVERY_S):
-                hear(ray.get(mailbox.take.remote()) or [News()])
-            hear(ray.get(mailbox.take.remote()))
-        except Exception as error:  # noqa: BLE001 - raised again in the driver's thread
-            errors.append(error)
-            mailbox.end.remote(str(error))
-
-    listener = threading.Thread(target=take, name="news-of-the-training", daemon=True)
-    listener.start()
-    try:
-        yield
-    finally:
-        is_over.set()
-        listener.join()
-    if errors:
-        raise errors[0]
-
-
-def _work(task: dict[str, Any]) -> None:
-    """Take this process's seat and run the worker: the function that Ray Train starts."""
-    import ray.cloudpickle
-    import torch  # noqa: F401 - before the number of threads is set
-    from ray import train
-
-    task["place"].enter()
-    cluster.limit_threads(task["cpus"])
-    context = train.get_context()
-    rank, world_size = context.get_world_rank(), context.get_world_size()
-    num_streams = task["num_streams"] or world_size
-    device = _device()
-    mailbox = task["mailbox"]
-
-    def report(points: list[HistoryPoint], checkpoint: Path | None) -> None:
-        if rank == 0:
-            mailbox.put.remote(News(points))
-        if checkpoint is not None:
-            train.report(
-                {"step": points[-1]["step"]},
-                checkpoint=train.Checkpoint.from_directory(checkpoint),
+    def _find_room(self, wanted: int) -> int:
+        """Return how many workers to start, as soon as there is room for them."""
+        late = time.monotonic() + self._compute.start_wait_s
+        next_word = time.monotonic() + _FIRST_WORD_AFTER_S
+        while not self._has_come(wanted, min(late, next_word)):
+            room = capacity.free(self._compute, wanted)
+            if time.monotonic() >= late:
+                if room >= self._fewest:
+                    return room
+                wanted, late = self._fewest, math.inf
+            needs = capacity.shown(capacity.needs(self._compute))
+            log.info(
+                "waiting for room for %d workers of %s; now there is room for %d",
+                *(wanted, needs, room),
             )
+            next_word = time.monotonic() + _NEXT_WORD_AFTER_S
+        return wanted
 
-    worker, config = ray.cloudpickle.loads(task["worker"])
-    last = train.get_checkpoint()
-    with (
-        _process_group(rank, world_size, device),
-        nullcontext() if last is None else last.as_directory() as folder,
-    ):
-        resume_from = None if folder is None else Path(folder)
-        try:
-            worker(config, Seat(rank, world_size, num_streams, device, resume_from, report))
-        except _MISTAKES as error:
-            error.add_note(traceback.format_exc())  # else it stays in this process
-            raise
+    def _has_come(self, wanted: int, until: float) -> bool:
+        """Ask for room for so many workers, all at once, and wait for it."""
+        with capacity.together(self._compute, wanted) as request:
+            while not request.wait(_LISTEN_EVERY_S):
+                if time.monotonic() >= until:
+                    return False
+                self._listen(News())
+        return True
 
+    def _train(self, count: int) -> tuple[Any, int]:
+        """Return how an attempt with so many workers ended, and how many to start next."""
+        import ray
 
-def _device() -> "torch.device":
-    import ray
-    import torch
+        self._count, self._started_at = count, None
+        attempt = self._conductor.attempt.remote(count)
+        missing: capacity.Request | None = None
+        is_stopped = False
+        with contextlib.ExitStack() as requests:
+            while not ray.wait([attempt], timeout=_LISTEN_EVERY_S)[0]:
+                self._hear(ray.get(self._conductor.take.remote()) or [News()])
+                if self._started_at is None or count == self._most:
+                    continue
+                if missing is None:  # not earlier: it would take the room of its workers
+                    missing = capacity.singly(self._compute, self._most - count)
+                    requests.enter_context(missing)
+                is_due = time.monotonic() - self._started_at >= self._compute.resize_interval_s
+                if is_due and not is_stopped and missing.num_granted():
+                    is_stopped = True
+                    self._conductor.stop.remote()
+            self._hear(ray.get(self._conductor.take.remote()))
+            end = ray.get(attempt)
+            if missing is None or end.how != "stopped":
+                return end, self._most
+            wanted = count + missing.num_granted()
+        log.info("room for %d workers: they go on from the checkpoint", wanted)
+        return end, wanted
 
-    if not ray.get_gpu_ids():
-        return torch.device("cpu")
-    from ray.train.torch import get_device
-
-    device: torch.device = get_device()
-    torch.cuda.set_device(device)
-    return device
-
-
-@contextmanager
-def _process_group(rank: int, world_size: int, device: "torch.device") -> Iterator[None]:
-    """Join the other workers: gloo on CPUs, NCCL on GPUs."""
-    if world_size == 1:
-        yield
-        return
-    import ray.util
-    import torch.distributed as dist
-    from ray.train.collective import broadcast_from_rank_zero
-    from torch._C._distributed_c10d import TCPStore
-
-    if rank == 0:
-        # Port 0: the system picks a free one, and it is ours at once.
-        address = ray.util.get_node_ip_address()  # type: ignore[no-untyped-call]
-        store = TCPStore(address, 0, world_size, is_master=True, wait_for_workers=False)
-        broadcast_from_rank_zero((address, store.port))
-    else:
-        address, port = broadcast_from_rank_zero(None)
-        store = TCPStore(address, port, world_size, is_master=False)
-    backend = "nccl" if device.type == "cuda" else "gloo"
-    dist.init_process_group(backend, store=store, rank=rank, world_size=world_size)
-    yield
-    # Not after an error: others may be gone, and to say goodbye to them is to wait for them.
-    dist.destroy_process_group()
+    def _hear(self, arrived: list[News]) -> None:
+        for news in arrived:
+            if news.has_started:
+                self._started_at = time.monotonic()
+                log.info("training with %d of %d workers", self._count, self._most)
+            if news.covered_step is not None:
+                self._failures = 0
+            if self._error is None:
+                try:
+                    self._listen(news)
+                except Exception as error:  # noqa: BLE001 - raised after the next checkpoint
+                    self._error = error
+                    self._conductor.stop.remote()

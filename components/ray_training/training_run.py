@@ -20,7 +20,8 @@ from components.history import HISTORY, HistoryPoint
 from components.params import Compute, ElasticBatch, Workers
 from components.progress import Progress
 from components.ray_training import distributed
-from components.ray_training.distributed import News, TrainingError, Worker
+from components.ray_training.distributed import TrainingError
+from components.ray_training.worker import News, Worker
 from components.storage import Storage, data_root, sync_folder
 from components.tables import Table, unfinished
 from components.tracking.outages import TrackingError

@@ -126,6 +126,7 @@ def _pickled(value: Any) -> bytes:
 
 def _configure_ray_data() -> None:
     from ray.data import DataContext
+    from ray.util import disable_log_once_globally
 
     bars = logs.on_terminal()
     context = DataContext.get_current()
@@ -133,8 +134,8 @@ def _configure_ray_data() -> None:
     context.print_on_execution_start = False
     # The pool grows when all workers are busy, not only when each has a second shard waiting.
     context.autoscaling_config.actor_pool_util_upscaling_threshold = 1.0
-    if not bars:  # it warns that there are no bars
-        logging.getLogger("ray.data._internal.progress").setLevel(logging.ERROR)
+    if not bars:  # it warns, once, that there are no bars
+        disable_log_once_globally()  # type: ignore[no-untyped-call]
     for handler in logging.getLogger("ray.data").handlers:
         if isinstance(handler, logging.StreamHandler):
             handler.setLevel(logging.WARNING)

@@ -1,5 +1,6 @@
 import os
 import signal
+import time
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -9,8 +10,10 @@ import pytest
 from components import cluster
 from components.params import Compute
 from components.ray_training import distributed
-from components.ray_training.distributed import News, Seat, TrainingError
+from components.ray_training.distributed import TrainingError
+from components.ray_training.worker import News
 from components.storage import Storage
+from components.training.seat import Seat
 
 pytestmark = [pytest.mark.ray, pytest.mark.slow]
 
@@ -44,6 +47,7 @@ def count(config: dict[str, Any], seat: Seat) -> None:
     Path(config["marks"], f"from-{start}-in-{Path.cwd().name}").touch()
     for number in range(start + 1, 5):
         if number == 3 and start == 0:
+            time.sleep(2)  # Ray's controller looks five times a second for new checkpoints
             os.kill(os.getpid(), signal.SIGKILL)
         folder = Path(config["marks"], f"{number}-{os.getpid()}")
         folder.mkdir()
@@ -55,7 +59,7 @@ def test_a_lost_worker_is_replaced_and_goes_on_from_the_last_checkpoint(tmp_path
     checkpoint, news = fit(count, tmp_path / "storage", marks=str(tmp_path))
     assert checkpoint.read("number") == b"4"
     starts = {file.name.split("-")[1] for file in tmp_path.glob("from-*")}
-    assert starts in ({"0", "1"}, {"0", "2"})  # the second may not have been registered in time
+    assert starts in ({"0", "1"}, {"0", "2"})  # on a slow machine, 2 is not registered in time
     assert all(file.name.endswith(Path.cwd().name) for file in tmp_path.glob("from-*"))
     covered = [item.covered_step for item in news if item.covered_step is not None]
     assert covered == sorted(covered)

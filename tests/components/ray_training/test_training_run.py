@@ -5,8 +5,8 @@ import pytest
 from mlflow import MlflowClient
 
 from components.progress import Progress
-from components.ray_training.distributed import News
 from components.ray_training.training_run import Recorder, Training, _replace, _resume
+from components.ray_training.worker import News
 from components.tracking.runs import TrainingRun
 
 
