@@ -23,7 +23,7 @@ SECTIONS = {
     "degrade": "pipelines.degrade:DegradeParams",
     "evaluate": "pipelines.evaluate:EvaluateParams",
     "report": "pipelines.report:ReportParams",
-    "serve": "pipelines.serve:ServeParams",
+    "serve": "components.serving.params:ServeParams",
     "register": "pipelines.register:RegisterParams",
 }
 # The same for a section that holds one section an item of its stage's matrix, beside the axes of
