@@ -98,7 +98,7 @@ def test_a_full_queue_returns_429_and_a_client_that_leaves_frees_its_place(
 
 
 def wait_until_counted(endpoint: Endpoint, what: str) -> None:
-    """Wait until the counters, which are sent together now and then, have an entry."""
+    """Wait until the counters, which are sent in intervals, have an entry."""
     end = time.monotonic() + 20
     while what not in (counted := httpx.get(f"{endpoint.url}/metrics").text):
         assert time.monotonic() < end, counted
@@ -108,7 +108,7 @@ def wait_until_counted(endpoint: Endpoint, what: str) -> None:
 async def ask_until_refused(
     endpoint: Endpoint, num_requests: int
 ) -> tuple[list[httpx.Response], int]:
-    """Ask at once; when some were refused, let the others leave. Gives those, and how many left."""
+    """Send requests at once; when some are refused, cancel the others. Return both."""
     url = f"{endpoint.url}/v1/restore?aligned=true"
     async with httpx.AsyncClient(timeout=90, limits=httpx.Limits(max_connections=None)) as client:
         asked = [
@@ -124,7 +124,7 @@ async def ask_until_refused(
 
 
 def impatient(endpoint: Endpoint) -> httpx.Response | None:
-    """Ask, and leave without an answer after some seconds."""
+    """Send a request; cancel it after some seconds."""
     try:
         return endpoint.restore(picture(0), timeout_s=4)
     except httpx.ReadTimeout:
@@ -223,7 +223,7 @@ def test_a_port_in_use_is_refused(endpoint: Endpoint, repository: Path) -> None:
 
 
 def test_ctrl_c_finishes_requests_and_removes_photographs(endpoint: Endpoint) -> None:
-    """The last one: nothing is asked of the endpoint after it."""
+    """Must be the last test: it stops the endpoint."""
     before = page_folders()
     [model] = endpoint.replicas("model-small")
     model.suspend()

@@ -16,7 +16,7 @@ TURNED = np.array([[214, 240], [300, 238], [292, 314], [214, 371], [290, 371]], 
 
 
 def placed(face: float, angle: float, x: float, y: float) -> Landmarks:
-    """Give the template's landmarks with a face `face` pixels wide, turned, about (x, y)."""
+    """Return the template's landmarks with a face `face` pixels wide, turned, about (x, y)."""
     turn = np.array([[np.cos(angle), -np.sin(angle)], [np.sin(angle), np.cos(angle)]])
     centred = align.TEMPLATE - align.TEMPLATE.mean(axis=0)
     return centred @ turn.T * (2 * face / align.TEMPLATE_SIZE) + (x, y)

@@ -20,7 +20,7 @@ SRGB = PIL.ImageCms.ImageCmsProfile(PIL.ImageCms.createProfile("sRGB")).tobytes(
 
 
 def picture() -> npt.NDArray[np.uint8]:
-    """Give 40 x 24 pixels that look different in each orientation."""
+    """Return 40 x 24 pixels that look different in each orientation."""
     light = np.linspace(40, 200, 40)[None, :].repeat(24, axis=0)
     red = np.linspace(220, 20, 24)[:, None].repeat(40, axis=1)
     return np.stack([red, light, 240 - red], axis=-1).astype(np.uint8)

@@ -30,7 +30,7 @@ DEFAULTS = RestoreOptions()
 
 
 def group() -> tuple[Photograph, KnownFaces]:
-    """Give InsightFace's photograph of six people."""
+    """Return InsightFace's photograph of six people."""
     [found] = [sample for sample in samples.carried() if sample.name == "t1.jpg"]
     return photograph.read(found.data), KnownFaces(found.landmarks)
 

@@ -32,7 +32,7 @@ def written(source: Path, target: Path, pictures: list[Image]) -> Path:
 
 
 def sound_of(file: Path) -> bytes:
-    """Give the encoded sound, bit for bit."""
+    """Return the encoded sound."""
     command = ["ffmpeg", "-v", "error", "-i", str(file), "-map", "0:a", "-c", "copy", "-f", "md5"]
     return subprocess.run([*command, "-"], capture_output=True, check=True).stdout
 

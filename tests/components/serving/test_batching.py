@@ -12,7 +12,7 @@ from components.serving.batching import Batcher
 
 
 class Doubling:
-    """Doubles numbers, each as large as itself; notes its batches, and waits to be let go."""
+    """Doubles numbers, each as large as itself; records its batches, and waits for `go`."""
 
     def __init__(self) -> None:
         self.batches: list[Sequence[int]] = []
@@ -32,7 +32,7 @@ def batcher(work: Doubling, *, max_size: int = 10) -> Batcher[int, int]:
 
 
 async def at_work(work: Doubling, ask: Batcher[int, int]) -> asyncio.Task[int]:
-    """Begin a batch that goes on until `work.go` is set."""
+    """Start a batch that runs until `work.go` is set."""
     work.go.clear()
     first = asyncio.create_task(ask(1))
     async with asyncio.timeout(10):

@@ -1,4 +1,4 @@
-"""A model that follows its source: what it takes, what it keeps, and what it drops."""
+"""A model that follows its source: which versions it uses, keeps and refuses."""
 
 import time
 from pathlib import Path
@@ -25,7 +25,7 @@ def folder(tmp_path_factory: pytest.TempPathFactory, networks: Path) -> Path:
 
 
 class Source:
-    """A registry's alias: which version it points to, and whether anybody answers."""
+    """A registry's alias: the version that it points to, and whether the server answers."""
 
     def __init__(self, folder: Path) -> None:
         self.folder, self.number, self.is_away = folder, 1, False
