@@ -95,7 +95,7 @@ def check_values(values: Mapping[str, Any], file: Path) -> None:
 
 
 def _section_problems(values: Mapping[str, Any], file: Path) -> Iterator[str]:
-    from pipelines.serve import ServeParams  # it runs beside the line
+    from components.serving.params import ServeParams  # it runs beside the line
 
     stages = {name: Stage.load(name) for name in STAGES}
     known = ["profile", "compute", "serve", *(stage.head for stage in stages.values())]

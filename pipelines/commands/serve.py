@@ -7,17 +7,19 @@ import typer
 
 def serve(
     host: Annotated[
-        str, typer.Option(help="Where to listen; others than this machine need API keys.")
+        str,
+        typer.Option(help="Address to listen on. Any other than 127.0.0.1 needs API keys."),
     ] = "127.0.0.1",
-    port: Annotated[int, typer.Option(help="Where to listen.")] = 8000,
+    port: Annotated[int, typer.Option(help="Port to listen on.")] = 8000,
     overrides: Annotated[
         list[str] | None,
-        typer.Argument(metavar="KEY=VALUE", help="Instead of what params.yaml has under serve."),
+        typer.Argument(metavar="KEY=VALUE", help="Replaces a value of the section serve."),
     ] = None,
 ) -> None:
-    """Serve restoration over HTTP, as the section serve of params.yaml says."""
+    """Serve restoration over HTTP, with the section serve of params.yaml."""
     from components import logs
-    from pipelines import serve as endpoint
+    from components.serving import running
+    from components.serving.params import load
 
     logs.configure()
-    endpoint.run(endpoint.load(overrides or ()), host=host, port=port)
+    running.run(load(overrides or ()), host=host, port=port)

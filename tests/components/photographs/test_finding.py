@@ -33,20 +33,20 @@ def test_a_face_knows_its_width() -> None:
     assert face.reason is None
 
 
-def test_a_small_face_is_left_and_says_so() -> None:
+def test_a_small_face_is_not_restored_and_has_a_reason() -> None:
     small, large = reasons(at(100, 200, 15), at(400, 200, 80))
     assert small == "it is about 15 pixels wide, below min_face = 16"
     assert large is None
     assert reasons(at(100, 200, 15), min_face=10) == [None]
 
 
-def test_five_points_that_are_no_face_are_left() -> None:
+def test_landmarks_that_form_no_face_are_not_restored() -> None:
     mixed = at(300, 200, 80)[[4, 2, 0, 1, 3]]
     [reason] = reasons(mixed)
     assert "its five landmarks are not a face" in reason
 
 
-def test_a_face_whose_middle_is_outside_is_left() -> None:
+def test_a_face_whose_middle_is_outside_is_not_restored() -> None:
     assert reasons(at(-20, 200, 80)) == ["its middle lies outside the photograph"]
 
 
@@ -61,7 +61,7 @@ def test_the_centre_face_is_the_nearest_usable_one() -> None:
 
 
 @pytest.mark.parametrize(("x", "share"), [(300, 1.0), (0, 0.5)])
-def test_a_face_that_is_cut_off_says_how_much_is_seen(x: float, share: float) -> None:
+def test_a_face_at_the_border_records_its_visible_share(x: float, share: float) -> None:
     # The square's middle is not that of the landmarks, but it is in the middle across.
     face = align.fit(at(x, 200, 80))
     assert share_inside(face, PHOTOGRAPH) == pytest.approx(share, abs=0.04)

@@ -31,12 +31,14 @@ DEFAULTS = RestoreOptions()
 
 
 def group() -> tuple[Photograph, KnownFaces]:
-    """Give InsightFace's photograph of six people."""
+    """Return InsightFace's photograph of six people."""
     [found] = [sample for sample in samples.carried() if sample.name == "t1.jpg"]
     return photograph.read(found.data), KnownFaces(found.landmarks)
 
 
-def test_six_faces_are_restored_and_all_else_stays(small_restorer: FaceRestorer) -> None:
+def test_six_faces_are_restored_and_the_background_is_unchanged(
+    small_restorer: FaceRestorer,
+) -> None:
     taken, detector = group()
     restored = restorer_of(small_restorer, detector).restore(taken, DEFAULTS)
     record = restored.record
@@ -58,7 +60,7 @@ def test_six_faces_are_restored_and_all_else_stays(small_restorer: FaceRestorer)
     assert [face.gate is not None for face in restored.faces] == [True] * 6
 
 
-def test_faces_of_several_photographs_are_one_batch_and_end_where_they_belong(
+def test_faces_of_several_photographs_in_one_batch_return_to_their_own(
     small_restorer: FaceRestorer,
 ) -> None:
     both = [portrait(1), group(), portrait(2)]
@@ -76,7 +78,7 @@ def test_faces_of_several_photographs_are_one_batch_and_end_where_they_belong(
         assert np.abs(difference).max() <= 1
 
 
-def test_the_result_is_scaled_and_the_face_with_it(small_restorer: FaceRestorer) -> None:
+def test_scale_enlarges_the_picture_and_its_face(small_restorer: FaceRestorer) -> None:
     taken, detector = portrait()
     restorer = restorer_of(small_restorer, detector)
     small = restorer.restore(taken, DEFAULTS).photograph.pixels
@@ -86,7 +88,7 @@ def test_the_result_is_scaled_and_the_face_with_it(small_restorer: FaceRestorer)
     assert np.abs(shrunk - small).mean() < 1.5
 
 
-def test_a_photograph_without_faces_comes_back_as_it_was(small_restorer: FaceRestorer) -> None:
+def test_a_photograph_without_faces_is_unchanged(small_restorer: FaceRestorer) -> None:
     taken, _ = portrait()
     restored = restorer_of(small_restorer, KnownFaces([])).restore(taken, DEFAULTS)
     assert restored.record.note == "no face found"
@@ -94,7 +96,9 @@ def test_a_photograph_without_faces_comes_back_as_it_was(small_restorer: FaceRes
     assert np.array_equal(restored.photograph.pixels, taken.pixels)
 
 
-def test_a_left_face_keeps_every_pixel_and_says_why(small_restorer: FaceRestorer) -> None:
+def test_a_face_that_is_not_restored_keeps_every_pixel_and_has_a_reason(
+    small_restorer: FaceRestorer,
+) -> None:
     taken, detector = portrait()
     restored = restorer_of(small_restorer, detector).restore(taken, RestoreOptions(min_face=300))
     [face] = restored.record.faces
@@ -105,7 +109,7 @@ def test_a_left_face_keeps_every_pixel_and_says_why(small_restorer: FaceRestorer
     assert np.array_equal(restored.photograph.pixels, taken.pixels)
 
 
-def test_a_face_above_the_angle_is_flagged_and_if_asked_left() -> None:
+def test_a_face_above_the_angle_is_flagged_and_optionally_not_restored() -> None:
     taken, detector = portrait()
     prepared = prepare(taken.pixels, detector, DEFAULTS, size=SIZE)
     grey = [np.full((SIZE, SIZE, 3), 128, dtype=np.uint8)]
@@ -135,7 +139,7 @@ def test_an_aligned_face_is_restored_whole(small_restorer: FaceRestorer) -> None
     assert (said.inside, said.misfit, said.score, said.restored) == (1, 0, None, True)
 
 
-def test_the_same_face_is_restored_alike_in_any_batch(tmp_path: Path, networks: Path) -> None:
+def test_a_face_gets_the_same_result_in_any_batch(tmp_path: Path, networks: Path) -> None:
     # Qwen-Image takes noise; it is keyed by the face.
     restorer = FaceRestorer.load(trained(tmp_path, networks, "qwen", "text"), device="cpu")
     draw = np.random.default_rng(0)
@@ -148,7 +152,7 @@ def test_the_same_face_is_restored_alike_in_any_batch(tmp_path: Path, networks: 
     assert restorer.restore([b])[0].gate is None  # the condition is a text
 
 
-def test_what_the_parts_cannot_do_is_refused(small_restorer: FaceRestorer) -> None:
+def test_options_that_the_networks_cannot_follow_are_refused(small_restorer: FaceRestorer) -> None:
     taken, detector = portrait()
     restorer = restorer_of(small_restorer, detector)
     with pytest.raises(ValueError, match=r"fidelity = 0\.5: sd21 accepts only 1"):
@@ -168,7 +172,7 @@ def test_what_the_parts_cannot_do_is_refused(small_restorer: FaceRestorer) -> No
 
 
 @pytest.mark.shared
-def test_photographs_come_back_whole(shared_dir: Path) -> None:
+def test_counted_faces_are_restored_in_whole_photographs(shared_dir: Path) -> None:
     detector = open_detector(shared_dir / "weights" / "det_500m.onnx", min_score=MIN_SCORE)
     for name, count in SHOWN.items():
         taken = photograph.read((shared_dir / "faces" / "whole" / name).read_bytes())
@@ -186,7 +190,7 @@ def test_photographs_come_back_whole(shared_dir: Path) -> None:
 
 
 @pytest.mark.shared
-def test_angles_tell_a_kept_identity_from_a_lost_one(
+def test_angles_separate_a_kept_identity_from_a_lost_one(
     small_restorer: FaceRestorer, shared_dir: Path
 ) -> None:
     taken, detector = group()

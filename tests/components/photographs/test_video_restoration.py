@@ -95,7 +95,7 @@ def test_smoothing_flickers_less_than_restoring_frame_by_frame(
     assert flicker[1] < 0.6 * flicker[0]
 
 
-def test_a_video_without_faces_comes_back(tmp_path: Path, small_restorer: FaceRestorer) -> None:
+def test_a_video_without_faces_is_unchanged(tmp_path: Path, small_restorer: FaceRestorer) -> None:
     class Nobody:
         def detect(self, image: Image) -> list[Detection]:
             del image

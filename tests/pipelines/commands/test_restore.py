@@ -51,7 +51,7 @@ def photographs(folder: Path, face: images.Image) -> Path:
     return folder
 
 
-def test_a_folder_is_restored_and_a_bad_file_stops_no_other(
+def test_a_folder_is_restored_and_a_bad_file_does_not_stop_the_others(
     tmp_path: Path, model: Path, face: images.Image
 ) -> None:
     source, out = photographs(tmp_path / "in", face), tmp_path / "out"
@@ -88,7 +88,7 @@ def test_patterns_formats_and_scale(tmp_path: Path, model: Path, face: images.Im
         assert (written.format, written.size) == ("WEBP", (480, 480))
 
 
-def test_what_is_there_is_skipped_if_asked_and_keeps_its_record(
+def test_existing_results_are_skipped_on_request_and_keep_their_records(
     tmp_path: Path, model: Path, face: images.Image
 ) -> None:
     source, out = photographs(tmp_path / "in", face), tmp_path / "out"
@@ -104,7 +104,7 @@ def test_what_is_there_is_skipped_if_asked_and_keeps_its_record(
 
 
 @pytest.mark.shared
-def test_no_face_is_no_failure(
+def test_a_photograph_without_faces_is_no_failure(
     tmp_path: Path, model: Path, face: images.Image, shared_dir: Path
 ) -> None:
     images_dir = tmp_path / "in"
@@ -180,7 +180,7 @@ def test_a_model_comes_from_a_run_or_the_registry(
         (["face.png", "--max-angle", "30"], "max_angle needs an identity network"),
     ],
 )
-def test_a_mistake_is_named_before_anything_is_written(
+def test_a_mistake_is_reported_before_anything_is_written(
     words: list[str],
     told: str,
     tmp_path: Path,
