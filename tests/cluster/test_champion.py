@@ -45,7 +45,7 @@ def _break(folder: Path, networks: Path) -> None:
     """Save a trained folder anew with weights that are no numbers."""
     restorer = load_restorer(folder)
     with torch.no_grad():
-        for parameter in restorer.backbone_module.parameters():
+        for parameter in restorer.backbone.parameters():
             parameter.fill_(float("nan"))
     weights = open_weights(networks / "sd21")
     hint = os.path.relpath(networks / "sd21", folder)
