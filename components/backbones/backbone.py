@@ -63,10 +63,10 @@ class Backbone(nn.Module, ABC):
         """Load a diffusers folder; a generator that was trained in full has its own folder."""
         super().__init__()
 
-    def hold(self, vae: nn.Module, generator: nn.Module, condition_width: int) -> None:
+    def hold(self, vae: Any, generator: Any, condition_width: int) -> None:
         """Take the two networks, frozen; called by every family's `__init__`."""
-        self.vae: Any = vae.eval()
-        self.generator: Any = generator
+        self.vae = vae.eval()
+        self.generator = generator
         # Else the folder is saved with it, and is another one on another machine.
         self.generator.register_to_config(_name_or_path="")
         self.vae.requires_grad_(requires_grad=False)

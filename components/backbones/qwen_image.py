@@ -143,13 +143,14 @@ class QwenImage(Backbone):
         from diffusers.pipelines.qwenimage.pipeline_qwenimage import QwenImagePipeline
         from transformers import Qwen2_5_VLForConditionalGeneration, Qwen2Tokenizer
 
+        # Encoding a prompt does not use them.
+        unused: dict[str, Any] = dict.fromkeys(["vae", "transformer", "scheduler"])
         pipeline = QwenImagePipeline(
             text_encoder=Qwen2_5_VLForConditionalGeneration.from_pretrained(
                 layout / "text_encoder", use_safetensors=True, dtype="auto"
             ),
             tokenizer=Qwen2Tokenizer.from_pretrained(layout / "tokenizer"),
-            # Encoding a prompt does not use them.
-            **dict.fromkeys(["vae", "transformer", "scheduler"]),
+            **unused,
         )
         prompt_BLD: Tensor = pipeline.encode_prompt(text, device=torch.device("cpu"))[0]
         return prompt_BLD[0]
@@ -220,7 +221,7 @@ def use_single_frame_convolutions(vae: nn.Module) -> None:
 
     for module in vae.modules():
         if isinstance(module, QwenImageCausalConv3d):
-            module.forward = MethodType(_single_frame, module)
+            module.forward = MethodType(_single_frame, module)  # type: ignore[method-assign]
 
 
 def _single_frame(convolution: Any, x: Tensor, cache_x: Tensor | None = None) -> Tensor:

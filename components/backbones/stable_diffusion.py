@@ -88,14 +88,17 @@ class StableDiffusion(Backbone):
         )
         from transformers import CLIPTextModel, CLIPTokenizer
 
+        # Encoding a prompt does not use them.
+        unused: dict[str, Any] = dict.fromkeys(
+            ["vae", "unet", "scheduler", "safety_checker", "feature_extractor"]
+        )
         pipeline = StableDiffusionPipeline(
             text_encoder=CLIPTextModel.from_pretrained(
                 layout / "text_encoder", use_safetensors=True
             ),
             tokenizer=CLIPTokenizer.from_pretrained(layout / "tokenizer"),
             requires_safety_checker=False,
-            # Encoding a prompt does not use them.
-            **dict.fromkeys(["vae", "unet", "scheduler", "safety_checker", "feature_extractor"]),
+            **unused,
         )
         prompt_BLD: Tensor = pipeline.encode_prompt(
             text, device="cpu", num_images_per_prompt=1, do_classifier_free_guidance=False

@@ -132,11 +132,13 @@ def _check_versions(client: "JobSubmissionClient") -> None:
 
     here, there = ray.__version__, _ask(client, "/api/version")["ray_version"]
     if here != there:
-        raise ValueError(_about_version("Ray", client, there, here))
+        advice = "use an image made from this requirements.lock"
+        raise ValueError(_about_version("Ray", client, there, here, advice))
     there = _ask(client, "/api/v0/cluster_metadata")["data"]["pythonVersion"]
     here = platform.python_version()
     if here.split(".")[:2] != there.split(".")[:2]:
-        raise ValueError(_about_version("Python", client, there, here))
+        advice = f"make .venv with Python {there}, or use an image with Python {here}"
+        raise ValueError(_about_version("Python", client, there, here, advice))
 
 
 def _ask(client: "JobSubmissionClient", page: str) -> Any:
@@ -144,11 +146,10 @@ def _ask(client: "JobSubmissionClient", page: str) -> Any:
     return client._do_request("GET", page, timeout=_TIMEOUT_S).json()
 
 
-def _about_version(name: str, client: "JobSubmissionClient", there: str, here: str) -> str:
-    return (
-        f"{name} is {there} on the cluster at {client.get_address()}, {here} here: use an image "
-        "made from this requirements.lock"
-    )
+def _about_version(
+    name: str, client: "JobSubmissionClient", there: str, here: str, advice: str
+) -> str:
+    return f"{name} is {there} on the cluster at {client.get_address()}, {here} here: {advice}"
 
 
 @contextlib.contextmanager

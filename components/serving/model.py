@@ -17,7 +17,6 @@ from components.backbones.color_fix import ColorFix
 from components.images import Image
 from components.metrics.identity import IdentityAngle
 from components.photographs.face_restorer import FaceRestorer, RestoredFace
-from components.photographs.options import ColorFix
 from components.serving import self_test
 from components.serving.refusal import Refused, another_version, not_ready, too_late
 
