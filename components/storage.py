@@ -68,7 +68,7 @@ class Storage:
 
     @property
     def filesystem(self) -> Any:
-        """The `pyarrow.fs.FileSystem` that `path` belongs to."""
+        """Return the `pyarrow.fs.FileSystem` of `path`."""
         return _local() if self.is_folder else _s3(urlsplit(self.url).netloc)
 
     @property

@@ -124,7 +124,7 @@ def open_metrics(
     identity_network: Path | None,
     device: torch.device | None = None,
 ) -> tuple[dict[str, Metric], dict[str, str]]:
-    """Open metrics by name; return those that are available, and the reason for each other one.
+    """Open metrics by name; return those that are available, and why others are not.
 
     Raises: ValueError for a name that is not a metric.
     """

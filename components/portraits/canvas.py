@@ -91,7 +91,7 @@ def _origin(traits: Traits, size: int) -> npt.NDArray[np.float64]:
 
 
 def step(low: float, high: float, value: Field) -> Field:
-    """Rise smoothly from 0 at `low` to 1 at `high` (or fall, when `high` is below)."""
+    """Return a smooth step from 0 at `low` to 1 at `high`, which may be below `low`."""
     t: Field = np.clip((value - low) / (high - low), 0, 1)
     return t * t * (3 - 2 * t)
 
@@ -112,7 +112,7 @@ def blur(field: Field, sigma: float) -> Field:
 
 
 def lay(light: Field, colour: Field | Colour, cover: Field) -> None:
-    """Lay a colour over the light, in place, where `cover` is above 0."""
+    """Draw a colour over the light, in place, where `cover` is above 0."""
     rows = np.flatnonzero(cover.max(axis=1) > 0)
     columns = np.flatnonzero(cover.max(axis=0) > 0)
     if not rows.size:

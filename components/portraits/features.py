@@ -28,7 +28,7 @@ MOUTH_AT = 1.05
 def paint_skin(
     light: Field, canvas: Canvas, relief: Relief, lighting: Lighting, rng: np.random.Generator
 ) -> None:
-    """Lay skin over head and neck, with its flush, spots and pores."""
+    """Draw skin over head and neck, with its flush, spots and pores."""
     t, u, v = canvas.traits, canvas.u, canvas.v
     across = np.abs(u)
     skin = np.array(t.skin, np.float32)

@@ -118,7 +118,7 @@ class Unfinished:
 
     @property
     def table(self) -> Storage:
-        """Where the shards go."""
+        """Return where the shards are written."""
         return self.shared or self._local("table")
 
     @property

@@ -63,7 +63,7 @@ class RowStream:
 
     @property
     def position(self) -> int:
-        """How many rows have been read."""
+        """Return how many rows have been read."""
         return self._position
 
     def seek(self, position: int) -> None:

@@ -19,7 +19,7 @@ class Batches(Protocol):
 
     @property
     def position(self) -> int:
-        """How many rows have been read."""
+        """Return how many rows have been read."""
 
     def seek(self, position: int) -> None:
         """Continue after `position` rows, as if they had been read."""

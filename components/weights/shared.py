@@ -121,7 +121,7 @@ def _description(there: Storage, folder: Path) -> Description:
 
 @contextlib.contextmanager
 def _alone(target: Path) -> Iterator[None]:
-    """Let one process of this machine fetch `target` while the others wait for it."""
+    """Hold the lock on `target` in the block: other processes of this machine wait."""
     target.parent.mkdir(parents=True, exist_ok=True)
     handle = os.open(target.with_name(f"{target.name}.lock"), os.O_RDWR | os.O_CREAT, 0o644)
     try:
