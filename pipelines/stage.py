@@ -129,6 +129,7 @@ def is_mistake(error: Exception) -> bool:
 
     if isinstance(error, ValueError):
         *_, (innermost, _) = traceback.walk_tb(error.__traceback__)
-        return innermost.f_globals["__name__"].startswith(("components.", f"{__package__}."))
+        module: str = innermost.f_globals["__name__"]
+        return module.startswith(("components.", f"{__package__}."))
     # The last two repeat an error of a worker, and have its trace as a note.
     return isinstance(error, OSError | TrackingError | LockedError | ShardError | TrainingError)
