@@ -129,7 +129,7 @@ def is_mistake(error: Exception) -> bool:
 
     if isinstance(error, ValueError):
         *_, (innermost, _) = traceback.walk_tb(error.__traceback__)
-        raised_in: str = innermost.f_globals["__name__"]
-        return raised_in.startswith(("components.", f"{__package__}."))
+        module: str = innermost.f_globals["__name__"]
+        return module.startswith(("components.", f"{__package__}."))
     # The last two repeat an error of a worker, and have its trace as a note.
     return isinstance(error, OSError | TrackingError | LockedError | ShardError | TrainingError)

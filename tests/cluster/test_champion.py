@@ -16,10 +16,10 @@ from components.profiles import use
 from components.restorers.folder import load_restorer, save_restorer
 from components.restorers.spec import Need
 from components.weights.store import open_weights
-from tests.components.restorers.test_folder import trained
 from tests.endpoint import PATIENCE_S, Endpoint, picture
 from tests.pipelines.registered import GIT, NAMES, Project, make_models
 from tests.servers import MlflowServer, s3_environment, s3_server
+from tests.small_networks import trained
 
 pytestmark = [pytest.mark.cluster, pytest.mark.ray, pytest.mark.slow]
 SDFM, TEXT = NAMES

@@ -1,9 +1,10 @@
 from pathlib import Path
+from typing import Annotated, Literal
 
 import pytest
 from pydantic import PositiveInt, ValidationError
 
-from components.params import Compute, Params, ParamsError, Workers, read
+from components.params import Compute, Params, ParamsError, Workers, one_of, read
 
 
 class Recipe(Params):
@@ -67,7 +68,11 @@ def test_every_bad_key_is_named_at_once_with_its_value(file: Path) -> None:
 @pytest.mark.parametrize(
     ("section", "message"),
     [
-        ("degrad", "degrad: section is missing; the file has degrade, train, compute"),
+        (
+            "degrad",
+            "degrad: section is missing; the file has degrade, train, compute: "
+            "did you mean 'degrade'?",
+        ),
         ("train.qwen", "train.qwen: section is missing; 'train' has sd21"),
         ("degrade.seed.x", "degrade.seed.x: section is missing; 'degrade.seed' has no sections"),
     ],
@@ -97,6 +102,36 @@ def test_a_long_value_is_cut_in_the_message(file: Path) -> None:
     with pytest.raises(ParamsError) as caught:
         Recipe.load("degrade", file)
     assert max(map(len, caught.value.problems)) < 250
+
+
+class Choice(Params):
+    schedule: Literal["constant", "cosine"]
+    family: Annotated[str, one_of(("sd21", "qwen"))]
+
+
+def test_an_unknown_name_is_told_with_the_nearest_whatever_says_which_there_are(
+    file: Path,
+) -> None:
+    file.write_text("train: {schedule: cosin, family: sd12}")
+    with pytest.raises(ParamsError) as caught:
+        Choice.load("train", file)
+    assert caught.value.problems == (
+        "train.schedule = 'cosin': Input should be 'constant' or 'cosine': did you mean 'cosine'?",
+        "train.family = 'sd12': Input should be 'sd21' or 'qwen': did you mean 'sd21'?",
+    )
+
+
+def test_names_are_known_when_they_are_checked(file: Path) -> None:
+    families = {"sd21": 1}
+
+    class Later(Params):
+        family: Annotated[str, one_of(families)]
+
+    file.write_text("train: {family: toy}")
+    with pytest.raises(ParamsError, match=r"train\.family = 'toy': Input should be 'sd21'$"):
+        Later.load("train", file)
+    families["toy"] = 2
+    assert Later.load("train", file).family == "toy"
 
 
 def test_a_section_cannot_be_changed(file: Path) -> None:

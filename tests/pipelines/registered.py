@@ -12,15 +12,13 @@ from mlflow import MlflowClient
 from components.metrics.promotion import Rule
 from components.reporting import comparison
 from components.reporting.comparison import FaceScores
-from components.tables import Made, shards
-from components.tables.table import MANIFEST, SCHEMA_VERSION
-from components.tables.unfinished import Unfinished
 from components.tracking.registry import Registry
 from components.tracking.runs import TrainingRun
 from components.weights.manifest import RESTORER, Description
 from pipelines import register
 from pipelines.register import RegisterParams
-from tests.components.restorers.test_folder import trained
+from tests.small_networks import trained
+from tests.small_tables import write_table
 
 RULE = Rule(better=["psnr"], not_worse={"ssim": 0.01}, bootstrap_samples=200, seed=1)
 NAMES = ("sd21-sdfm", "qwen-text")
@@ -110,22 +108,5 @@ class Project:
 
     @classmethod
     def make(cls, root: Path, models: Path) -> "Project":
-        _write_table(root / "faces")
+        write_table(root / "faces", [pa.table({"face_id": ["a", "b"]})], stage="faces")
         return cls(root, models)
-
-
-def _write_table(out: Path) -> None:
-    partial = Unfinished.resume(out, "1dea", 1)
-    note = partial.keep(0, Made(pa.table({"face_id": ["a", "b"]})))
-    manifest = {
-        "schema_version": SCHEMA_VERSION,
-        "stage": "faces",
-        "fingerprint": "1dea" * 16,
-        "params": {},
-        "inputs": {},
-        "num_rows": 2,
-        "columns": note.columns,
-        "shards": [json.loads(note.dumps())["shard"]],
-        "rejected": [],
-    }
-    partial.finish(out, MANIFEST, shards.json_bytes(manifest))

@@ -20,10 +20,9 @@ from components.profiles import use
 from components.serving import keys, running
 from components.serving.params import load
 from tests.components.photographs.test_restoration import SHOWN
-from tests.components.restorers.test_folder import trained
 from tests.end_to_end.checkout import REPOSITORY
 from tests.endpoint import HEADERS, Endpoint, picture
-from tests.small_networks import SIZE
+from tests.small_networks import SIZE, trained
 
 pytestmark = [pytest.mark.ray, pytest.mark.slow]
 DETECTOR = REPOSITORY.parent / "shared/weights/det_500m.onnx"

@@ -23,9 +23,8 @@ from components.photographs.restoration import (
 )
 from components.portraits import samples
 from tests.components.photographs.known_faces import KnownFaces, portrait, restorer_of
-from tests.components.restorers.test_folder import trained
 from tests.counted_faces import SHOWN
-from tests.small_networks import SIZE
+from tests.small_networks import SIZE, trained
 
 DEFAULTS = RestoreOptions()
 

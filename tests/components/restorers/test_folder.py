@@ -1,7 +1,6 @@
 """The restorer as one object: trained folders, live and cached paths, batches."""
 
 import json
-import os
 import shutil
 from pathlib import Path
 
@@ -12,51 +11,10 @@ import torch
 from components import images
 from components.backbones.catalogue import BackboneName
 from components.encoders.dinov3 import DINOv3
-from components.restorers.folder import begin_restorer, load_restorer, save_restorer
+from components.restorers.folder import load_restorer
 from components.restorers.hdrface import as_cached
-from components.restorers.spec import Need, RestorerSpec
-from components.weights.store import bring, open_weights
-from tests.small_networks import SIZE
-
-OTHER = {"sd21": "qwen", "qwen": "sd21"}  # whose plain restorer comes first
-
-
-def trained(root: Path, networks: Path, backbone: BackboneName, condition: str) -> Path:
-    """Save an untrained restorer as a trained folder; one of tokens stands on the other's."""
-    folder = root / f"{backbone}-{condition}"
-    weights = open_weights(networks / backbone)
-    spec = {"backbone": backbone, "condition": condition, "trainable": "full", "size": SIZE}
-    torch.manual_seed(5)
-    if condition == "text":
-        restorer = begin_restorer(
-            RestorerSpec.model_validate({**spec, "seed": 42}), weights, token_width=None
-        )
-        named = {"backbone": (weights.name, weights.fingerprint, networks / backbone)}
-    else:
-        other = trained(root, networks, OTHER[backbone], "text")
-        encoder = open_weights(networks / "dinov3")
-        restorer = begin_restorer(
-            RestorerSpec.model_validate({**spec, "encoder_size": 32, "seed": 42}),
-            weights,
-            token_width=32,
-        )
-        fingerprint = json.loads((other / "restorer.json").read_text())["fingerprint"]
-        named = {
-            "backbone": (weights.name, weights.fingerprint, networks / backbone),
-            "encoder": (encoder.name, encoder.fingerprint, networks / "dinov3"),
-            "intermediate": (other.name, fingerprint, other),
-        }
-    save_restorer(
-        restorer,
-        folder,
-        needs={
-            role: Need(name=name, fingerprint=fingerprint, hint=os.path.relpath(path, folder))
-            for role, (name, fingerprint, path) in named.items()
-        },
-        licences=["none"],
-        lineage={"git": None},
-    )
-    return folder
+from components.weights.store import bring
+from tests.small_networks import OTHER, SIZE, trained
 
 
 def faces(count: int) -> torch.Tensor:

@@ -30,8 +30,7 @@ from components.serving.model import (
     Version,
 )
 from components.serving.refusal import Refused
-from tests.components.restorers.test_folder import trained
-from tests.small_networks import SIZE
+from tests.small_networks import SIZE, trained
 
 HERE = ("127.0.0.1", 40_000)
 ELSEWHERE = ("192.0.2.7", 40_000)

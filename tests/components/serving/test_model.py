@@ -13,8 +13,7 @@ from components.restorers.folder import load_restorer
 from components.serving import self_test
 from components.serving.model import FacesAnswer, FacesRequest, FollowingModel, Version
 from components.serving.refusal import Refused
-from tests.components.restorers.test_folder import trained
-from tests.small_networks import SIZE
+from tests.small_networks import SIZE, trained
 
 MIN_PSNR = 9.0  # dB: these networks are untrained
 

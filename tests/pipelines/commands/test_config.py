@@ -96,7 +96,8 @@ def test_a_failed_composition_leaves_the_file_as_it_was(conf: Path, tmp_path: Pa
 
 
 @pytest.fixture
-def tiny(repository: Path) -> dict[str, Any]:
+def tiny(repository: Path, monkeypatch: pytest.MonkeyPatch) -> dict[str, Any]:
+    monkeypatch.chdir(repository)
     values: dict[str, Any] = yaml.safe_load(profiles.compose("tiny", conf=repository / "conf"))
     return values
 
@@ -150,7 +151,23 @@ def test_every_bad_key_of_every_section_is_named_at_once(tiny: dict[str, Any]) -
         ("plain.backbones", ["sd21"], "evaluate.conditions = 'text': plain.backbones lacks"),
         ("train.backbones", ["sd21"], "intermediates has sections ['qwen', 'sd21']"),
         ("train.backbones", ["sd21", "sd21"], "train.backbones = ['sd21', 'sd21']: Input should"),
-        ("train.backbones", "sd21", "train.backbones = 'sd21': Input should be a list"),
+        ("train.backbones", "sd21", "train.backbones = 'sd21': Input should be a valid list"),
+        ("train.backbones", [], "train.backbones = []: Input should name one or more"),
+        (
+            "train.conditions",
+            ["sdmf"],
+            "train.conditions.0 = 'sdmf': Input should be 'dino', 'lr' or 'sdfm': did you mean "
+            "'sdfm'?",
+        ),
+        ("train.conditions", ["text"], "train.conditions.0 = 'text': Input should be 'dino'"),
+        ("train.backbones", ["sd12"], "train.backbones.0 = 'sd12': Input should be 'sd21' or"),
+        ("plain.backbones", ["qwne"], "plain.backbones.0 = 'qwne': Input should be 'sd21' or"),
+        ("evaluate.conditions", ["txt"], "evaluate.conditions.0 = 'txt': Input should be 'text'"),
+        ("evaluate.metrics", ["pnsr"], "evaluate.metrics.0 = 'pnsr': Input should be 'psnr', "),
+        ("intermediates.sd12", {}, "intermediates.sd12 = 'sd12': Input should be 'sd21' or 'qwen'"),
+        ("features.sd21", {}, "features.sd21.pairs: Field required"),
+        ("compute.trian", {}, "compute.trian: no such stage; there are faces, degrade, plain, "),
+        ("trian", {}, "trian: no stage has this section; there are compute, degrade, evaluate, "),
         ("evaluate.conditions", ["dino"], "evaluate.conditions = 'dino': train.conditions"),
         ("weights.networks", ["sd21", "qwen"], "weights.networks = ['sd21', 'qwen']: dinov3"),
         ("report.names", ["sd21-sdfm"], "report.names = ['sd21-sdfm']: the stage evaluate"),
@@ -175,5 +192,20 @@ def test_sections_that_do_not_fit_together_are_named(
     assert any(found.startswith(problem) for found in problems(tiny)), problems(tiny)
 
 
-def test_a_file_of_a_section_without_keys_is_no_crash() -> None:
+def test_a_list_that_is_also_a_parameter_is_told_once(tiny: dict[str, Any]) -> None:
+    tiny["evaluate"]["conditions"] = ["sdmf"]
+    told = [problem for problem in problems(tiny) if problem.startswith("evaluate.conditions.0")]
+    assert len(told) == 1
+    assert told[0].endswith("did you mean 'sdfm'?")
+
+
+def test_a_backbone_that_is_trained_needs_its_section_in_every_stage(tiny: dict[str, Any]) -> None:
+    del tiny["features"]["qwen"]
+    assert any(found.startswith("features.qwen: section is missing") for found in problems(tiny))
+
+
+def test_a_file_of_a_section_without_keys_is_no_crash(
+    repository: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(repository)
     assert len(problems({"train": None, "intermediates": 3, "compute": []})) > 10

@@ -17,7 +17,7 @@ from components.tracking import registry
 from components.weights.manifest import Description
 from pipelines.cli import app
 from tests.components.photographs.videos import make_video, needs_ffmpeg
-from tests.components.restorers.test_folder import trained
+from tests.small_networks import trained
 
 
 @pytest.fixture(scope="module")
