@@ -67,7 +67,11 @@ def test_every_bad_key_is_named_at_once_with_its_value(file: Path) -> None:
 @pytest.mark.parametrize(
     ("section", "message"),
     [
-        ("degrad", "degrad: section is missing; the file has degrade, train, compute"),
+        (
+            "degrad",
+            "degrad: section is missing; the file has degrade, train, compute: "
+            "did you mean 'degrade'?",
+        ),
         ("train.qwen", "train.qwen: section is missing; 'train' has sd21"),
         ("degrade.seed.x", "degrade.seed.x: section is missing; 'degrade.seed' has no sections"),
     ],
