@@ -107,7 +107,7 @@ def test_aligned_pictures_must_be_square_and_large_enough() -> None:
     area = cv2.resize(images.decode(data), (32, 32), interpolation=cv2.INTER_AREA)
     assert (face.hq == area).all()
     assert cutter.cut("x.png", _png(400, 200)).reasons == [
-        "400 x 200 is not square, as aligned faces are: for photographs set faces.aligned to "
+        "400 x 200 is not square, as aligned faces are: for photographs, set faces.aligned to "
         "false and name a detector (faces.detector)"
     ]
     assert "about 18 pixels wide" in cutter.cut("x.png", _png(36, 36)).reasons[0]
