@@ -73,9 +73,9 @@ class Params(BaseModel):
 
 
 def one_of(names: Collection[str]) -> AfterValidator:
-    """Make the type of a name that is in `names` when it is checked, as `Literal` does for few.
+    """Return a check that a name is known, for `Annotated` as in `BackboneName`.
 
-    So that a family is known by being in a dict: `Annotated[str, one_of(FAMILIES)]`.
+    It says what `Literal` says, for names that are written down elsewhere, such as a dict's keys.
     """
 
     def check(name: str) -> str:
@@ -98,7 +98,7 @@ def check_value(key: str, value: Any, its_type: Any) -> list[str]:
 
 
 def nearest(name: str, names: Collection[str]) -> str:
-    """Return the question whether the name most like `name` was meant; empty if none is alike."""
+    """Return the question whether the most similar name was meant; empty if none is similar."""
     found = difflib.get_close_matches(name, names, n=1)
     return f": did you mean {found[0]!r}?" if found else ""
 
