@@ -40,7 +40,7 @@ from pipelines import stage
 log = logging.getLogger(__name__)
 
 SECTION = "evaluate"
-ALWAYS = "identity_angle"  # asked for in any case: that it cannot be had belongs to the result
+ALWAYS = "identity_angle"  # always measured: if it is unavailable, the result says why
 _COLUMNS = ["face_id", "variant", "split", "hq_png", "lq_png"]
 
 MetricName = Annotated[str, one_of((*CATALOGUE, *NOT_SUPPORTED))]
@@ -99,7 +99,7 @@ def run(
 
 
 def _protocol(pairs: Table, size: int, network: SharedFile | None) -> dict[str, Any]:
-    """Say what scores depend on beside the model: only with the same are they compared."""
+    """Return what scores depend on beside the model. Only scores with the same are compared."""
     return {
         "faces": f"the test split of {pairs.path}",
         "size": size,
@@ -111,13 +111,13 @@ def _protocol(pairs: Table, size: int, network: SharedFile | None) -> dict[str, 
 
 
 class Scored(NamedTuple):
-    """What `score` found out about a model."""
+    """What `score` found about a model."""
 
     model: str  # its fingerprint
     size: int  # pixels
     scores: list[FaceScores]
     shown: list[Compared]  # those that the gallery shows, with their pictures
-    unavailable: dict[str, str]  # metrics that could not be had, and why
+    unavailable: dict[str, str]  # metrics that cannot be measured here, and why
 
 
 def score(
@@ -142,7 +142,7 @@ def score(
 def score_test_split(
     pairs: Table, compare: Comparison, params: EvaluateParams, *, size: int
 ) -> tuple[list[FaceScores], list[Compared]]:
-    """Give every test row's scores, and all there is about those that the gallery shows."""
+    """Return the scores of every test row, and the pictures of those that the gallery shows."""
     total = pairs.read(columns=["split"])["split"].to_pylist().count("test")
     if not total:
         raise ValueError(
@@ -187,7 +187,7 @@ def score_shard(
 
 
 def _track(model: Path, result: dict[str, Any], gallery: Gallery) -> None:
-    """Log means, bounds and the pictures into the run in which the model was trained."""
+    """Write means, bounds and pictures to the MLflow run that trained the model."""
     training = Description.read(model, RESTORER).content["lineage"].get("training")
     run_id = runs.run_of(training) if training else None
     if run_id is None:

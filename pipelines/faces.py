@@ -111,8 +111,8 @@ class FaceMaker:
 def run(params: FacesParams, compute: Compute) -> tables.Table:
     """Make the table `faces`.
 
-    Raises: ValueError if the source, or what lies beside it, cannot be used, or holds no usable
-    face: it says what was tried.
+    Raises: ValueError if the source, or a file beside it, cannot be used, or holds no usable face;
+    the message says what was tried.
     """
     source = open_source(params.source)
     tasks = list_tasks(source, params)

@@ -34,7 +34,7 @@ class FeaturesParams(Params):
     features: Path
     encoder_size: PositiveInt  # pixels of a side that DINOv3 sees, a multiple of its patch
     mirror: bool
-    # Not under `compute`: the last bits of a network's output depend on what shares a batch.
+    # Not under `compute`: the last bits of a network's output depend on the batch.
     batch_size: PositiveInt
 
 
@@ -119,7 +119,7 @@ class FeatureMaker:
         return pa.table(columns)
 
     def _no_rows(self) -> pa.Table:
-        """Give the columns of a shard without train faces, with the tensors' shapes."""
+        """Return a table without rows that has the columns and shapes of the others."""
         black = np.zeros((self._size, self._size, 3), np.uint8)
         nobody = [{"face_id": "", "variant": 0}]
         return self._table(nobody, [False], {role: [black] for role in ("hq", "lq", "sr")}).slice(1)

@@ -27,7 +27,7 @@ class IntermediatesParams(Params):
     pairs: Path
     model: Path
     intermediates: Path
-    # Not under `compute`: the last bits of a network's output depend on what shares a batch.
+    # Not under `compute`: the last bits of a network's output depend on the batch.
     batch_size: PositiveInt
 
 

@@ -57,7 +57,7 @@ def run(params: PlainParams, compute: Compute, backbone: BackboneName) -> None:
 def plan(
     params: PlainParams, backbone: BackboneName
 ) -> tuple[training_run.Training, RestorerTraining]:
-    """Say what the training is made from and what it builds; nothing is written.
+    """Return what the training is made from and what it builds; write nothing.
 
     Raises: FileNotFoundError or ValueError naming an input that is missing or damaged.
     """

@@ -3,12 +3,12 @@
 reads   models/B-C               trained folders, and what they name
         metrics/models/B-C.json  their scores, face by face
         the manifests of tables and weights, dvc.lock, the MLflow runs of the trainings
-writes  a version a model in MLflow's registry, with the aliases `champion` and `challenger`
+writes  one version per model in MLflow's registry, with the aliases `champion` and `challenger`
         metrics/registered.json  model -> version, alias, reason
 
-A candidate that is shown to be better than the champion, by the rule in `promotion`, takes its
-place; any other becomes the challenger. What was decided stays decided until the rule or the scores
-change. A version that was replaced by hand becomes the champion again by hand alone.
+A candidate that is better than the champion by the rule in `promotion` takes its place; any other
+becomes the challenger. A decision stands until the rule or the scores change. A version that
+`hdrface promote` has replaced becomes the champion again only by `hdrface promote`.
 """
 
 import json
@@ -83,7 +83,7 @@ def run(params: RegisterParams) -> None:
 
 
 def _registered(registry: Registry, params: RegisterParams, name: str) -> Candidate:
-    """Find or make the version of a trained folder; new scores are kept with it."""
+    """Find or make the version of a trained folder, and keep new scores with it."""
     folder = params.models / name
     trained = Description.read(folder, RESTORER)
     scores = _scores(params.scores / f"{name}.json", trained.fingerprint)
@@ -140,7 +140,7 @@ def _register(
 
 
 def _weights(needed: Closure) -> dict[str, Any]:
-    """Name the pretrained weights that a model stands on, and every licence."""
+    """Return the pretrained weights that a model stands on, and every licence."""
     manifests = [
         Manifest.read(description.file.parent)
         for description, _ in needed
@@ -165,7 +165,7 @@ def _table(folder: Path) -> tuple[str, dict[str, Any]]:
 
 
 def _tags(story: Mapping[str, Any]) -> dict[str, str]:
-    """Give what versions are searched and compared by; the rest is in their lineage."""
+    """Return the tags by which versions are searched and compared; lineage holds the rest."""
     data = lineage.inputs_of(story["stages"]).items()
     return {
         "hdrface.model": story["model"],

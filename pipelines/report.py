@@ -74,7 +74,7 @@ def run(params: ReportParams, *, params_file: Path = PARAMS_FILE, lock: Path = L
 
 
 def _result(file: Path) -> dict[str, Any]:
-    """Read one model's scores; those of models that an earlier profile left are not asked for."""
+    """Read the scores of one model. Raises: ValueError if it was not evaluated."""
     if not file.is_file():
         raise ValueError(f"{file} is not there: run 'dvc repro evaluate'")
     result: dict[str, Any] = json.loads(file.read_bytes())
@@ -109,7 +109,7 @@ def read_lock(file: Path) -> tuple[list[Node], list[Output]]:
     """Read which stages ran, what they read from each other, and the hashes of their outputs.
 
     `report` itself and `register`, which may run after it, are left out: the lock still describes
-    their last run. Without a lock there is nothing to tell: the stages were run by hand.
+    their last run. Without a lock both lists are empty: the stages were run without DVC.
     """
     if not file.is_file():
         return [], []

@@ -4,15 +4,17 @@ A stage is a module of this package with `SECTION`, where its parameters are in 
 
     run(params, compute, *items)
 
-`params` is of the stage's own class of parameters. `compute` is asked for by the stages whose work
-runs on workers, and only they have a section `compute.STAGE`. The items are those of the stage's
-matrix in `dvc.yaml`, in the same order; `SECTION` may name one (`train.{backbone}`). All of this is
-read from `run`'s signature, so a type that is written there is checked here.
+`params` has the stage's own class of parameters. Only a stage whose work runs on workers has
+`compute`, and with it a section `compute.STAGE`. The items are those of the stage's matrix in
+`dvc.yaml`, in the same order; `SECTION` may hold one of them (`train.{backbone}`). The starter
+reads all of this from `run`'s signature: a type that is written there is checked here. A module
+ends with
 
     if __name__ == "__main__":
         stage.start("pipelines.train")
 
-names the module, since Ray's workers look functions up in it and have another `__main__`.
+It starts the module by its name: Ray's workers look functions up there, and have another
+`__main__`.
 """
 
 import argparse
@@ -84,8 +86,8 @@ class Stage:
 def start(module: str, words: Sequence[str] | None = None) -> None:
     """Run a stage with the items on the command line, checked against their types.
 
-    What a person can mend, the command, the parameters or the inputs, is told in words with exit
-    code 2. Any other error keeps its trace.
+    A mistake that a person can mend, in the command, the parameters or the inputs, is told in words
+    with exit code 2. Any other error keeps its trace.
     """
     logs.configure()
     stage = Stage.load(module.rpartition(".")[2])
@@ -117,10 +119,10 @@ def _items(stage: Stage, words: Sequence[str]) -> dict[str, str]:
 
 
 def is_mistake(error: Exception) -> bool:
-    """Tell whether an error's message says all: what is wrong, and what a person can do about it.
+    """Tell whether a person can mend an error, so that its message is enough.
 
-    An OSError does, wherever it comes from, and so does a ValueError of our own code. One that a
-    library raises is our fault until shown otherwise.
+    A ValueError counts if our own code raised it: one from a library is a fault of ours until shown
+    otherwise.
     """
     from components.ray_training.distributed import TrainingError
     from components.tables.making import ShardError

@@ -64,7 +64,7 @@ def run(
 def plan(
     params: TrainParams, backbone: BackboneName, condition: TokenConditionName
 ) -> tuple[training_run.Training, RestorerTraining]:
-    """Say what the training is made from and what it builds; nothing is written.
+    """Return what the training is made from and what it builds; write nothing.
 
     Raises: FileNotFoundError or ValueError naming an input that is missing, damaged or of another
         run, and what to do.
@@ -118,7 +118,7 @@ def _open_tables(params: TrainParams) -> tuple[Table, Table]:
 
 
 def _open_networks(params: TrainParams, out: Path) -> _Networks:
-    """Open what the trained folder names; it finds each one from `out`."""
+    """Open the networks that the trained folder `out` names, with their way from there."""
     weights, encoder = open_weights(params.weights), open_weights(params.encoder)
     intermediate = open_model(params.intermediate)
     folders = {

@@ -4,8 +4,8 @@ reads   faces              the train and test faces, for stand-ins that are trai
 writes  data/weights/N     manifest.json, and a stand-in's files in the published layout; published
                            weights stay in the hub's cache or their folder, with links in the store
 
-Run by hand where only the manifest is (another machine, after `dvc pull`), it fetches what the
-manifest names and changes nothing.
+On a machine that has only the manifest (after `dvc pull`), running it fetches the files that the
+manifest names and changes nothing else.
 """
 
 import logging
@@ -51,7 +51,7 @@ class WeightsParams(Params):
 def run(params: WeightsParams, network: str) -> str:
     """Make the folder `params.out` of one network; return the fingerprint of the weights.
 
-    Raises: what `components.weights.fetch.publish` says; LockedError if another process is at it.
+    Raises: what `components.weights.fetch.publish` says; LockedError if another process writes it.
     """
     with unfinished.lock(params.out):
         if params.published and fetch.matches(params.out, params.published):

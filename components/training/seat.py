@@ -1,4 +1,4 @@
-"""A process's seat in a training: which of how many it is, and whom it reports to.
+"""A process's seat in a training: its number among how many, and where its reports go.
 
 Without torch: a driver that only hands out seats must not wait seconds for it.
 """

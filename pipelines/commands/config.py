@@ -26,8 +26,8 @@ app = group("Compose params.yaml from a profile, or check it.")
 
 DVC_FILE = Path("dvc.yaml")
 
-# What one stage reads and another one writes, or both must know: the two keys have one value.
-# B stands for each backbone that is conditioned.
+# Pairs of keys that must have the same value: one stage reads what another one writes, or both need
+# it. B stands for each backbone that is trained.
 _SAME = (
     ("degrade.faces", "faces.faces"),
     ("evaluate.pairs", "degrade.pairs"),
@@ -101,7 +101,7 @@ def _section_problems(values: Mapping[str, Any], file: Path) -> Iterator[str]:
     known = ["profile", "compute", "serve", *(stage.head for stage in stages.values())]
     for name in [name for name in values if name not in known]:
         there = ", ".join(sorted(known))
-        yield f"{name}: no stage has this section; there are {there}{nearest(name, known)}"
+        yield f"{name}: no stage has this section; there are {there}{nearest(str(name), known)}"
     axes = {name: _axes(name) for name in stages}
     types = {key: stages[name].items[item] for name in stages for item, key in axes[name].items()}
     for key, its_type in types.items():
@@ -123,7 +123,7 @@ def _compute_problems(
     for name in _mapping(values, "compute"):
         if name not in stages:
             there = ", ".join(stages)
-            yield f"compute.{name}: no such stage; there are {there}{nearest(name, stages)}"
+            yield f"compute.{name}: no such stage; there are {there}{nearest(str(name), stages)}"
 
 
 def _axes(stage: str) -> dict[str, str]:
@@ -145,13 +145,15 @@ def _item_problems(
     stage: Stage, axis: str | None, lists: Collection[str], values: Mapping[str, Any], file: Path
 ) -> Iterator[str]:
     """Check the section of every item that is named or has one."""
+    its_type = stage.items[str(stage.per)]
+    named = _names(values, axis) if axis else []
+    valid = [name for name in named if not check_value(name, name, its_type)]
     there = [name for name in _mapping(values, stage.head) if f"{stage.head}.{name}" not in lists]
-    for item in dict.fromkeys([*(_names(values, axis) if axis else ()), *there]):
+    for item in dict.fromkeys([*valid, *there]):
         section = f"{stage.head}.{item}"
-        if problems := check_value(section, item, stage.items[str(stage.per)]):
-            yield from problems if item in there else ()  # else its list was told off already
-        else:
-            yield from _bad_keys(stage.params, section, values, file)
+        yield from check_value(section, item, its_type) or _bad_keys(
+            stage.params, section, values, file
+        )
 
 
 def _bad_keys(
@@ -165,7 +167,7 @@ def _bad_keys(
 
 
 def _disagreements(values: Mapping[str, Any]) -> Iterator[str]:
-    """Say where sections that are good one by one do not fit together."""
+    """Find where sections that are valid one by one do not fit together."""
     for key, source in _SAME:
         for backbone in _names(values, "train.backbones") if ".B" in key else [""]:
             one, other = (name.replace(".B", f".{backbone}") for name in (key, source))
@@ -188,7 +190,7 @@ def _disagreements(values: Mapping[str, Any]) -> Iterator[str]:
 
 
 def _unmeasured(values: Mapping[str, Any]) -> Iterator[str]:
-    """Name the metrics that decide about the champion and are not computed."""
+    """Find the metrics that decide about the champion and are not measured."""
     measured = [*_names(values, "evaluate.metrics"), "identity_angle"]  # which always is, if it can
     rule = _mapping(_mapping(values, "register"), "promotion")
     named = {"better": _names(rule, "better"), "not_worse": list(_mapping(rule, "not_worse"))}
@@ -199,7 +201,7 @@ def _unmeasured(values: Mapping[str, Any]) -> Iterator[str]:
 
 
 def _unmade_models(values: Mapping[str, Any]) -> Iterator[str]:
-    """Name the trained folders that a stage reads and none makes."""
+    """Find the trained folders that a stage reads and no stage makes."""
     trained, plain = _names(values, "train.backbones"), _names(values, "plain.backbones")
     if set(trained) != (there := set(_mapping(values, "intermediates"))):
         found = sorted(there)
