@@ -1,9 +1,11 @@
-# `make demo` and `make test` set up .venv themselves; Python 3.11 and a package index are all they need.
+# `make demo` and `make test` set up .venv themselves; one of PYTHONS and a package index are all they need.
 SHELL := /bin/bash
 .SHELLFLAGS := -eu -o pipefail -c
 .DEFAULT_GOAL := help
 
-PYTHON ?= $(shell command -v python3.11 || echo python3)
+PYTHONS := 3.11 3.12 3.13
+# The first that runs: pyenv has a command for each that it knows, whether or not it is switched on.
+PYTHON ?= $(shell for python in $(PYTHONS:%=python%) python3; do $$python -c "" 2>/dev/null && echo $$python && break; done)
 BIN := .venv/bin
 # The environment is made anew when what it was made from has changed.
 STAMP := .venv/.made-from-$(shell cat requirements.lock pyproject.toml | cksum | cut -d ' ' -f 1)
@@ -17,7 +19,7 @@ export PYTHONUNBUFFERED := 1
 # Two files of tests at a time: what takes long is mostly the wait for other processes.
 AT_ONCE := --numprocesses=2 --dist=loadfile --no-loadscope-reorder
 
-.PHONY: help install demo results test test-cluster check format bench serve mlflow lock chromium ffmpeg postgresql
+.PHONY: help install demo results test test-cluster check format bench serve mlflow lock lock-check chromium ffmpeg postgresql
 
 help: ## list the targets
 	@sed -n 's/^\([a-z-]*\):.*## /\1\t/p' $(MAKEFILE_LIST) | expand -t 14
@@ -26,9 +28,12 @@ install: $(STAMP) ## make or update .venv
 
 $(STAMP):
 	@echo "Setting up .venv: 30 s to 6 minutes" >&2
-	@test -x $(BIN)/python || $(PYTHON) -m venv .venv
-	@$(BIN)/python -c 'import sys; assert sys.version_info[:2] == (3, 11), f"Python 3.11 is needed, .venv has {sys.version}: remove .venv, run make PYTHON=..."'
-	@test -x $(BIN)/uv || $(BIN)/python -m pip install --quiet --disable-pip-version-check 'uv>=0.9,<1'
+	@python=$(BIN)/python; test -x $$python || python="$(PYTHON)"; \
+	  found=$$("$$python" -c 'import sys; print("Python %d.%d" % sys.version_info[:2])' 2>/dev/null || echo missing); \
+	  if [[ " $(PYTHONS) " != *" $${found#Python } "* ]]; then \
+	    echo "One of Python $(PYTHONS) is needed, '$$python' is $$found: install one, remove .venv and run 'make PYTHON=python3.12'" >&2; exit 1; \
+	  fi; \
+	  test -x $(BIN)/uv || { "$$python" -m venv .venv && $(BIN)/python -m pip install --quiet --disable-pip-version-check 'uv>=0.9,<1'; }
 	@# cv2 anew: removing the other OpenCV of an older environment takes its files along.
 	@# Bytecode now, once: some systems forbid writing it later, and each of the many processes would compile anew.
 	@$(BIN)/uv pip sync --quiet --compile-bytecode --reinstall-package opencv-python-headless --python $(BIN)/python requirements.lock
@@ -74,7 +79,16 @@ mlflow: $(STAMP) ## open the runs of the local database in a browser
 	@mlflow ui --backend-store-uri sqlite:///mlflow.db
 
 lock: $(STAMP) ## resolve pyproject.toml into requirements.lock
-	@uv pip compile pyproject.toml --extra dev --universal --python-version 3.11 --generate-hashes --no-header --no-annotate -q -o requirements.lock
+	@uv pip compile pyproject.toml --extra dev --universal --python-version $(firstword $(PYTHONS)) --generate-hashes --no-header --no-annotate -q -o requirements.lock
+
+# Pure Python that its authors publish as source only: it is built where it is installed, without a compiler.
+SOURCE_ONLY := antlr4-python3-runtime openai-clip
+lock-check: $(STAMP) ## check that there are wheels of the lock for every Python, on Linux and macOS 14
+	@for python in $(PYTHONS); do for platform in x86_64-unknown-linux-gnu aarch64-unknown-linux-gnu aarch64-apple-darwin; do \
+	  echo "Python $$python, $$platform"; \
+	  MACOSX_DEPLOYMENT_TARGET=14.0 uv pip install --dry-run --quiet --no-deps --only-binary :all: $(SOURCE_ONLY:%=--no-binary %) \
+	    --python-version $$python --python-platform $$platform --target .venv/empty -r requirements.lock; \
+	done; done
 
 # The target's package of Debian, unless the first argument succeeds; without it, tests are skipped and say so.
 define from_debian

@@ -142,19 +142,21 @@ def run_one(num_faces: int) -> dict[str, dict[str, float]]:
         pairs = tables.Table.open(params.pairs)
         wanted = features.FeaturesParams.load("features.sd21")
         copies = _build(
-            wanted.restorations, "restore", CopyMaker, {"pairs": pairs}, shards, compute
+            wanted.intermediates, "intermediates", CopyMaker, {"pairs": pairs}, shards, compute
         )
         _build(FEW, "faces", FaceMaker, {}, range(1), compute)
         for name in ("sd21", "dinov3"):
             weights.run(weights.WeightsParams.load(f"weights.{name}"), name)
         results["features"] = measure(
-            lambda: features.run(wanted, "features@sd21", compute),
+            lambda: features.run(wanted, compute, "sd21"),
             lambda: features.FeatureMaker(
                 pairs=pairs,
-                restorations=copies,
+                intermediates=copies,
                 weights=share(wanted.weights),
                 encoder=share(wanted.encoder),
                 params=wanted,
+                backbone="sd21",
+                size=images.side(pairs.first("hq_png").as_py()),
             ),
         )
     return results

@@ -13,7 +13,7 @@ from typing import Any
 
 import psutil  # type: ignore[import-untyped]
 
-from components import lineage
+from components import git, lineage
 
 RESULTS = Path(__file__).parent / "results"
 _LIBRARIES = ("numpy", "opencv-python-headless", "torch", "ray", "pyarrow", "diffusers", "mlflow")
@@ -30,7 +30,7 @@ def facts() -> dict[str, Any]:
         "system": platform.platform(),
         "python": platform.python_version(),
         "libraries": {library: metadata.version(library) for library in _LIBRARIES},
-        "git": lineage.git_commit(),
+        "git": git.commit(lineage.ROOT),
     }
 
 

@@ -18,6 +18,7 @@ import time
 from typing import Any
 
 from benchmarks import machine
+from components.history import HistoryPoint
 from components.params import Compute
 from components.storage import Storage
 
@@ -65,7 +66,7 @@ def under_ray(config: dict[str, Any]) -> dict[str, float]:
     from components.ray_training import distributed
     from pipelines import train
 
-    points: list[distributed.Point] = []
+    points: list[HistoryPoint] = []
     with cluster.session(Compute(cpus=1)), tempfile.TemporaryDirectory() as folder:
         since = time.time()
         distributed.fit(
@@ -103,7 +104,7 @@ def configuration(backbone: str, condition: str, steps: int) -> dict[str, Any]:
         }
     )
     params = params.model_copy(update={"optimization": optimization, "workers": 1})
-    _, restorer = train.plan(backbone, condition, params)  # type: ignore[arg-type]
+    _, restorer = train.plan(params, backbone, condition)  # type: ignore[arg-type]
     return train.worker_config(params, restorer)
 
 

@@ -1,6 +1,6 @@
-"""Pictures in and out of bytes, sizes and tensors; the only place where a value range changes.
+"""Pictures to and from bytes, sizes and tensors; the only place where a value range changes.
 
-A picture is a uint8 array (H, W, 3), RGB, the way it is meant to be looked at. A tensor of pictures
+A picture is a uint8 array (H, W, 3), RGB, the right way up. A tensor of pictures
 is float32 (B, 3, H, W), RGB in [0, 1]. Embedded colour profiles are not applied: numbers are read
 as sRGB.
 """
@@ -25,7 +25,7 @@ if TYPE_CHECKING:
 Image: TypeAlias = npt.NDArray[np.uint8]
 
 MIN_SIDE = 16  # pixels; nothing smaller shows a face
-# Few formats, so that a stranger's file reaches few parsers. JPEG includes MPO, which phones write.
+# Few formats, so that a file from outside reaches few parsers. JPEG includes MPO, as phones write.
 FORMATS = ("JPEG", "PNG", "WEBP", "BMP", "TIFF")
 _SIXTEEN_BITS = ("I;16", "I;16B", "I;16L", "I;16N")
 _WITH_ALPHA = ("RGBA", "LA", "PA", "RGBa", "La")
@@ -50,7 +50,7 @@ class ImageError(ValueError):
 
 
 def decode(data: bytes, *, max_pixels: int = 100_000_000, min_side: int = MIN_SIDE) -> Image:
-    """Decode a stranger's JPEG, PNG, WebP, BMP or TIFF (its first frame) to RGB.
+    """Decode an untrusted JPEG, PNG, WebP, BMP or TIFF (its first frame) to RGB.
 
     EXIF orientation is applied; transparency is laid over white; grey, palette, CMYK and YCbCr
     become RGB; 16 bits become 8. The size is read from the header and bounded before any pixel is
@@ -71,7 +71,7 @@ def decode(data: bytes, *, max_pixels: int = 100_000_000, min_side: int = MIN_SI
     if width * height > max_pixels:
         raise ImageError(f"too large: {width} x {height}, at most {max_pixels:,} pixels")
     if min(width, height) < min_side:
-        raise ImageError(f"too small: {width} x {height}, at least {min_side} pixels a side")
+        raise ImageError(f"too small: {width} x {height}, at least {min_side} pixels per side")
     try:
         picture.load()
         return _to_rgb(PIL.ImageOps.exif_transpose(picture))
@@ -83,7 +83,7 @@ def decode(data: bytes, *, max_pixels: int = 100_000_000, min_side: int = MIN_SI
 
 def _to_rgb(picture: PIL.Image.Image) -> Image:
     if picture.mode in _SIXTEEN_BITS:
-        # Colour of 16 bits never comes here: Pillow itself keeps its upper eight bits.
+        # 16-bit colour never comes here: Pillow itself keeps the upper eight bits.
         grey = np.asarray(picture).astype(np.float64) / 257  # 65535 -> 255
         picture = PIL.Image.fromarray(np.rint(grey).astype(np.uint8))
     if picture.mode in _WITH_ALPHA or picture.has_transparency_data:
@@ -93,7 +93,7 @@ def _to_rgb(picture: PIL.Image.Image) -> Image:
     elif picture.mode in _TO_RGB:
         picture = picture.convert("RGB")
     if picture.mode != "RGB":
-        raise ImageError(f"pixels of type {picture.mode}: save it with 8 or 16 bits a channel")
+        raise ImageError(f"pixels of type {picture.mode}: save it with 8 or 16 bits per channel")
     return np.array(picture, dtype=np.uint8)
 
 
@@ -118,11 +118,16 @@ def encode_png(image: Image) -> bytes:
 
 
 def decode_png(data: bytes) -> Image:
-    """Decode what `encode_png` made: fast, without the care that a stranger's file needs."""
+    """Decode what `encode_png` made: fast, without the checks that an untrusted file needs."""
     bgr = cv2.imdecode(np.frombuffer(data, np.uint8), cv2.IMREAD_COLOR) if data else None
     if bgr is None:
         raise ImageError(f"not a PNG of this project: {_start_of(data)}")
     return np.asarray(cv2.cvtColor(bgr, cv2.COLOR_BGR2RGB), dtype=np.uint8)
+
+
+def side(png: bytes) -> int:
+    """Return the side of a square PNG in pixels."""
+    return int(decode_png(png).shape[0])
 
 
 def resize(image: Image, size: int) -> Image:
@@ -151,7 +156,7 @@ def to_tensor(images: Sequence[Image]) -> Tensor:
 
 
 def from_tensor(images_B3HW: Tensor) -> list[Image]:
-    """Undo `to_tensor`: clamp to [0, 1], round half to even to 8 bits."""
+    """Make pictures of a tensor: clamp to [0, 1], round half to even to 8 bits."""
     import torch
 
     bytes_B3HW = (images_B3HW.detach().float().clamp(0, 1) * 255).round().to(torch.uint8)

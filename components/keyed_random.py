@@ -1,8 +1,8 @@
-"""Random numbers that depend on what they are for, never on who draws them or when.
+"""Random numbers that depend on their purpose, never on which process draws them or when.
 
 Every number comes from a generator keyed by (seed, face_id, variant, purpose), so a face gets the
-same noise on one worker or on a hundred, in any order, alone or in a batch. Two keys that differ
-anywhere give independent streams: `purpose` keeps a restorer's noise apart from a degradation's.
+same noise on one worker or a hundred, in any order, alone or in a batch. Different keys give
+independent streams: `purpose` separates a restorer's noise from a degradation's.
 """
 
 import hashlib
@@ -13,8 +13,8 @@ import numpy.typing as npt
 
 
 def generator(seed: int, face_id: str, variant: int, purpose: str) -> np.random.Generator:
-    """Start the stream of one key: Philox, its 128-bit key cut from SHA-256 of the four."""
-    # JSON keeps the borders: ("a1", 2) and ("a", 12) must not meet.
+    """Make the generator of one key: Philox, keyed by 128 bits of the four values' SHA-256."""
+    # JSON keeps values apart: ("a1", 2) and ("a", 12) must differ.
     named = json.dumps([int(seed), face_id, int(variant), purpose]).encode()
     key = int.from_bytes(hashlib.sha256(named).digest()[:16], "little")
     return np.random.Generator(np.random.Philox(key=key))

@@ -3,18 +3,22 @@
 import ast
 import hashlib
 import json
-import subprocess
 from collections.abc import Iterator, Mapping
 from pathlib import Path
-from typing import Any, TypedDict
+from typing import Any
 
 import yaml
 
 ROOT = Path(__file__).resolve().parents[1]  # the folder that holds `components` and `pipelines`
 _PACKAGES = ("components", "pipelines")
-# They move and check things and make nothing: a better progress line must not cost a day of work.
-_EXCLUDED = (
+# These move and check things and make nothing: a better progress line must not rerun a stage.
+# Files, and folders with a slash at their end.
+MAKE_NOTHING = (
     "components/cluster/",
+    "components/console.py",
+    "components/files.py",
+    "components/git.py",
+    "components/history.py",
     "components/jobs/",
     "components/lineage.py",
     "components/logs.py",
@@ -25,18 +29,12 @@ _EXCLUDED = (
     "components/tables/",
     "components/tracking/",
     "components/weights/shared.py",
+    "pipelines/stage.py",
 )
 
 
-class Commit(TypedDict):
-    """The commit checked out, and whether tracked files differ from it."""
-
-    commit: str | None
-    dirty: bool
-
-
-def identity(**parts: Any) -> str:
-    """Hash named parts, each of what JSON can say; the order of keys does not matter."""
+def fingerprint(**parts: Any) -> str:
+    """Hash named parts, each a JSON value; the order of keys does not matter."""
     text = json.dumps(
         parts, sort_keys=True, separators=(",", ":"), ensure_ascii=False, allow_nan=False
     )
@@ -63,7 +61,7 @@ def source_hashes(module: str, root: Path = ROOT) -> dict[str, str]:
         if file is None:
             continue  # `from components.fusion.sdfm import SDFM`: a name in a module, not a module
         relative = file.relative_to(root).as_posix()
-        if relative.startswith(_EXCLUDED):
+        if relative.startswith(MAKE_NOTHING):
             continue
         tree = ast.parse(file.read_bytes(), filename=str(file))
         package = name if file.name == "__init__.py" else name.rpartition(".")[0]
@@ -73,7 +71,7 @@ def source_hashes(module: str, root: Path = ROOT) -> dict[str, str]:
                 waiting.append(imported)
         _strip_docstrings(tree)
         if tree.body:
-            hashes[relative] = hashlib.sha256(ast.dump(tree).encode()).hexdigest()
+            hashes[relative] = hashlib.sha256(_text(tree).encode()).hexdigest()
     return dict(sorted(hashes.items()))
 
 
@@ -90,7 +88,7 @@ def _with_packages(module: str) -> Iterator[str]:
 
 
 def _imports(tree: ast.AST, package: str) -> Iterator[str]:
-    """Name every module that may be imported, with the packages above it (they are run too)."""
+    """Find every module that may be imported, and the packages above it: Python runs those too."""
     for node in ast.walk(tree):
         if isinstance(node, ast.Import):
             names = [alias.name for alias in node.names]
@@ -119,31 +117,31 @@ def _strip_docstrings(tree: ast.AST) -> None:
             del node.body[0]
 
 
-def git_commit(root: Path = ROOT) -> Commit:
-    """Tell the commit that is checked out; `commit` is None outside a git repository."""
-    head = _git(root, "rev-parse", "HEAD")
-    if head is None:
-        return {"commit": None, "dirty": False}
-    changed = _git(root, "status", "--porcelain", "--untracked-files=no")
-    return {"commit": head, "dirty": bool(changed)}
+def _text(node: object) -> str:
+    """Return a syntax tree as text, the same on every Python; that of `ast.dump` differs.
 
-
-def _git(root: Path, *arguments: str) -> str | None:
-    try:
-        done = subprocess.run(
-            ["git", "-C", str(root), *arguments], capture_output=True, text=True, check=False
-        )
-    except FileNotFoundError:  # no git on this machine
-        return None
-    return done.stdout.strip() if done.returncode == 0 else None
+    A newer Python has fields that an older one lacks. They are empty where the source does not use
+    them, so empty fields are left out.
+    """
+    if isinstance(node, list):
+        return f"[{', '.join(map(_text, node))}]"
+    if not isinstance(node, ast.AST):
+        return ascii(node)  # `repr` escapes other letters on another Python
+    if isinstance(node, ast.JoinedStr):  # 3.12.1 ends f"{x:{y}}" with an empty string
+        node = ast.JoinedStr([part for part in node.values if getattr(part, "value", None) != ""])
+    fields = [
+        f"{name}={_text(value)}"
+        for name, value in ast.iter_fields(node)
+        if value is not None and value != []
+    ]
+    return f"{type(node).__name__}({', '.join(fields)})"
 
 
 def dvc_hashes(stage: str, root: Path = Path()) -> dict[str, str]:
-    """Hash, as DVC does, each file and folder that a stage depends on; empty outside a DVC project.
+    """Return DVC's hash of each file and folder that a stage depends on; empty outside a project.
 
-    DVC remembers the hash of what it has hashed before, so data that did not change since the stage
-    before is not read again. `dvc.lock` itself would be too old here: while a stage runs, it still
-    describes the stage's last run.
+    DVC remembers hashes, so data that did not change since the last stage is not read again.
+    `dvc.lock` would be too old here: while a stage runs, it still describes the stage's last run.
 
     Raises: dvc's StageNotFound if `dvc.yaml` has no such stage.
     """
@@ -165,7 +163,7 @@ def dvc_hashes(stage: str, root: Path = Path()) -> dict[str, str]:
 
 
 def locked_stages(out: Path, root: Path = Path()) -> dict[str, Any]:
-    """Give the entries of `dvc.lock` that led to an output, its own stage last.
+    """Return the entries of `dvc.lock` that led to an output, with its own stage last.
 
     Empty outside a DVC project. `out` is relative to `root`.
 
@@ -178,7 +176,7 @@ def locked_stages(out: Path, root: Path = Path()) -> dict[str, Any]:
         repo = Repo(str(root))
     except NotDvcRepoError:
         return {}
-    remedy = "run 'dvc repro', which makes it anew or finds it unchanged"
+    remedy = "run 'dvc repro', which makes it again or finds it unchanged"
     with repo:
         try:
             (found,) = repo.find_outs_by_path(str(root / out))
@@ -191,7 +189,7 @@ def locked_stages(out: Path, root: Path = Path()) -> dict[str, Any]:
 
 
 def inputs_of(stages: Mapping[str, Any]) -> dict[str, str]:
-    """Give the path and DVC's hash of everything that entries of `dvc.lock` depend on."""
+    """Return the path and DVC's hash of everything that entries of `dvc.lock` depend on."""
     return {
         dependency["path"]: next(
             (dependency[kind] for kind in ("md5", "etag", "checksum") if kind in dependency), ""
@@ -202,12 +200,12 @@ def inputs_of(stages: Mapping[str, Any]) -> dict[str, str]:
 
 
 def is_source(path: str) -> bool:
-    """Tell whether a stage's input is code, which the commit names, and no data."""
+    """Return whether a stage's input is code, which the commit names, and not data."""
     return path.split("/")[0] in _PACKAGES
 
 
 def _leading_to(path: str, stages: Mapping[str, Any]) -> Iterator[tuple[str, Any]]:
-    """Give the stage that makes a path, after those that it reads from; each may come again."""
+    """Find the stage that makes a path, after the stages it reads from; one may come twice."""
     for name, stage in stages.items():
         if any(_is_within(path, out["path"]) for out in stage.get("outs", ())):
             for dependency in stage.get("deps", ()):

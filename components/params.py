@@ -1,23 +1,28 @@
-"""Typed parameters: a knob of `params.yaml` is checked when a stage starts, and named if wrong.
+"""Typed parameters: `params.yaml` is checked when a stage starts, and a wrong value is named.
 
-A stage declares one `Params` class for its section; what a component needs is a section of its own,
-declared beside the code that it steers and nested there. Where the work runs is `Compute`.
+A stage declares one `Params` class for its section. A component's section is declared beside the
+component's code and nested in the stage's. `Compute` says where the work runs.
 """
 
-from collections.abc import Iterable, Mapping, Sequence
+import difflib
+import re
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Annotated, Any, Literal, Self
 
 import yaml
 from pydantic import (
+    AfterValidator,
     BaseModel,
     BeforeValidator,
     ConfigDict,
     NonNegativeFloat,
     PositiveFloat,
     PositiveInt,
+    TypeAdapter,
 )
 from pydantic import ValidationError as _Invalid
+from pydantic_core import PydanticKnownError
 
 PARAMS_FILE = Path("params.yaml")
 _LONGEST_VALUE = 80  # characters of a bad value that a message repeats
@@ -54,7 +59,8 @@ class Params(BaseModel):
         reached: list[str] = []
         for key in section.split("."):
             if not isinstance(found, Mapping) or key not in found:
-                known = ", ".join(map(str, found)) if isinstance(found, Mapping) else "no sections"
+                there = [str(name) for name in found] if isinstance(found, Mapping) else []
+                known = f"{', '.join(there)}{nearest(key, there)}" if there else "no sections"
                 where = f"'{'.'.join(reached)}'" if reached else "the file"
                 missing = ".".join([*reached, key])
                 raise ParamsError(file, [f"{missing}: section is missing; {where} has {known}"])
@@ -66,6 +72,37 @@ class Params(BaseModel):
             raise ParamsError(file, list(_problems(section, error))) from error
 
 
+def one_of(names: Collection[str]) -> AfterValidator:
+    """Make a type of names: a value must be in `names` at the time of the check.
+
+    So a family needs only its entry in a dict: `Annotated[str, one_of(FAMILIES)]`.
+    """
+
+    def check(name: str) -> str:
+        if name not in names:
+            *most, last = map(repr, names)
+            expected = f"{', '.join(most)} or {last}" if most else last
+            raise PydanticKnownError("literal_error", {"expected": expected})
+        return name
+
+    return AfterValidator(check)
+
+
+def check_value(key: str, value: Any, its_type: Any) -> list[str]:
+    """Check one value against a type; return what is wrong, in the words of a section's check."""
+    try:
+        TypeAdapter(its_type).validate_python(value)
+    except _Invalid as error:
+        return list(_problems(key, error))
+    return []
+
+
+def nearest(name: str, names: Collection[str]) -> str:
+    """Return "did you mean ...?" with the most similar name; empty if none is similar."""
+    found = difflib.get_close_matches(name, names, n=1)
+    return f": did you mean {found[0]!r}?" if found else ""
+
+
 def _checked_workers(value: object) -> object:
     match value:
         case int() if value >= 1 and not isinstance(value, bool):
@@ -75,22 +112,22 @@ def _checked_workers(value: object) -> object:
     raise ValueError("expected a number of workers from 1, or [min, max] with 1 <= min <= max")
 
 
-# Of a training: so many, or as many as there is room for between two numbers.
+# The workers of a training: this many, or as many as fit between two numbers.
 Workers = Annotated[int | tuple[int, int], BeforeValidator(_checked_workers)]
-# What a training with [min, max] workers does when they are fewer than max: go on with the batch of
-# max workers, each taking more of it, or with a batch a worker. The same with a fixed number.
+# The batch of a training with [min, max] workers while there are fewer than max: still that of max
+# workers, of which each takes more, or one batch per worker. It does not matter for a fixed number.
 ElasticBatch = Literal["global", "per_worker"]
 
 
 class Compute(Params):
-    """Where a stage's work runs; it changes no result, so neither DVC nor an identity sees it."""
+    """Where a stage's work runs; it changes no result, so neither DVC nor a fingerprint sees it."""
 
-    workers: PositiveInt | None = None  # None: as many as the cluster's CPUs carry
+    workers: PositiveInt | None = None  # None: as many as the cluster has CPUs for
     gpus: NonNegativeFloat = 0  # per worker
     cpus: PositiveFloat = 1  # per worker
     memory: PositiveFloat | None = None  # GiB per worker, reserved; None: Ray does not count it
-    # Of a training with [min, max] workers, seconds: how long it waits for all of them, at the
-    # start and when one is lost, and how long it stays with fewer, at least, before it grows.
+    # For a training with [min, max] workers: how long it waits for all of them, at the start and
+    # when one is lost, and how long it keeps fewer before it grows, at least.
     start_wait_s: PositiveFloat = 120
     resize_interval_s: NonNegativeFloat = 300
 
@@ -113,11 +150,13 @@ def read(file: Path = PARAMS_FILE) -> dict[str, Any]:
     return values
 
 
-def _problems(section: str, error: _Invalid) -> Iterable[str]:
+def _problems(section: str, error: _Invalid) -> Iterator[str]:
     for detail in error.errors(include_url=False):
         key = ".".join([section, *map(str, detail["loc"])])
         message = detail["msg"].removeprefix("Value error, ")
         value = detail["input"]
+        if detail["type"] == "literal_error":
+            message += nearest(str(value), re.findall(r"'([^']+)'", detail["ctx"]["expected"]))
         # A missing key, or a rule over several keys, arrives with the whole section as its value.
         shown = "" if isinstance(value, Mapping | BaseModel) else f" = {_shown(value)}"
         yield f"{key}{shown}: {message}"

@@ -1,22 +1,36 @@
-"""How far a piece of work is: a bar where a person watches, a line now and then in a log."""
+"""Show how far a piece of work is: a bar on a terminal, a line now and then in a log."""
 
 import logging
 import time
 from types import TracebackType
-from typing import Self
+from typing import TYPE_CHECKING, Self
 
 from components import logs
+
+if TYPE_CHECKING:
+    from rich.progress import Progress as Bar
 
 log = logging.getLogger(__name__)
 
 
-class _Shown:
-    """Has a bar where a person watches; the bar ends with the block."""
+class Progress:
+    """Count what is done of a known total, and show it with the time left.
 
-    def __init__(self, name: str, total: int) -> None:
-        self._bar = _Bar(name, total) if logs.on_terminal() else None
+    In a `with` block on a terminal it is a bar. Anywhere else it is a line in the log, at most one
+    in `every_s` seconds, and one at the end.
+    """
+
+    def __init__(self, name: str, unit: str, total: int, *, every_s: float = 10.0) -> None:
+        self.name, self.unit, self.total, self.every_s = name, unit, total, every_s
+        self._done = 0.0
+        self._logged_at = time.monotonic()
+        # The first count: how long the workers took to start is no part of the rate.
+        self._first: tuple[float, float] | None = None
+        self._bar: Bar | None = None
 
     def __enter__(self) -> Self:
+        if logs.on_terminal():
+            self._bar = _start_bar(self.name, self.total)
         return self
 
     def __exit__(
@@ -28,79 +42,52 @@ class _Shown:
         if self._bar is not None:
             self._bar.stop()
 
-
-class TrainingProgress(_Shown):
-    """Show steps, images/s, loss and the time left, as the points of the history come in."""
-
-    def __init__(self, name: str, num_steps: int, *, every_s: float = 20.0) -> None:
-        super().__init__(name, num_steps)
-        self._name, self._num_steps, self._every_s = name, num_steps, every_s
-        self._logged_at = time.monotonic()
-        self._first: tuple[float, float] | None = None  # step and time of the first point
-
-    def show(self, step: float, loss: float, images_per_s: float) -> None:
-        """Take note of a point of the history."""
-        now = time.monotonic()
-        if self._first is None or step < self._first[0]:
-            self._first = (step, now)
-        left = self._time_left(step, now)
-        told = f"loss {loss:.4g}, {images_per_s:.3g} images/s"
-        told += "" if left is None else f", {_minutes(left)} left"
-        if self._bar is not None:
-            self._bar.show(step, told)
-        elif now - self._logged_at >= self._every_s or step == self._num_steps:
-            self._logged_at = now
-            log.info("%s: step %d of %d, %s", self._name, step, self._num_steps, told)
-
-    def _time_left(self, step: float, now: float) -> float | None:
-        first, since = self._first or (step, now)
-        if step == first or step == self._num_steps:
-            return None
-        return (now - since) / (step - first) * (self._num_steps - step)
-
-
-class WorkProgress(_Shown):
-    """Show how many of a known number of things are done, and the time left."""
-
-    def __init__(self, name: str, unit: str, total: int) -> None:
-        super().__init__(name, total)
-        self._lines = logs.Progress(name, unit, total)
-        self._done = 0
-
     def advance(self) -> None:
-        """Take note that one more is done."""
-        self._done += 1
+        """Show that one more is done."""
+        self.show(self._done + 1)
+
+    def show(self, done: float, told: str = "") -> None:
+        """Show that `done` of the total are done, and what else is `told` about them."""
+        now = time.monotonic()
+        if self._first is None or done < self._first[0]:  # it went back: a restart
+            self._first = (done, now)
+        self._done = done
+        rate = self._rate(now)
+        left = ""
+        if rate and done < self.total:
+            left = f"{_minutes((self.total - done) / rate)} left"
         if self._bar is not None:
-            each = (time.monotonic() - self._bar.began) / self._done
-            left = each * (self._lines.total - self._done)
-            self._bar.show(self._done, f"{_minutes(left)} left")
-        else:
-            self._lines.advance()
+            self._bar.update(self._bar.task_ids[0], completed=done, told=_joined(told, left))
+        elif now - self._logged_at >= self.every_s or done == self.total:
+            self._logged_at = now
+            count = f"{int(done)} of {self.total} {self.unit}"
+            told = told or (f"{rate:.3g}/s" if rate else "")
+            log.info("%s: %s", self.name, _joined(count, told, left))
+
+    def _rate(self, now: float) -> float | None:
+        done, since = self._first or (0, now)
+        return (self._done - done) / (now - since) if self._done > done and now > since else None
 
 
-class _Bar:
-    """One line of a terminal, drawn again and again."""
+def _start_bar(name: str, total: int) -> "Bar":
+    from rich.console import Console
+    from rich.progress import BarColumn, MofNCompleteColumn, TextColumn
+    from rich.progress import Progress as Bar
 
-    def __init__(self, name: str, total: int) -> None:
-        from rich.console import Console
-        from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn
+    bar = Bar(
+        TextColumn("{task.description}"),
+        BarColumn(),
+        MofNCompleteColumn(),
+        TextColumn("{task.fields[told]}"),
+        console=Console(stderr=True),
+    )
+    bar.add_task(name, total=total, told="starting")
+    bar.start()
+    return bar
 
-        self._progress = Progress(
-            TextColumn("{task.description}"),
-            BarColumn(),
-            MofNCompleteColumn(),
-            TextColumn("{task.fields[told]}"),
-            console=Console(stderr=True),
-        )
-        self._task = self._progress.add_task(name, total=total, told="starting")
-        self._progress.start()
-        self.began = time.monotonic()
 
-    def show(self, done: float, told: str) -> None:
-        self._progress.update(self._task, completed=done, told=told)
-
-    def stop(self) -> None:
-        self._progress.stop()
+def _joined(*parts: str) -> str:
+    return ", ".join(part for part in parts if part)
 
 
 def _minutes(seconds: float) -> str:

@@ -1,12 +1,12 @@
 """Storage that every machine of a cluster sees: an `s3://` prefix, or a folder that all mount.
 
-`HDRFACE_ROOT` names it. Below it lie, each under a name that follows from its content:
+`HDRFACE_ROOT` names it. Below it lie, each under a name that depends on its content:
 
-    tables/IDENTITY/      the shards of a table, and its manifest, which is written last
-    store/IDENTITY/       networks, as in a machine's own store (`components.weights.store`)
+    tables/FINGERPRINT/      the shards of a table, and its manifest, which is written last
+    store/FINGERPRINT/       networks, as in a machine's own store (`components.weights.store`)
     files/SHA256          single files: pictures of a source, a detector
     trainings/NAME/       checkpoints of trainings that have not ended
-    jobs/JOB/, dvc/       what jobs send home: `hdrface submit`
+    jobs/JOB/, dvc/       results of the jobs of `hdrface submit`
 
 Credentials for S3 come from where AWS' own tools take them: the environment, `~/.aws`, a role.
 """
@@ -26,15 +26,14 @@ import pyarrow as pa
 from pyarrow import fs as arrow_fs
 
 ROOT_VARIABLE = "HDRFACE_ROOT"
-# What of the driver's environment decides how S3 is reached; its workers get the same.
+# These variables of the driver's environment decide how S3 is reached; workers get the same.
 _SETTINGS_PREFIX = "AWS_"
 _ENDPOINTS = ("AWS_ENDPOINT_URL_S3", "AWS_ENDPOINT_URL")
 _REGIONS = ("AWS_REGION", "AWS_DEFAULT_REGION")
 _CONNECT_TIMEOUT_S = 10
 _ATTEMPTS = 3  # of one request, within an operation
-_ROUNDS = (
-    7  # of one operation: AWS' library gives up on some answers at once (503 to a streaming read)
-)
+# Of one operation: AWS' library gives up at once on some answers (503 to a streaming read).
+_ROUNDS = 7
 _FOR_GOOD = (
     *("ACCESS_DENIED", "INVALID_ACCESS_KEY_ID", "INVALID_CLIENT_TOKEN_ID", "EXPIRED_TOKEN"),
     *("SIGNATURE_DOES_NOT_MATCH", "NO_SUCH_BUCKET"),
@@ -48,10 +47,10 @@ T = TypeVar("T")
 
 @dataclass(frozen=True)
 class Storage:
-    """A folder of files, by name; a file is there whole or not at all. It travels to workers.
+    """A folder of files, by name; a file is there as a whole or not at all. It travels to workers.
 
     `scratch` is where files of a local folder are written before they get their name; in S3, an
-    object appears when all of it has arrived. Folders are made as needed where it `grows`.
+    object appears when all of it has arrived. If it `grows`, folders are made as needed.
 
     Every method raises OSError, naming the file, if the storage cannot be reached.
     """
@@ -69,7 +68,7 @@ class Storage:
 
     @property
     def filesystem(self) -> Any:
-        """The `pyarrow.fs.FileSystem` that `path` belongs to."""
+        """Return the `pyarrow.fs.FileSystem` of `path`."""
         return _local() if self.is_folder else _s3(urlsplit(self.url).netloc)
 
     @property
@@ -77,7 +76,7 @@ class Storage:
         return self.url.removeprefix("s3://")
 
     def holds(self, path: Path) -> bool:
-        """Say whether a path of this machine lies in this folder."""
+        """Return whether a path of this machine lies in this folder."""
         return self.is_folder and path.resolve().is_relative_to(Path(self.url).resolve())
 
     def read(self, name: str) -> bytes:
@@ -85,7 +84,7 @@ class Storage:
         return bytes(self.read_parts(name, lambda opened: opened.read()))
 
     def read_parts(self, name: str, take: Callable[[pa.NativeFile], T]) -> T:
-        """Give what `take` makes of parts of a file; it may be called again. As `read`."""
+        """Return what `take` makes of an open file; a retry calls it again. Raises: as `read`."""
 
         def act(path: str) -> T:
             with self.filesystem.open_input_file(path) as opened:
@@ -94,7 +93,7 @@ class Storage:
         return self._again(name, act)
 
     def write(self, name: str, data: bytes) -> None:
-        """Write a file, in the place of another if there is one."""
+        """Write a file; it replaces an older one."""
         self._again(name, lambda path: self._write(path, lambda stream: stream.write(data)))
 
     def put(self, file: Path, name: str) -> None:
@@ -109,7 +108,7 @@ class Storage:
             self._again(name, lambda path: self._write(path, copy))
 
     def get(self, name: str, file: Path) -> None:
-        """Copy a file to a local one, which is whole when this returns, not before."""
+        """Copy a file to a local one, which is complete only when this returns."""
 
         def copy(path: str) -> None:
             with self.filesystem.open_input_stream(path) as stream, file.open("wb") as opened:
@@ -119,18 +118,18 @@ class Storage:
         self._again(name, copy)
 
     def size(self, name: str) -> int | None:
-        """Return the bytes of a file, None if there is none."""
+        """Return the size of a file in bytes, None if there is no such file."""
         info = self._again(name, lambda path: self.filesystem.get_file_info(path))
         return int(info.size) if info.is_file else None
 
     def sizes(self) -> Mapping[str, int]:
-        """Return the bytes of every file below, by its name relative to this folder."""
+        """Return the size of every file below in bytes, by its name relative to this folder."""
         found = self._again("", lambda path: self.filesystem.get_file_info(_all_below(path)))
         start = len(self.path) + 1
         return {info.path[start:]: int(info.size) for info in found if info.is_file}
 
     def delete(self, name: str) -> None:
-        """Delete a file; one that is not there is no error."""
+        """Delete a file, if it is there."""
 
         def delete(path: str) -> None:
             if self.filesystem.get_file_info(path).is_file:
@@ -139,7 +138,7 @@ class Storage:
         self._again(name, delete)
 
     def delete_all(self) -> None:
-        """Delete this folder with all in it; one that is not there is no error."""
+        """Delete this folder and all in it, if it is there."""
 
         def delete(path: str) -> None:
             if self.filesystem.get_file_info(path).type == arrow_fs.FileType.Directory:
@@ -155,7 +154,7 @@ class Storage:
         try:
             fill(stream)
         except BaseException:
-            # Arrow cannot give up a stream: even one that is let go becomes an object, of the half.
+            # Arrow cannot cancel a stream: when it is dropped, half of the file becomes an object.
             with contextlib.suppress(OSError):
                 stream.close()
                 self.filesystem.delete_file(path)
@@ -180,7 +179,7 @@ class Storage:
         sync_folder(target.parent)
 
     def _again(self, name: str, act: Callable[[str], T]) -> T:
-        """Act on a file; in S3 again if the connection broke off on the way."""
+        """Run `act` on a file; in S3 again if the connection broke."""
         path = f"{self.path}/{name}" if name else self.path
         for left in reversed(range(1 if self.is_folder else _ROUNDS)):
             try:
@@ -210,7 +209,7 @@ def open_storage(url: str) -> Storage:
         parts = urlsplit(url)
         if "@" in parts.netloc or parts.query:
             raise ValueError(
-                f"{ROOT_VARIABLE} is only s3://BUCKET/PREFIX: credentials and options belong into "
+                f"{ROOT_VARIABLE} is only s3://BUCKET/PREFIX: credentials and options belong in "
                 "AWS_ACCESS_KEY_ID and the like, or ~/.aws"
             )
         if not parts.netloc:
@@ -225,12 +224,12 @@ def open_storage(url: str) -> Storage:
 
 
 def local_folder(folder: Path, scratch: Path) -> Storage:
-    """Return a folder of this machine, both must be there and lie on one file system."""
+    """Return a folder of this machine; both folders must exist, on one file system."""
     return Storage(str(folder.absolute()), str(scratch.absolute()), grows=False)
 
 
 def s3_settings() -> dict[str, str]:
-    """Return what the environment says about S3, credentials among it: never to be logged."""
+    """Return the environment's settings of S3, with credentials: never log them."""
     return {name: value for name, value in os.environ.items() if name.startswith(_SETTINGS_PREFIX)}
 
 

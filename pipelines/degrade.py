@@ -12,11 +12,13 @@ from typing import Any
 import pyarrow as pa
 from pydantic import PositiveInt
 
-from components import images, logs, tables
+from components import images, tables
 from components.degradation import recipe
 from components.degradation.recipe import DegradationParams
 from components.params import Compute, Params
+from pipelines import stage
 
+SECTION = "degrade"
 SCHEMA = pa.schema(
     [
         ("face_id", pa.string()),
@@ -91,7 +93,7 @@ def run(params: DegradeParams, compute: Compute) -> tables.Table:
         params.pairs,
         stage="degrade",
         params=params,
-        inputs={"faces": faces.identity},
+        inputs={"faces": faces.fingerprint},
         module="pipelines.degrade",
         work=range(len(faces.shards)),
         maker=PairMaker,
@@ -101,5 +103,4 @@ def run(params: DegradeParams, compute: Compute) -> tables.Table:
 
 
 if __name__ == "__main__":
-    logs.configure()
-    run(DegradeParams.load("degrade"), Compute.load_compute("degrade"))
+    stage.start("pipelines.degrade")

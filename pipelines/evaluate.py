@@ -4,41 +4,46 @@ reads   pairs               face_id, variant, split, hq_png, lq_png: bytes (RGB)
         models/B-C          a trained folder
 writes  metrics/models/B-C.json    model, protocol, metrics with intervals, scores of every face
         galleries/B-C/      PNGs of some faces and gallery.json
-and logs both into the training's MLflow run.
+It logs both into the training's MLflow run.
 
-A test split is at most a few thousand faces, so one process restores it: this one, or, on a
-cluster, one on a node that has what `compute.evaluate` asks for. Should that be too slow:
-`score_shard` needs little but a shard's number.
+A test split has at most a few thousand faces, so one process restores it: this one, or, on a
+cluster, one on a node that has what `compute.evaluate` asks for. If that becomes too slow, workers
+can share it by shards: see `score_shard`.
 """
 
-import json
 import logging
-import sys
 import tempfile
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Annotated, Any, NamedTuple
 
 import torch
 from pydantic import Field, NonNegativeInt, PositiveInt
 
-from components import cluster, images, logs
+from components import cluster, files, images
+from components.backbones.catalogue import BackboneName
 from components.encoders.identity import find_network
-from components.metrics.catalogue import open_metrics
-from components.params import Compute, Params
+from components.fusion.condition import ConditionName
+from components.metrics.catalogue import CATALOGUE, NOT_SUPPORTED, open_metrics
+from components.params import Compute, Params, one_of
+from components.progress import Progress
 from components.reporting import comparison
 from components.reporting.comparison import Compared, Comparison, FaceScores, Pair
 from components.reporting.gallery import Gallery, make_picture, spread
-from components.restorer import Restorer
+from components.restorers.folder import load_restorer
 from components.tables import Table
 from components.tracking import runs
 from components.weights.manifest import RESTORER, Description
 from components.weights.shared import SharedFile, SharedFolder, share, share_file
+from pipelines import stage
 
 log = logging.getLogger(__name__)
 
+SECTION = "evaluate"
 ALWAYS = "identity_angle"  # asked for in any case: that it cannot be had belongs to the result
 _COLUMNS = ["face_id", "variant", "split", "hq_png", "lq_png"]
+
+MetricName = Annotated[str, one_of((*CATALOGUE, *NOT_SUPPORTED))]
 
 
 class EvaluateParams(Params):
@@ -46,8 +51,8 @@ class EvaluateParams(Params):
     models: Path  # the folder of trained folders
     scores: Path  # the folder of metrics files
     galleries: Path
-    conditions: Annotated[list[str], Field(min_length=1)]
-    metrics: Annotated[list[str], Field(min_length=1)]
+    conditions: Annotated[list[ConditionName], Field(min_length=1)]
+    metrics: Annotated[list[MetricName], Field(min_length=1)]
     identity_network: Path | None  # an ONNX file or an InsightFace pack
     bootstrap_samples: PositiveInt
     seed: int  # of the bootstrap
@@ -55,7 +60,9 @@ class EvaluateParams(Params):
     batch_size: PositiveInt
 
 
-def run(params: EvaluateParams, compute: Compute, backbone: str, condition: str) -> None:
+def run(
+    params: EvaluateParams, compute: Compute, backbone: BackboneName, condition: ConditionName
+) -> None:
     """Score `models/B-C` on the test split of the pairs.
 
     Raises: ValueError if no pair is in the test split, or the pairs have another size than the
@@ -78,14 +85,7 @@ def run(params: EvaluateParams, compute: Compute, backbone: str, condition: str)
         log.warning("%s is not measured: %s", metric, reason)
     result = comparison.result(
         comparison.model_facts(scored.model, backbone, condition),
-        {
-            "faces": f"the test split of {params.pairs}",
-            "size": scored.size,
-            "pairs": pairs.identity,
-            "degradation": pairs.params["recipe"],
-            "degradation_seed": pairs.params["seed"],
-            **({} if network is None else {"identity_network": network.sha256}),
-        },
+        _protocol(pairs, scored.size, network),
         scored.scores,
         scored.unavailable,
         samples=params.bootstrap_samples,
@@ -93,15 +93,27 @@ def run(params: EvaluateParams, compute: Compute, backbone: str, condition: str)
     )
     gallery = Gallery.of(name, scored.shown)
     gallery.write(params.galleries / name)
-    _write(params.scores / f"{name}.json", result)
+    files.write_json(params.scores / f"{name}.json", result)
     _track(params.models / name, result, gallery)
     _log_summary(name, result)
+
+
+def _protocol(pairs: Table, size: int, network: SharedFile | None) -> dict[str, Any]:
+    """Say what scores depend on beside the model: only with the same are they compared."""
+    return {
+        "faces": f"the test split of {pairs.path}",
+        "size": size,
+        "pairs": pairs.fingerprint,
+        "degradation": pairs.params["recipe"],
+        "degradation_seed": pairs.params["seed"],
+        **({} if network is None else {"identity_network": network.sha256}),
+    }
 
 
 class Scored(NamedTuple):
     """What `score` found out about a model."""
 
-    model: str  # its identity
+    model: str  # its fingerprint
     size: int  # pixels
     scores: list[FaceScores]
     shown: list[Compared]  # those that the gallery shows, with their pictures
@@ -116,7 +128,7 @@ def score(
     device: str,
 ) -> Scored:
     """Restore the test split with a model and measure it, in this process."""
-    restorer = Restorer.load(model.local()).to(device)
+    restorer = load_restorer(model.local()).to(device)
     metrics, unavailable = open_metrics(
         dict.fromkeys([*params.metrics, ALWAYS]),
         identity_network=None if identity_network is None else identity_network.local(),
@@ -124,7 +136,7 @@ def score(
     )
     compare = Comparison(restorer, metrics, device=torch.device(device))
     scores, shown = score_test_split(pairs, compare, params, size=restorer.spec.size)
-    return Scored(restorer.identity, restorer.spec.size, scores, shown, unavailable)
+    return Scored(restorer.fingerprint, restorer.spec.size, scores, shown, unavailable)
 
 
 def score_test_split(
@@ -140,13 +152,13 @@ def score_test_split(
     wanted = spread(total, params.gallery)
     scores: list[FaceScores] = []
     shown: list[Compared] = []
-    progress = logs.Progress("evaluate", "faces", total)
-    for shard in range(len(pairs.shards)):
-        for one in score_shard(pairs, shard, compare, params.batch_size, size=size):
-            if len(scores) in wanted:
-                shown.append(one)
-            scores.append(FaceScores(one.pair.face_id, one.pair.variant, one.scores))
-            progress.advance()
+    with Progress("evaluate", "faces", total) as progress:
+        for shard in range(len(pairs.shards)):
+            for one in score_shard(pairs, shard, compare, params.batch_size, size=size):
+                if len(scores) in wanted:
+                    shown.append(one)
+                scores.append(FaceScores(one.pair.face_id, one.pair.variant, one.scores))
+                progress.advance()
     return scores, shown
 
 
@@ -172,14 +184,6 @@ def score_shard(
                 "run 'dvc repro'"
             )
         yield from compare(batch)
-
-
-def _write(file: Path, result: dict[str, Any]) -> None:
-    file.parent.mkdir(parents=True, exist_ok=True)
-    partial = file.with_name(f"{file.name}.partial")
-    text = json.dumps(result, indent=1, ensure_ascii=False, allow_nan=False)
-    partial.write_text(text + "\n", encoding="utf-8")
-    partial.replace(file)
 
 
 def _track(model: Path, result: dict[str, Any], gallery: Gallery) -> None:
@@ -214,14 +218,5 @@ def _log_summary(name: str, result: dict[str, Any]) -> None:
         )
 
 
-def main(arguments: Sequence[str]) -> None:
-    backbone, condition = arguments
-    run(EvaluateParams.load("evaluate"), Compute.load_compute("evaluate"), backbone, condition)
-
-
 if __name__ == "__main__":
-    logs.configure()
-    # By its name: a worker looks `score` up in its module, and has another `__main__`.
-    from pipelines import evaluate
-
-    evaluate.main(sys.argv[1:])
+    stage.start("pipelines.evaluate")

@@ -16,7 +16,7 @@ from typing import Annotated, NamedTuple
 import pyarrow as pa
 from pydantic import Field, PositiveInt
 
-from components import images, logs, tables
+from components import images, tables
 from components.faces import detect, landmarks, split
 from components.faces.cutter import CANDIDATE_SCORE, FaceCutter
 from components.faces.landmarks import Landmarks
@@ -32,9 +32,11 @@ from components.faces.source import (
 from components.params import Compute, Params
 from components.storage import Storage, data_root
 from components.weights.shared import SharedFile, share_file
+from pipelines import stage
 
 log = logging.getLogger(__name__)
 
+SECTION = "faces"
 SCHEMA = pa.schema(
     [
         ("face_id", pa.string()),
@@ -114,7 +116,7 @@ def run(params: FacesParams, compute: Compute) -> tables.Table:
     """
     source = open_source(params.source)
     tasks = list_tasks(source, params)
-    inputs = {"source": _identity(tasks)}
+    inputs = {"source": _fingerprint(tasks)}
     detector = None
     if params.detector is not None and not params.aligned:
         # Fail here, not in a worker.
@@ -168,7 +170,7 @@ def list_tasks(source: Source, params: FacesParams) -> list[Task]:
     ]
 
 
-def _identity(tasks: Sequence[Task]) -> str:
+def _fingerprint(tasks: Sequence[Task]) -> str:
     listing = [
         [*task.picture, task.split, [points.tolist() for points in task.landmarks]]
         for task in tasks
@@ -195,5 +197,4 @@ def _check(table: tables.Table, params: FacesParams) -> None:
 
 
 if __name__ == "__main__":
-    logs.configure()
-    run(FacesParams.load("faces"), Compute.load_compute("faces"))
+    stage.start("pipelines.faces")

@@ -1,7 +1,7 @@
 """Stage `features@BACKBONE`: compute once what the frozen networks say about every training pair.
 
 reads   pairs          face_id, variant, split, hq_png, lq_png
-        restorations   the same faces and variants: sr_png
+        intermediates   the same faces and variants: sr_png
         weights        the backbone's autoencoder, DINOv3
 writes  features       face_id, variant, mirrored, hq_png, and float16 tensors: lq_tokens and
                        sr_tokens (N, C), lq_latent and hq_latent (c, h, w); train faces only
@@ -9,7 +9,6 @@ writes  features       face_id, variant, mirrored, hq_png, and float16 tensors: 
 With `mirror`, every row is followed by its mirror image (the paper's random horizontal flips).
 """
 
-import argparse
 from pathlib import Path
 from typing import Any
 
@@ -18,16 +17,18 @@ import pyarrow as pa
 import pyarrow.compute as pc
 from pydantic import PositiveInt
 
-from components import images, logs, tables
+from components import images, tables
 from components.backbones.catalogue import BackboneName
 from components.params import Compute, Params
 from components.weights.shared import SharedFolder, share
+from pipelines import stage
+
+SECTION = "features.{backbone}"
 
 
 class FeaturesParams(Params):
-    backbone: BackboneName
     pairs: Path
-    restorations: Path
+    intermediates: Path
     weights: Path  # of the backbone
     encoder: Path  # weights of DINOv3
     features: Path
@@ -38,27 +39,29 @@ class FeaturesParams(Params):
 
 
 class FeatureMaker:
-    """Compute the features of one shard of pairs and of the restorations that belong to it."""
+    """Compute the features of one shard of pairs and of the intermediates that belong to it."""
 
     def __init__(
         self,
         *,
         pairs: tables.Table,
-        restorations: tables.Table,
+        intermediates: tables.Table,
         weights: SharedFolder,
         encoder: SharedFolder,
         params: FeaturesParams,
+        backbone: BackboneName,
+        size: int,
     ) -> None:
         import torch
 
-        from components.backbones.catalogue import load_backbone
+        from components.backbones.catalogue import FAMILIES
         from components.encoders.dinov3 import DINOv3
         from components.weights.store import open_weights
 
-        self._pairs, self._restorations = pairs, restorations
-        self._params = params
+        self._pairs, self._intermediates = pairs, intermediates
+        self._params, self._size = params, size
         self._device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
-        self._backbone = load_backbone(params.backbone, open_weights(weights.local()).root)
+        self._backbone = FAMILIES[backbone](open_weights(weights.local()).root)
         dinov3 = DINOv3(open_weights(encoder.local()).root, input_size=params.encoder_size)
         self._encoder = dinov3.to(self._device)
         self._backbone.to(self._device)
@@ -67,14 +70,14 @@ class FeatureMaker:
         pairs = self._pairs.read_shard(
             shard, columns=["face_id", "variant", "split", "hq_png", "lq_png"]
         ).filter(pc.field("split") == "train")
-        restorations = self._restorations.read_shard(shard)
+        intermediates = self._intermediates.read_shard(shard)
         for key in ("face_id", "variant"):
-            if not pairs[key].equals(restorations[key]):
+            if not pairs[key].equals(intermediates[key]):
                 raise ValueError(
-                    f"shard {shard}: restorations and pairs differ in {key}: "
-                    "run 'dvc repro restore'"
+                    f"shard {shard}: intermediates and pairs differ in {key}: "
+                    "run 'dvc repro intermediates'"
                 )
-        faces = pairs.append_column("sr_png", restorations["sr_png"])
+        faces = pairs.append_column("sr_png", intermediates["sr_png"])
         batches = faces.to_batches(max_chunksize=self._params.batch_size)
         made = [self._features(batch.to_pylist()) for batch in batches]
         return tables.Made(pa.concat_tables(made) if made else self._no_rows())
@@ -117,56 +120,45 @@ class FeatureMaker:
 
     def _no_rows(self) -> pa.Table:
         """Give the columns of a shard without train faces, with the tensors' shapes."""
-        size = self._backbone_size()
-        black = np.zeros((size, size, 3), np.uint8)
+        black = np.zeros((self._size, self._size, 3), np.uint8)
         nobody = [{"face_id": "", "variant": 0}]
         return self._table(nobody, [False], {role: [black] for role in ("hq", "lq", "sr")}).slice(1)
-
-    def _backbone_size(self) -> int:
-        first = self._pairs.read(columns=["hq_png"]).slice(0, 1)["hq_png"][0].as_py()
-        return int(images.decode_png(first).shape[0])
 
 
 def _column(tensor: Any) -> pa.Array:
     return tables.tensor_column(tensor.half().cpu().numpy())
 
 
-def run(params: FeaturesParams, stage: str, compute: Compute) -> tables.Table:
-    """Make the table `features`, one shard for each shard of pairs."""
+def run(params: FeaturesParams, compute: Compute, backbone: BackboneName) -> tables.Table:
+    """Make the table that `backbone` is trained on, one shard for each shard of pairs."""
     pairs = tables.Table.open(params.pairs).shared()
-    restorations = tables.Table.open(params.restorations).shared()
+    intermediates = tables.Table.open(params.intermediates).shared()
     weights, encoder = share(params.weights), share(params.encoder)
     return tables.build(
         params.features,
-        stage=stage,
+        stage=f"features@{backbone}",
         params=params,
         inputs={
-            "pairs": pairs.identity,
-            "restorations": restorations.identity,
-            "weights": weights.identity,
-            "encoder": encoder.identity,
+            "pairs": pairs.fingerprint,
+            "intermediates": intermediates.fingerprint,
+            "weights": weights.fingerprint,
+            "encoder": encoder.fingerprint,
         },
         module="pipelines.features",
         work=range(len(pairs.shards)),
         maker=FeatureMaker,
         maker_args={
             "pairs": pairs,
-            "restorations": restorations,
+            "intermediates": intermediates,
             "weights": weights,
             "encoder": encoder,
             "params": params,
+            "backbone": backbone,
+            "size": images.side(pairs.first("hq_png").as_py()),
         },
         compute=compute,
     )
 
 
 if __name__ == "__main__":
-    logs.configure()
-    parser = argparse.ArgumentParser(prog="python -m pipelines.features")
-    parser.add_argument("backbone", help="sd21 or qwen")
-    backbone: str = parser.parse_args().backbone
-    run(
-        FeaturesParams.load(f"features.{backbone}"),
-        f"features@{backbone}",
-        Compute.load_compute("features"),
-    )
+    stage.start("pipelines.features")

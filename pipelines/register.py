@@ -19,9 +19,10 @@ from typing import TYPE_CHECKING, Annotated, Any, NamedTuple
 
 from pydantic import Field
 
-from components import lineage, logs, promotion
+from components import files, lineage
+from components.metrics import promotion
+from components.metrics.promotion import Rule, Verdict
 from components.params import Params
-from components.promotion import Rule, Verdict
 from components.tables import Table
 from components.tracking import client, runs
 from components.tracking.package import Closure
@@ -33,13 +34,16 @@ from components.tracking.registry import (
     REPLACED_TAG,
     Registry,
 )
-from components.weights.manifest import RESTORER, Description, Manifest, write_json
+from components.weights.manifest import RESTORER, Description, Manifest
 from components.weights.store import closure
+from pipelines import stage
 
 if TYPE_CHECKING:
     from mlflow.entities.model_registry import ModelVersion
 
 log = logging.getLogger(__name__)
+
+SECTION = "register"
 
 
 class RegisterParams(Params):
@@ -75,20 +79,19 @@ def run(params: RegisterParams) -> None:
         if candidate.tags.get(DECIDED_TAG) != candidate.decided:
             _decide(registry, candidate, params.promotion)
             registry.tag(candidate.number, {DECIDED_TAG: candidate.decided})
-    params.out.parent.mkdir(parents=True, exist_ok=True)
-    write_json(params.out, _outcome(registry, candidates))
+    files.write_json(params.out, _outcome(registry, candidates), sort_keys=True)
 
 
 def _registered(registry: Registry, params: RegisterParams, name: str) -> Candidate:
     """Find or make the version of a trained folder; new scores are kept with it."""
     folder = params.models / name
     trained = Description.read(folder, RESTORER)
-    scores = _scores(params.scores / f"{name}.json", trained.identity)
-    version = registry.version_of(trained.identity)
+    scores = _scores(params.scores / f"{name}.json", trained.fingerprint)
+    version = registry.version_of(trained.fingerprint)
     if version is None:
         version = _register(registry, params, name, trained)
     rule = params.promotion.model_dump(mode="json")
-    decided = lineage.identity(rule=rule, scores=scores)
+    decided = lineage.fingerprint(rule=rule, scores=scores)
     number = str(version.version)
     if version.tags.get(DECIDED_TAG) != decided:
         registry.keep_scores(version, scores)
@@ -97,13 +100,13 @@ def _registered(registry: Registry, params: RegisterParams, name: str) -> Candid
     return Candidate(name, number, version.tags, scores, decided)
 
 
-def _scores(file: Path, identity: str) -> dict[str, Any]:
+def _scores(file: Path, fingerprint: str) -> dict[str, Any]:
     if not file.is_file():
         raise ValueError(f"{file} is not there: run 'dvc repro evaluate'")
     scores: dict[str, Any] = json.loads(file.read_bytes())
-    if (scored := scores["model"]["identity"]) != identity:
+    if (scored := scores["model"]["fingerprint"]) != fingerprint:
         raise ValueError(
-            f"{file} has the scores of the model {scored}, not of {identity}: "
+            f"{file} has the scores of the model {scored}, not of {fingerprint}: "
             "run 'dvc repro evaluate'"
         )
     return scores
@@ -124,7 +127,7 @@ def _register(
     needed = list(closure(folder))
     story = {
         "model": name,
-        "identity": trained.identity,
+        "fingerprint": trained.fingerprint,
         "run": run_id,
         "git": trained.content["lineage"]["git"],
         **_weights(needed),
@@ -146,8 +149,8 @@ def _weights(needed: Closure) -> dict[str, Any]:
     licences = {manifest.licence for manifest in manifests}
     for description, _ in needed:
         licences.update(description.content.get("licences", ()))
-    kept = {"name", "identity", "source", "revision", "licence"}
-    unique = {manifest.identity: manifest.model_dump(include=kept) for manifest in manifests}
+    kept = {"name", "fingerprint", "source", "revision", "licence"}
+    unique = {manifest.fingerprint: manifest.model_dump(include=kept) for manifest in manifests}
     return {"weights": list(unique.values()), "licences": sorted(licences)}
 
 
@@ -155,7 +158,7 @@ def _table(folder: Path) -> tuple[str, dict[str, Any]]:
     table = Table.open(folder)
     return str(folder), {
         "stage": table.stage,
-        "identity": table.identity,
+        "fingerprint": table.fingerprint,
         "rows": table.num_rows,
         "rejected": len(table.rejected),
     }
@@ -218,5 +221,4 @@ def _outcome(registry: Registry, candidates: list[Candidate]) -> dict[str, Any]:
 
 
 if __name__ == "__main__":
-    logs.configure()
-    run(RegisterParams.load("register"))
+    stage.start("pipelines.register")

@@ -17,7 +17,8 @@ from typing import Any
 
 import yaml
 
-from components import lineage, logs
+from components import files, git, history, lineage
+from components.history import HISTORY, HistoryPoint
 from components.params import PARAMS_FILE, Params, read
 from components.reporting import comparison
 from components.reporting.charts import Node
@@ -25,9 +26,11 @@ from components.reporting.gallery import Gallery
 from components.reporting.page import Output, Report, TableFacts, WeightsFacts, render
 from components.tables import Table
 from components.weights.manifest import Manifest
+from pipelines import stage
 
 log = logging.getLogger(__name__)
 
+SECTION = "report"
 LOCK = Path("dvc.lock")
 
 
@@ -50,7 +53,7 @@ def run(params: ReportParams, *, params_file: Path = PARAMS_FILE, lock: Path = L
     """
     results = {name: _result(params.scores / f"{name}.json") for name in params.names}
     summary = {name: comparison.intervals_of(result) for name, result in results.items()}
-    commit = lineage.git_commit()
+    commit = git.commit(lineage.ROOT)
     nodes, outputs = read_lock(lock)
     report = Report(
         title=params.title,
@@ -65,8 +68,8 @@ def run(params: ReportParams, *, params_file: Path = PARAMS_FILE, lock: Path = L
         stages=nodes,
         outputs=outputs,
     )
-    _write(params.page, render(report))
-    _write(params.summary, json.dumps(summary, indent=2, allow_nan=False) + "\n")
+    files.write_text(params.page, render(report))
+    files.write_json(params.summary, summary, indent=2)
     log.info("report: %d models, %s", len(results), params.page)
 
 
@@ -78,15 +81,14 @@ def _result(file: Path) -> dict[str, Any]:
     return result
 
 
-def _history(model: Path) -> list[dict[str, float]]:
-    history: list[dict[str, float]] = json.loads((model / "history.json").read_bytes())
-    return history
+def _history(model: Path) -> list[HistoryPoint]:
+    return history.decode((model / HISTORY).read_bytes())
 
 
 def _table(folder: Path) -> TableFacts:
     table = Table.open(folder)
     rejected = [(rejection.id, rejection.reason) for rejection in table.rejected]
-    return TableFacts(folder.name, table.stage, table.identity, table.num_rows, rejected)
+    return TableFacts(folder.name, table.stage, table.fingerprint, table.num_rows, rejected)
 
 
 def _weights(folder: Path) -> list[WeightsFacts]:
@@ -113,21 +115,21 @@ def read_lock(file: Path) -> tuple[list[Node], list[Output]]:
         return [], []
     content = yaml.safe_load(file.read_text(encoding="utf-8"))
     stages: Mapping[str, Any] = {
-        name: stage
-        for name, stage in content["stages"].items()
+        name: entry
+        for name, entry in content["stages"].items()
         if name not in ("report", "register")
     }
     outputs = [
         Output(name, out["path"], out.get("md5", ""))
-        for name, stage in stages.items()
-        for out in stage.get("outs", ())
+        for name, entry in stages.items()
+        for out in entry.get("outs", ())
     ]
     reads: dict[str, set[str]] = {name.partition("@")[0]: set() for name in stages}
     items: dict[str, list[str]] = defaultdict(list)
-    for name, stage in stages.items():
+    for name, entry in stages.items():
         title, _, item = name.partition("@")
         items[title] += [item] if item else []
-        for dependency in stage.get("deps", ()):
+        for dependency in entry.get("deps", ()):
             reads[title] |= {
                 out.stage.partition("@")[0]
                 for out in outputs
@@ -148,13 +150,5 @@ def _yaml(values: Any) -> str:
     return yaml.safe_dump(values, sort_keys=False, allow_unicode=True)
 
 
-def _write(file: Path, text: str) -> None:
-    file.parent.mkdir(parents=True, exist_ok=True)
-    partial = file.with_name(f"{file.name}.partial")
-    partial.write_text(text, encoding="utf-8")
-    partial.replace(file)
-
-
 if __name__ == "__main__":
-    logs.configure()
-    run(ReportParams.load("report"))
+    stage.start("pipelines.report")

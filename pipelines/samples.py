@@ -1,4 +1,4 @@
-"""Stage `samples`: write pictures for a first run (`components.faces.samples`).
+"""Stage `samples`: write pictures for a first run (`components.portraits.samples`).
 
 reads   nothing
 writes  a folder: pictures, `landmarks.csv`, `LICENCES.txt`
@@ -11,11 +11,14 @@ from pathlib import Path
 
 from pydantic import NonNegativeInt
 
-from components import logs
-from components.faces import landmarks, samples
+from components.faces import landmarks
 from components.params import Params
+from components.portraits import samples
+from pipelines import stage
 
 log = logging.getLogger(__name__)
+
+SECTION = "samples"
 
 
 class SamplesParams(Params):
@@ -43,5 +46,4 @@ def run(params: SamplesParams) -> None:
 
 
 if __name__ == "__main__":
-    logs.configure()
-    run(SamplesParams.load("samples"))
+    stage.start("pipelines.samples")

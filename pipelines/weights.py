@@ -8,7 +8,6 @@ Run by hand where only the manifest is (another machine, after `dvc pull`), it f
 manifest names and changes nothing.
 """
 
-import argparse
 import logging
 import shutil
 from pathlib import Path
@@ -17,7 +16,8 @@ from typing import Self
 import numpy as np
 from pydantic import model_validator
 
-from components import images, logs, tables
+from components import images, tables
+from components.backbones.catalogue import FAMILIES
 from components.params import Params
 from components.tables import unfinished
 from components.training import stand_ins
@@ -26,8 +26,11 @@ from components.weights import fetch
 from components.weights.fetch import PublishedParams
 from components.weights.licences import STAND_IN
 from components.weights.manifest import write_manifest
+from pipelines import stage
 
 log = logging.getLogger(__name__)
+
+SECTION = "weights.{network}"
 
 
 class WeightsParams(Params):
@@ -45,39 +48,41 @@ class WeightsParams(Params):
         return self
 
 
-def run(params: WeightsParams, name: str) -> str:
-    """Make the folder `params.out` of the network `name`; return the identity of the weights.
+def run(params: WeightsParams, network: str) -> str:
+    """Make the folder `params.out` of one network; return the fingerprint of the weights.
 
     Raises: what `components.weights.fetch.publish` says; LockedError if another process is at it.
     """
     with unfinished.lock(params.out):
         if params.published and fetch.matches(params.out, params.published):
-            identity = fetch.complete(params.out, params.published)
-            log.info("weights %s: %s is complete (%s)", name, params.out, identity[:12])
-            return identity
+            fingerprint = fetch.complete(params.out, params.published)
+            log.info("weights %s: %s is complete (%s)", network, params.out, fingerprint[:12])
+            return fingerprint
         partial = params.out.with_name(f"{params.out.name}.partial")
         shutil.rmtree(partial, ignore_errors=True)  # half of an interrupted run is worth nothing
         partial.mkdir(parents=True)
         if params.published:
-            identity = fetch.publish(partial, name, params.published)
+            family = FAMILIES.get(network)
+            encode_prompt = None if family is None else family.prompt
+            fingerprint = fetch.publish(partial, network, params.published, encode_prompt)
         else:
-            identity = _make_stand_in(partial, params, name)
+            fingerprint = _make_stand_in(partial, params, network)
         if params.out.exists():
             shutil.rmtree(params.out)
         partial.rename(params.out)
-    log.info("weights %s: %s (%s)", name, params.out, identity[:12])
-    return identity
+    log.info("weights %s: %s (%s)", network, params.out, fingerprint[:12])
+    return fingerprint
 
 
-def _make_stand_in(folder: Path, params: WeightsParams, name: str) -> str:
+def _make_stand_in(folder: Path, params: WeightsParams, network: str) -> str:
     assert params.stand_in is not None, "checked by the parameters"
     faces = {split: _faces(params, split) for split in ("train", "test")}
-    facts = stand_ins.make(name, params.stand_in, faces, folder)
+    facts = stand_ins.make(network, params.stand_in, faces, folder)
     for fact, value in facts.items():
-        log.info("weights %s: %s = %s", name, fact, value)
+        log.info("weights %s: %s = %s", network, fact, value)
     return write_manifest(
         folder,
-        name=name,
+        name=network,
         kind="stand-in",
         source="made by components.training.stand_ins",
         revision=None,
@@ -97,8 +102,4 @@ def _faces(params: WeightsParams, split: str) -> np.ndarray:
 
 
 if __name__ == "__main__":
-    logs.configure()
-    parser = argparse.ArgumentParser(prog="python -m pipelines.weights")
-    parser.add_argument("network", help="its section below 'weights' in params.yaml, such as sd21")
-    network: str = parser.parse_args().network
-    run(WeightsParams.load(f"weights.{network}"), network)
+    stage.start("pipelines.weights")

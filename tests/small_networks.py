@@ -1,16 +1,27 @@
-"""Small networks of the real classes in the published layout, made once a test run."""
+"""Small networks of the real classes: in the published layout, made once per run, and trained.
 
+Trained folders are restorers as a training begins them: nothing here depends on their quality.
+"""
+
+import os
+from collections.abc import Mapping
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
 import torch
 
+from components.backbones.catalogue import BackboneName
+from components.restorers.folder import begin_restorer, save_restorer
+from components.restorers.spec import Need, RestorerSpec
 from components.training import stand_ins
 from components.training.stand_ins import StandInParams
 from components.weights.manifest import write_manifest
+from components.weights.store import open_model, open_weights
 
 SIZE = 32
+OTHER = {"sd21": "qwen", "qwen": "sd21"}  # whose plain restorer comes first
 
 VAE = {
     "latent_channels": 4,
@@ -101,6 +112,41 @@ def _wake_output_layer(name: str, folder: Path) -> None:
         torch.manual_seed(2)
         tensors[f"{layer}.weight"] = 0.1 * torch.randn_like(tensors[f"{layer}.weight"])
         save_file(tensors, file, metadata={"format": "pt"})
+
+
+def trained(
+    root: Path,
+    networks: Path,
+    backbone: BackboneName,
+    condition: str,
+    lineage: Mapping[str, Any] | None = None,
+) -> Path:
+    """Save a restorer as a trained folder; one of tokens stands on the other's plain one."""
+    folder = root / f"{backbone}-{condition}"
+    weights = open_weights(networks / backbone)
+    named = {"backbone": (weights.name, weights.fingerprint, networks / backbone)}
+    sizes: dict[str, int] = {"size": SIZE}
+    if condition != "text":
+        other = trained(root, networks, OTHER[backbone], "text", lineage)
+        encoder = open_weights(networks / "dinov3")
+        named["encoder"] = (encoder.name, encoder.fingerprint, networks / "dinov3")
+        named["intermediate"] = (other.name, open_model(other).fingerprint, other)
+        sizes["encoder_size"] = DINO["image_size"]
+    values = {"backbone": backbone, "condition": condition, "trainable": "full", "seed": 42}
+    torch.manual_seed(5)
+    save_restorer(
+        begin_restorer(
+            RestorerSpec.model_validate(values | sizes), weights, token_width=DINO["hidden_size"]
+        ),
+        folder,
+        needs={
+            role: Need(name=name, fingerprint=fingerprint, hint=os.path.relpath(path, folder))
+            for role, (name, fingerprint, path) in named.items()
+        },
+        licences=["none"],
+        lineage=lineage or {"git": None},
+    )
+    return folder
 
 
 @pytest.fixture(scope="session")

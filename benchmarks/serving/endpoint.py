@@ -1,4 +1,4 @@
-"""A running `hdrface serve`, photographs to send it, and clients that send them."""
+"""A running `hdrface serve`, photographs, and clients that send them."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ import numpy as np
 import psutil  # type: ignore[import-untyped]
 
 from benchmarks.stages import REPOSITORY
-from components.faces import portraits
+from components.portraits import drawing
 
 MODEL = REPOSITORY / "models/sd21-sdfm"
 PHOTOGRAPH_SIDE = 640  # pixels; the face in it is about 500 wide
@@ -35,7 +35,7 @@ PATIENCE_S = 180
 
 
 def detector_argument(description: str | None) -> Path:
-    """Read the command line of a benchmark: the detector, which finds faces in photographs."""
+    """Read the detector's file from the command line of a benchmark."""
     parser = argparse.ArgumentParser(description=(description or "").partition("\n")[0])
     parser.add_argument("detector", type=Path, help="ONNX file: SCRFD or YuNet")
     detector: Path = parser.parse_args().detector.resolve()
@@ -43,10 +43,10 @@ def detector_argument(description: str | None) -> Path:
 
 
 def photographs(count: int = NUM_PHOTOGRAPHS) -> list[bytes]:
-    """Draw blurred photographs of one face each, JPEG."""
+    """Draw blurred photographs with one face each, as JPEG."""
     drawn = []
     for number in range(count):
-        image = portraits.draw(7, number, size=PHOTOGRAPH_SIDE).image
+        image = drawing.draw(7, number, size=PHOTOGRAPH_SIDE).image
         blurred = cv2.GaussianBlur(np.asarray(image), (0, 0), 4)
         _, encoded = cv2.imencode(".jpg", cv2.cvtColor(blurred, cv2.COLOR_RGB2BGR))
         drawn.append(encoded.tobytes())
@@ -55,16 +55,16 @@ def photographs(count: int = NUM_PHOTOGRAPHS) -> list[bytes]:
 
 @dataclass(frozen=True)
 class Answer:
-    """What a client got; status 0: the connection was lost."""
+    """The answer that a client got; status 0: the connection was lost."""
 
     status: int
     seconds: float  # from when the request was due
-    at: float  # when it came, time.monotonic
+    at: float  # when the answer came, time.monotonic
     restored: bool = False
 
 
 class Endpoint:
-    """`hdrface serve` as a process of its own."""
+    """`hdrface serve` in its own process."""
 
     def __init__(self, folder: Path, detector: Path) -> None:
         with socket.create_server(("127.0.0.1", 0)) as free:
@@ -99,7 +99,7 @@ class Endpoint:
         raise RuntimeError(f"hdrface serve is not ready after {PATIENCE_S} s")
 
     def replica(self, name: str) -> Any | None:
-        """Give the process of a deployment's replica; None while there is none."""
+        """Return the process of a deployment's replica; None while there is none."""
         for process in psutil.Process(self.process.pid).children(recursive=True):
             try:
                 if f"hdrface:{name}" in "".join(process.cmdline()):
@@ -115,9 +115,9 @@ class Endpoint:
 
 @contextmanager
 def running(detector: Path) -> Iterator[Endpoint]:
-    """Start an endpoint and wait until it restores; its log is shown if it fails."""
+    """Start an endpoint and wait until it is ready; print its log if it fails."""
     if not MODEL.is_dir():
-        raise SystemExit(f"{MODEL} is not there: run `make demo` first")
+        raise SystemExit(f"{MODEL} does not exist: run `make demo` first")
     with tempfile.TemporaryDirectory(prefix="hdrface-serving-") as folder:
         endpoint = Endpoint(Path(folder), detector)
         try:
@@ -131,7 +131,7 @@ def running(detector: Path) -> Iterator[Endpoint]:
 
 
 class Memory:
-    """Private memory of an endpoint's processes, in MB, second by second."""
+    """Private memory of an endpoint's processes, in MB, measured every second."""
 
     def __init__(self, endpoint: Endpoint) -> None:
         self._endpoint = endpoint
@@ -166,7 +166,7 @@ class Memory:
 async def closed_loop(
     endpoint: Endpoint, pictures: Sequence[bytes], *, clients: int, seconds: float
 ) -> list[Answer]:
-    """Let each client send its next photograph as soon as the last one has come back."""
+    """Let each client send its next photograph when it has the answer to the last one."""
     answers: list[Answer] = []
     end = time.monotonic() + seconds
     async with _session() as session:
@@ -185,9 +185,9 @@ async def closed_loop(
 async def open_loop(
     endpoint: Endpoint, pictures: Sequence[bytes], *, a_second: float, seconds: float
 ) -> list[Answer]:
-    """Send photographs at a steady rate, whatever becomes of those before.
+    """Send photographs at a steady rate, without waiting for answers.
 
-    The clock of each starts when it was due, so a stalled server is not spared.
+    Each is timed from when it was due, so that a stalled server shows in the numbers.
     """
     started = time.monotonic()
     async with _session() as session:
@@ -228,7 +228,7 @@ def statuses(answers: Sequence[Answer]) -> dict[str, int]:
 
 
 def latency(answers: Sequence[Answer]) -> dict[str, float]:
-    """Give p50, p95 and p99 of the answered requests, in milliseconds."""
+    """Return p50, p95 and p99 of the answered requests, in milliseconds."""
     seconds = [answer.seconds for answer in answers if answer.status == 200]
     return {
         f"p{share}_ms": round(float(np.percentile(seconds, share)) * 1000, 1)

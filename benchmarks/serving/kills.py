@@ -1,7 +1,7 @@
-"""Replicas killed with SIGKILL under load: what a client sees of it.
+"""Kill replicas with SIGKILL under load, and count what clients lose.
 
-A model and a face finder take turns, one each 20 s, for two minutes; no request may be lost. Then
-the ingress, twice: only its own requests in flight may fail.
+A model and a face finder are killed in turn, one every 20 s, for two minutes: no request may be
+lost. Then the ingress is killed twice: only its own requests in flight may fail.
 
     python -m benchmarks.serving.kills DETECTOR
 """
@@ -23,7 +23,7 @@ INGRESS = ("ingress",) * 2
 async def under_kills(
     endpoint: served.Endpoint, pictures: Sequence[bytes], names: Sequence[str]
 ) -> tuple[list[served.Answer], list[str]]:
-    """Send photographs while replicas are killed; gives the answers, and who was killed."""
+    """Send photographs while replicas are killed; return the answers and the killed replicas."""
     killed = []
 
     async def kill() -> None:

@@ -1,8 +1,8 @@
-"""Throughput with 32 clients against the bare pipeline, and latency at half that load.
+"""Throughput with 32 clients compared with the bare pipeline, and latency at half that load.
 
-The bare pipeline decodes, finds, restores in batches as large as the server's, pastes and encodes,
-in this process, with as many threads as there are cores. Both see the same photographs and take
-turns, the other one idle; the ratio is that of the medians.
+The bare pipeline decodes, finds, restores in batches of the server's size, pastes and encodes, in
+this process, with one thread for each core. Both get the same photographs and take turns, while the
+other one is idle; the ratio is that of the medians.
 
     python -m benchmarks.serving.load DETECTOR
 """
@@ -20,18 +20,19 @@ from components.faces.cutter import MIN_SCORE
 from components.faces.detect import open_detector
 from components.photographs import photograph
 from components.photographs.face_restorer import FaceRestorer
-from components.photographs.restoration import PhotographRestorer, RestoreOptions
+from components.photographs.options import RestoreOptions
+from components.photographs.restoration import PhotographRestorer
 
 CLIENTS = 32
 ROUNDS = 3
-SECONDS = 20.0  # of each side's turn
-FILL_S = 5.0  # until all queues of the endpoint are as full as they stay
+SECONDS = 20.0  # of one turn
+FILL_S = 5.0  # until all queues of the endpoint have their usual length
 HALF_LOAD_S = 60.0
 BATCH = 16  # serve.max_batch of conf/base.yaml
 
 
 def bare(pipeline: PhotographRestorer, pictures: Sequence[bytes], seconds: float) -> float:
-    """Restore batch after batch in this process; gives photographs a second."""
+    """Restore batch after batch in this process; return photographs per second."""
     options = RestoreOptions()
     started = time.perf_counter()
     done = 0
@@ -49,12 +50,12 @@ def bare(pipeline: PhotographRestorer, pictures: Sequence[bytes], seconds: float
 
 
 def through_http(endpoint: served.Endpoint, pictures: Sequence[bytes], seconds: float) -> float:
-    """Restore with all clients; gives photographs a second."""
+    """Restore with all clients; return photographs per second."""
     answers = asyncio.run(
         served.closed_loop(endpoint, pictures, clients=CLIENTS, seconds=FILL_S + seconds)
     )
     assert all(answer.restored for answer in answers), served.statuses(answers)
-    # Neither while the queues fill nor while they empty: only full load counts.
+    # Only full load counts, not the time in which the queues fill or empty.
     start = min(answer.at - answer.seconds for answer in answers) + FILL_S
     return sum(start < answer.at <= start + seconds for answer in answers) / seconds
 

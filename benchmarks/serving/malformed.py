@@ -1,8 +1,8 @@
-"""Ten thousand malformed requests: each must be refused with a reason, none may hurt the endpoint.
+"""Send ten thousand malformed requests: each must be refused with a reason.
 
-A corpus of known tricks, then requests that hypothesis makes: cut and random pictures, wrong types,
-options out of range, forms that are none, paths that climb, headers of any size. The endpoint
-restores the same photograph before and afterwards.
+First a corpus of known attacks, then requests from hypothesis: truncated and random pictures, wrong
+types, options out of range, broken forms, paths with `..`, headers of any size. The endpoint must
+restore the same photograph before and afterwards.
 
     python -m benchmarks.serving.malformed DETECTOR
 """
@@ -35,7 +35,7 @@ FORM = {"Content-Type": "multipart/form-data; boundary=x"}
 
 @dataclass(frozen=True)
 class Malformed:
-    """A request that no server should answer with success."""
+    """A request that must not succeed."""
 
     kind: str
     path: str = RESTORE
@@ -45,7 +45,7 @@ class Malformed:
 
 
 def corpus(picture: bytes) -> Iterator[Malformed]:
-    """Give the known tricks."""
+    """Make the known attacks."""
     yield Malformed("bomb", body=_png_of_zeros(30_000))  # 900 million pixels in a megabyte
     yield Malformed("bomb", body=_png_header(2**31 - 1, 2**31 - 1))
     yield Malformed("bomb", body=b"GIF89a" + struct.pack("<HH", 65_535, 65_535) + bytes(20))
@@ -69,7 +69,7 @@ def corpus(picture: bytes) -> Iterator[Malformed]:
 
 
 def generated(picture: bytes) -> st.SearchStrategy[Malformed]:
-    """Give requests that are wrong in one way each."""
+    """Make requests that are wrong in one way each."""
     cut = st.integers(0, len(picture) * 9 // 10).map(
         lambda end: Malformed("cut", body=picture[:end])
     )
@@ -90,7 +90,7 @@ def generated(picture: bytes) -> st.SearchStrategy[Malformed]:
 
 
 def _options(picture: bytes) -> st.SearchStrategy[Malformed]:
-    """Give options that are not there, or have no such value."""
+    """Make options that do not exist, or have a wrong value."""
     values = {
         "aligned": st.just("perhaps"),
         "min_face": st.integers(max_value=0),
@@ -122,7 +122,7 @@ def _types(picture: bytes) -> st.SearchStrategy[Malformed]:
 
 
 def _forms(picture: bytes) -> st.SearchStrategy[Malformed]:
-    """Give forms without a picture, without an end, with too many parts, or that are noise."""
+    """Make forms without a picture, without an end, with too many parts, or of random bytes."""
     names = st.text(st.characters(codec="ascii", categories=["L"]), min_size=1).filter(
         lambda name: name != "image"
     )
@@ -183,7 +183,7 @@ def _png_of_zeros(side: int) -> bytes:
 
 @dataclass
 class Refusals:
-    """What the endpoint answered."""
+    """Counts the endpoint's answers."""
 
     endpoint: served.Endpoint
     statuses: Counter[str] = field(default_factory=Counter)
@@ -192,7 +192,7 @@ class Refusals:
     slowest_s: float = 0.0
 
     def send(self, request: Malformed) -> None:
-        """Send one, and note how it was refused."""
+        """Send one request, and count how it was refused."""
         started = time.monotonic()
         status, body = self._answer(request)
         self.slowest_s = max(self.slowest_s, time.monotonic() - started)
@@ -204,7 +204,7 @@ class Refusals:
             self.wrong.append(f"{about} {request.body[:40]!r}")
 
     def _answer(self, request: Malformed) -> tuple[int, bytes]:
-        """Ask on a connection of its own: a server may close it. Status 0: it said nothing."""
+        """Send on a new connection: the server may close it. Status 0: there was no answer."""
         connection = http.client.HTTPConnection(self.endpoint.host, self.endpoint.port, timeout=90)
         try:
             # It may refuse while we send; its answer is there then.
@@ -221,7 +221,7 @@ class Refusals:
 
 
 def _reason(body: bytes) -> str:
-    """Give the code of an error, or the text of what was refused before the endpoint saw it."""
+    """Return the code of an error, or the text of a proxy that refused the request."""
     try:
         content = json.loads(body)
         return str(content["error"]["code"]) if content["error"]["message"] else ""
@@ -230,7 +230,7 @@ def _reason(body: bytes) -> str:
 
 
 def send_all(endpoint: served.Endpoint, picture: bytes) -> Refusals:
-    """Send the corpus, and as many generated requests as are left."""
+    """Send the corpus, then generated requests up to `COUNT`."""
     refusals = Refusals(endpoint)
     for request in corpus(picture):
         refusals.send(request)

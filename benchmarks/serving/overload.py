@@ -1,4 +1,4 @@
-"""Two minutes at three times what the endpoint can do: who is answered, and the memory it takes.
+"""Send three times the endpoint's capacity for two minutes; measure the answers and the memory.
 
 python -m benchmarks.serving.overload DETECTOR
 """

@@ -1,22 +1,16 @@
-"""The backbones by name; each is imported only when asked for, since diffusers costs seconds."""
+"""The families of generators by name. A family is one file, and one line here."""
 
-from pathlib import Path
-from typing import Literal
+from typing import Annotated
 
-from components.backbones.protocol import Backbone
+from components.backbones.backbone import Backbone
+from components.backbones.qwen_image import QwenImage
+from components.backbones.stable_diffusion import StableDiffusion
+from components.params import one_of
 
-BackboneName = Literal["sd21", "qwen"]
+FAMILIES: dict[str, type[Backbone]] = {
+    "sd21": StableDiffusion,
+    "qwen": QwenImage,
+}
 
-# The intermediate restorer of one backbone is the other one, trained alone (paper, section 3.1).
-OTHER: dict[BackboneName, BackboneName] = {"sd21": "qwen", "qwen": "sd21"}
 
-
-def load_backbone(name: BackboneName, weights: Path, *, generator: Path | None = None) -> Backbone:
-    """Load a backbone from a diffusers folder; `generator` is the folder of one trained in full."""
-    if name == "sd21":
-        from components.backbones.stable_diffusion import StableDiffusionBackbone
-
-        return StableDiffusionBackbone(weights, generator=generator)
-    from components.backbones.qwen_image import QwenImageBackbone
-
-    return QwenImageBackbone(weights, generator=generator)
+BackboneName = Annotated[str, one_of(FAMILIES)]

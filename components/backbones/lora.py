@@ -2,52 +2,42 @@
 
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
-from peft import LoraConfig
-from peft.utils import get_peft_model_state_dict
 from safetensors.torch import load_file
 from torch import Tensor
 
-from components.backbones.protocol import LoraParams
-
 FILE = "pytorch_lora_weights.safetensors"
 ADAPTER = "default"
-Prefix = Literal["unet", "transformer"]
 
 
-def add(network: Any, params: LoraParams, published_targets: Sequence[str]) -> None:
+def add(network: Any, *, rank: int, alpha: int, targets: Sequence[str]) -> None:
     """Freeze the network and add trainable low-rank layers; the start changes no output (B = 0)."""
+    from peft import LoraConfig
+
     network.requires_grad_(requires_grad=False)
     config = LoraConfig(
-        r=params.rank,
-        lora_alpha=params.alpha,
+        r=rank,
+        lora_alpha=alpha,
         lora_dropout=0.0,
         init_lora_weights="gaussian",
-        target_modules=list(params.targets or published_targets),
+        target_modules=list(targets),
     )
     network.add_adapter(config, adapter_name=ADAPTER)
 
 
-def save(network: Any, folder: Path, prefix: Prefix) -> None:
-    """Write the LoRA layers by diffusers' own writer: keys start with `unet.` or `transformer.`."""
-    from diffusers.loaders.lora_pipeline import (
-        QwenImageLoraLoaderMixin,
-        StableDiffusionLoraLoaderMixin,
-    )
+def save(network: Any, folder: Path, prefix: str, writer: Any) -> None:
+    """Write the LoRA layers by diffusers' own `writer`: keys start with `prefix` and a dot."""
+    from peft.utils import get_peft_model_state_dict
 
     layers = get_peft_model_state_dict(network, adapter_name=ADAPTER)
     metadata = network.peft_config[ADAPTER].to_dict()
-    writer: dict[str, Any] = {
-        "unet": StableDiffusionLoraLoaderMixin,
-        "transformer": QwenImageLoraLoaderMixin,
-    }
-    writer[prefix].save_lora_weights(
+    writer.save_lora_weights(
         folder, **{f"{prefix}_lora_layers": layers, f"{prefix}_lora_adapter_metadata": metadata}
     )
 
 
-def load(network: Any, folder: Path, prefix: Prefix) -> None:
+def load(network: Any, folder: Path, prefix: str) -> None:
     """Read LoRA layers in the published layout into `network`.
 
     Raises: FileNotFoundError if the folder holds none.

@@ -1,27 +1,19 @@
 """Qwen-Image as a one-step restorer (METHOD, section 4; paper, eq. 17-19)."""
 
 import math
+from collections.abc import Mapping
 from pathlib import Path
+from types import MethodType
+from typing import Any
 
 import torch
-from diffusers.models.autoencoders.autoencoder_kl_qwenimage import (
-    AutoencoderKLQwenImage,
-    QwenImageCausalConv3d,
-)
-from diffusers.models.transformers.transformer_qwenimage import QwenImageTransformer2DModel
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from components.backbones import lora
-from components.backbones.protocol import LoraParams, StepNoise, Trainable
+from components.backbones.backbone import Backbone, StepNoise
 
 SCHEDULE_STEPS = 1000
 STEP_INDEX = 750
-
-LORA_TARGETS = (
-    *("img_in", "img_mod.1", "attn.to_q", "attn.to_k", "attn.to_v", "attn.to_out.0"),
-    *("img_mlp.net.0.proj", "img_mlp.net.2"),
-)
 
 
 def flow_sigmas(steps: int = SCHEDULE_STEPS, *, mu: float = 0.8, last: float = 0.02) -> Tensor:
@@ -35,7 +27,7 @@ def flow_sigmas(steps: int = SCHEDULE_STEPS, *, mu: float = 0.8, last: float = 0
     return 1 - (1 - sigma) * (1 - last) / (1 - sigma[-1])
 
 
-class QwenImageBackbone(nn.Module):
+class QwenImage(Backbone):
     """One rectified-flow step from a noised LQ latent, beside a cleaner copy of it as condition.
 
         z_t = (1 - sigma) z_L + sigma eps,   z_hat = z_t - sigma v(z_t, z_cond; t, c)
@@ -48,25 +40,28 @@ class QwenImageBackbone(nn.Module):
     (16 and 8 for the published one); condition_BND with D the transformer's text width (3584).
     """
 
-    name = "qwen"
+    generator_folder = "transformer"
+    lora_targets = (
+        *("img_in", "img_mod.1", "attn.to_q", "attn.to_k", "attn.to_v", "attn.to_out.0"),
+        *("img_mlp.net.0.proj", "img_mlp.net.2"),
+    )
     takes_noise = True
+    color_fix = "wavelet"
+    text_encoder = "qwen2_5_vl"
 
     def __init__(self, weights: Path, *, generator: Path | None = None) -> None:
-        """Load `vae/` and `transformer/`, or a transformer trained in full from `generator`."""
-        super().__init__()
-        self.vae = AutoencoderKLQwenImage.from_pretrained(
-            weights / "vae", use_safetensors=True
-        ).eval()
-        use_single_frame_convolutions(self.vae)
-        self.generator = QwenImageTransformer2DModel.from_pretrained(
+        """Load `vae/` and `transformer/`."""
+        from diffusers.models.autoencoders.autoencoder_kl_qwenimage import AutoencoderKLQwenImage
+        from diffusers.models.transformers.transformer_qwenimage import QwenImageTransformer2DModel
+
+        super().__init__(weights, generator=generator)
+        vae = AutoencoderKLQwenImage.from_pretrained(weights / "vae", use_safetensors=True)
+        use_single_frame_convolutions(vae)
+        transformer = QwenImageTransformer2DModel.from_pretrained(
             generator or weights / "transformer", use_safetensors=True
         )
-        # Else the folder is saved with it, and is another one on another machine.
-        self.generator.register_to_config(_name_or_path="")
-        self.generator.pos_embed = SharedPositions(self.generator.pos_embed)
-        self.vae.requires_grad_(requires_grad=False)
-        self.generator.requires_grad_(requires_grad=False)
-        self.condition_width: int = self.generator.config.joint_attention_dim
+        transformer.pos_embed = SharedPositions(transformer.pos_embed)
+        self.hold(vae, transformer, transformer.config.joint_attention_dim)
         self.sigmas = flow_sigmas()
         self.sigma = float(self.sigmas[STEP_INDEX])
         shape = (1, self.vae.config.z_dim, 1, 1)
@@ -79,10 +74,8 @@ class QwenImageBackbone(nn.Module):
 
     @torch.no_grad()
     def encode(self, image_B3HW: Tensor) -> Tensor:
-        frames = (2 * image_B3HW - 1).unsqueeze(2)
-        mean_BCHW = self.vae.quant_conv(self.vae.encoder(frames)).chunk(2, dim=1)[0].squeeze(2)
-        latent_BCHW: Tensor = (mean_BCHW - self.latent_mean) / self.latent_std
-        return latent_BCHW
+        mean_BCHW = self.encode_mean(self.vae, 2 * image_B3HW - 1)
+        return (mean_BCHW - self.latent_mean) / self.latent_std
 
     def step(
         self, lq_latent_BCHW: Tensor, condition_BND: Tensor, noise: StepNoise | None
@@ -110,9 +103,8 @@ class QwenImageBackbone(nn.Module):
         return unpack(output[:, : tokens.shape[1]], height, width)
 
     def decode(self, latent_BCHW: Tensor) -> Tensor:
-        latent = (latent_BCHW * self.latent_std + self.latent_mean).unsqueeze(2)
-        image_B3HW: Tensor = self.vae.decoder(self.vae.post_quant_conv(latent)).squeeze(2)
-        return (image_B3HW + 1) / 2
+        unscaled_BCHW = latent_BCHW * self.latent_std + self.latent_mean
+        return (self.decode_signed(self.vae, unscaled_BCHW) + 1) / 2
 
     def training_noise(
         self, lq_latent_BCHW: Tensor, generator: torch.Generator, *, clean_condition: float
@@ -134,28 +126,70 @@ class QwenImageBackbone(nn.Module):
         sigma = float(self.sigmas[index]) if index < SCHEDULE_STEPS else 0.0
         return StepNoise(noise_BCHW, noise_BCHW.new_full((noise_BCHW.shape[0],), sigma))
 
-    def train_only(self, trainable: Trainable, lora_params: LoraParams | None) -> None:
-        if trainable == "lora":
-            if lora_params is None:
-                raise ValueError(
-                    "trainable is 'lora' but the lora section (rank, alpha) is missing"
-                )
-            lora.add(self.generator, lora_params, LORA_TARGETS)
-            return
-        self.generator.requires_grad_(requires_grad=True)
-        # The last block's text output feeds nothing: without gradient, DDP would wait for it.
+    def freeze_unused(self) -> None:
+        """Freeze the last block's text output, which feeds nothing."""
         last = self.generator.transformer_blocks[-1]
         last.txt_mlp.requires_grad_(requires_grad=False)
         last.attn.to_add_out.requires_grad_(requires_grad=False)
 
-    def save_trained(self, folder: Path, trainable: Trainable) -> None:
-        if trainable == "lora":
-            lora.save(self.generator, folder, "transformer")
-        else:
-            self.generator.save_pretrained(folder / "transformer", safe_serialization=True)
+    @classmethod
+    def lora_writer(cls) -> Any:
+        from diffusers.loaders.lora_pipeline import QwenImageLoraLoaderMixin
 
-    def load_lora(self, folder: Path) -> None:
-        lora.load(self.generator, folder, "transformer")
+        return QwenImageLoraLoaderMixin
+
+    @staticmethod
+    def encode_prompt(layout: Path, text: str) -> Tensor:
+        from diffusers.pipelines.qwenimage.pipeline_qwenimage import QwenImagePipeline
+        from transformers import Qwen2_5_VLForConditionalGeneration, Qwen2Tokenizer
+
+        # Encoding a prompt does not use them.
+        unused: dict[str, Any] = dict.fromkeys(["vae", "transformer", "scheduler"])
+        pipeline = QwenImagePipeline(
+            text_encoder=Qwen2_5_VLForConditionalGeneration.from_pretrained(
+                layout / "text_encoder", use_safetensors=True, dtype="auto"
+            ),
+            tokenizer=Qwen2Tokenizer.from_pretrained(layout / "tokenizer"),
+            **unused,
+        )
+        prompt_BLD: Tensor = pipeline.encode_prompt(text, device=torch.device("cpu"))[0]
+        return prompt_BLD[0]
+
+    @classmethod
+    def make_vae(cls, sizes: Mapping[str, Any]) -> Any:
+        from diffusers.models.autoencoders.autoencoder_kl_qwenimage import AutoencoderKLQwenImage
+
+        channels = sizes["z_dim"]
+        unscaled = {"latents_mean": [0.0] * channels, "latents_std": [1.0] * channels}
+        vae = AutoencoderKLQwenImage(**sizes, **unscaled)
+        use_single_frame_convolutions(vae)
+        return vae
+
+    @staticmethod
+    def encode_mean(vae: Any, signed_B3HW: Tensor) -> Tensor:
+        moments_BC1HW: Tensor = vae.quant_conv(vae.encoder(signed_B3HW.unsqueeze(2)))
+        return moments_BC1HW.chunk(2, dim=1)[0].squeeze(2)
+
+    @staticmethod
+    def decode_signed(vae: Any, latent_BCHW: Tensor) -> Tensor:
+        image_B31HW: Tensor = vae.decoder(vae.post_quant_conv(latent_BCHW.unsqueeze(2)))
+        return image_B31HW.squeeze(2)
+
+    @staticmethod
+    def scale_latents(vae: Any, latent_BCHW: Tensor) -> None:
+        vae.register_to_config(
+            latents_mean=latent_BCHW.mean(dim=(0, 2, 3)).tolist(),
+            latents_std=latent_BCHW.std(dim=(0, 2, 3)).tolist(),
+        )
+
+    @classmethod
+    def make_generator(cls, sizes: Mapping[str, Any]) -> tuple[Any, int]:
+        from diffusers.models.transformers.transformer_qwenimage import QwenImageTransformer2DModel
+
+        transformer = QwenImageTransformer2DModel(**sizes)
+        nn.init.zeros_(transformer.proj_out.weight)  # as flow models start: no velocity at first
+        nn.init.zeros_(transformer.proj_out.bias)
+        return transformer, int(transformer.config.joint_attention_dim)
 
 
 class SharedPositions(nn.Module):
@@ -176,28 +210,27 @@ class SharedPositions(nn.Module):
         return torch.cat([image, image]), text
 
 
-class SingleFrameConv(QwenImageCausalConv3d):
-    """A causal 3-D convolution of one frame, computed as the 2-D convolution that it is.
-
-    The frames before the first are zeros, so only the last temporal slice of the weight meets data.
-    """
-
-    def forward(self, x: Tensor, cache_x: Tensor | None = None) -> Tensor:
-        if x.shape[2] != 1 or cache_x is not None:
-            raise ValueError(f"a picture has one frame; got {x.shape[2]}")
-        padded = F.pad(x.squeeze(2), [int(side) for side in self._padding[:4]])
-        flat = F.conv2d(padded, self.weight[:, :, -1], self.bias, stride=self.stride[1:])
-        return flat.unsqueeze(2)
-
-
 def use_single_frame_convolutions(vae: nn.Module) -> None:
     """Let every causal convolution of a Wan/Qwen autoencoder treat its input as one frame.
 
-    Parameters keep their names and shapes, so the published layout still loads and saves.
+    A causal 3-D convolution of one frame is a 2-D convolution: the frames before the first are
+    zeros, so only the last temporal slice of the weight meets data. Parameters keep their names and
+    shapes, so the published layout still loads and saves.
     """
+    from diffusers.models.autoencoders.autoencoder_kl_qwenimage import QwenImageCausalConv3d
+
     for module in vae.modules():
-        if type(module) is QwenImageCausalConv3d:
-            module.__class__ = SingleFrameConv
+        if isinstance(module, QwenImageCausalConv3d):
+            module.forward = MethodType(_single_frame, module)  # type: ignore[method-assign]
+
+
+def _single_frame(convolution: Any, x: Tensor, cache_x: Tensor | None = None) -> Tensor:
+    if x.shape[2] != 1 or cache_x is not None:
+        raise ValueError(f"a picture has one frame; got {x.shape[2]}")
+    padded = F.pad(x.squeeze(2), [int(side) for side in convolution._padding[:4]])
+    weight = convolution.weight[:, :, -1]
+    flat = F.conv2d(padded, weight, convolution.bias, stride=convolution.stride[1:])
+    return flat.unsqueeze(2)
 
 
 def pack(latent_BCHW: Tensor) -> Tensor:

@@ -1,26 +1,18 @@
 """Stable Diffusion 2.1-base as a one-step restorer (METHOD, section 3; paper, eq. 8)."""
 
+from collections.abc import Mapping
 from pathlib import Path
+from typing import Any
 
 import torch
-from diffusers.models.autoencoders.autoencoder_kl import AutoencoderKL
-from diffusers.models.unets.unet_2d_condition import UNet2DConditionModel
-from diffusers.schedulers.scheduling_ddpm import DDPMScheduler
 from torch import Tensor, nn
 
-from components.backbones import lora
-from components.backbones.protocol import LoraParams, StepNoise, Trainable
+from components.backbones.backbone import Backbone, StepNoise
 
 TIMESTEP = 399  # fixed, of 1000; alpha_bar = 0.426 with SD's schedule
 
-LORA_TARGETS = (
-    *("to_q", "to_k", "to_v", "to_out.0", "proj_in", "proj_out", "ff.net.0.proj", "ff.net.2"),
-    *("conv1", "conv2", "conv_shortcut", "downsamplers.0.conv", "upsamplers.0.conv"),
-    "time_emb_proj",
-)
 
-
-class StableDiffusionBackbone(nn.Module):
+class StableDiffusion(Backbone):
     """One ε-prediction step from the LQ latent itself, no noise added.
 
         z_hat = (z_L - sqrt(1 - alpha_bar) * eps(z_L; t, c)) / sqrt(alpha_bar)
@@ -29,24 +21,31 @@ class StableDiffusionBackbone(nn.Module):
     (4 and 8 for the published one); condition_BND with D the UNet's cross-attention width (1024).
     """
 
-    name = "sd21"
+    generator_folder = "unet"
+    lora_targets = (
+        *("to_q", "to_k", "to_v", "to_out.0", "proj_in", "proj_out", "ff.net.0.proj", "ff.net.2"),
+        *("conv1", "conv2", "conv_shortcut", "downsamplers.0.conv", "upsamplers.0.conv"),
+        "time_emb_proj",
+    )
     takes_noise = False
+    color_fix = "none"
+    text_encoder = "clip_text_model"
 
     def __init__(self, weights: Path, *, generator: Path | None = None) -> None:
-        """Load `vae/`, `unet/` and `scheduler/` of a diffusers folder.
+        """Load `vae/`, `unet/` and `scheduler/`.
 
-        A fully trained UNet is given as `generator`, a folder of its own. Raises: ValueError if the
-        schedule is not ε-predicting (SD 2.1 of 768 pixels predicts v and does not fit).
+        Raises: ValueError if the schedule is not ε-predicting (SD 2.1 of 768 pixels predicts v).
         """
-        super().__init__()
-        self.vae = AutoencoderKL.from_pretrained(weights / "vae", use_safetensors=True).eval()
-        unet_folder = generator or weights / "unet"
-        self.generator = UNet2DConditionModel.from_pretrained(unet_folder, use_safetensors=True)
-        # Else the folder is saved with it, and is another one on another machine.
-        self.generator.register_to_config(_name_or_path="")
-        self.vae.requires_grad_(requires_grad=False)
-        self.generator.requires_grad_(requires_grad=False)
-        self.condition_width: int = self.generator.config.cross_attention_dim
+        from diffusers.models.autoencoders.autoencoder_kl import AutoencoderKL
+        from diffusers.models.unets.unet_2d_condition import UNet2DConditionModel
+        from diffusers.schedulers.scheduling_ddpm import DDPMScheduler
+
+        super().__init__(weights, generator=generator)
+        vae = AutoencoderKL.from_pretrained(weights / "vae", use_safetensors=True)
+        unet = UNet2DConditionModel.from_pretrained(
+            generator or weights / "unet", use_safetensors=True
+        )
+        self.hold(vae, unet, unet.config.cross_attention_dim)
         schedule = DDPMScheduler.from_pretrained(weights / "scheduler")
         if schedule.config.prediction_type != "epsilon":
             raise ValueError(
@@ -57,8 +56,9 @@ class StableDiffusionBackbone(nn.Module):
 
     @torch.no_grad()
     def encode(self, image_B3HW: Tensor) -> Tensor:
-        posterior = self.vae.encode(2 * image_B3HW - 1).latent_dist
-        latent_BCHW: Tensor = self.vae.config.scaling_factor * posterior.mean
+        latent_BCHW: Tensor = self.vae.config.scaling_factor * self.encode_mean(
+            self.vae, 2 * image_B3HW - 1
+        )
         return latent_BCHW
 
     def step(
@@ -72,32 +72,75 @@ class StableDiffusionBackbone(nn.Module):
         return restored_BCHW
 
     def decode(self, latent_BCHW: Tensor) -> Tensor:
-        image_B3HW: Tensor = self.vae.decode(latent_BCHW / self.vae.config.scaling_factor).sample
-        return (image_B3HW + 1) / 2
+        unscaled_BCHW = latent_BCHW / self.vae.config.scaling_factor
+        return (self.decode_signed(self.vae, unscaled_BCHW) + 1) / 2
 
-    def training_noise(
-        self, lq_latent_BCHW: Tensor, generator: torch.Generator, *, clean_condition: float
-    ) -> None:
-        del lq_latent_BCHW, generator, clean_condition
+    @classmethod
+    def lora_writer(cls) -> Any:
+        from diffusers.loaders.lora_pipeline import StableDiffusionLoraLoaderMixin
 
-    def inference_noise(self, noise_BCHW: Tensor, fidelity: float) -> None:
-        del noise_BCHW, fidelity
+        return StableDiffusionLoraLoaderMixin
 
-    def train_only(self, trainable: Trainable, lora_params: LoraParams | None) -> None:
-        if trainable == "lora":
-            if lora_params is None:
-                raise ValueError(
-                    "trainable is 'lora' but the lora section (rank, alpha) is missing"
-                )
-            lora.add(self.generator, lora_params, LORA_TARGETS)
-        else:
-            self.generator.requires_grad_(requires_grad=True)
+    @staticmethod
+    def encode_prompt(layout: Path, text: str) -> Tensor:
+        from diffusers.pipelines.stable_diffusion.pipeline_stable_diffusion import (
+            StableDiffusionPipeline,
+        )
+        from transformers import CLIPTextModel, CLIPTokenizer
 
-    def save_trained(self, folder: Path, trainable: Trainable) -> None:
-        if trainable == "lora":
-            lora.save(self.generator, folder, "unet")
-        else:
-            self.generator.save_pretrained(folder / "unet", safe_serialization=True)
+        # Encoding a prompt does not use them.
+        unused: dict[str, Any] = dict.fromkeys(
+            ["vae", "unet", "scheduler", "safety_checker", "feature_extractor"]
+        )
+        pipeline = StableDiffusionPipeline(
+            text_encoder=CLIPTextModel.from_pretrained(
+                layout / "text_encoder", use_safetensors=True
+            ),
+            tokenizer=CLIPTokenizer.from_pretrained(layout / "tokenizer"),
+            requires_safety_checker=False,
+            **unused,
+        )
+        prompt_BLD: Tensor = pipeline.encode_prompt(
+            text, device="cpu", num_images_per_prompt=1, do_classifier_free_guidance=False
+        )[0]
+        return prompt_BLD[0]
 
-    def load_lora(self, folder: Path) -> None:
-        lora.load(self.generator, folder, "unet")
+    @classmethod
+    def make_vae(cls, sizes: Mapping[str, Any]) -> Any:
+        from diffusers.models.autoencoders.autoencoder_kl import AutoencoderKL
+
+        return AutoencoderKL(**sizes)
+
+    @staticmethod
+    def encode_mean(vae: Any, signed_B3HW: Tensor) -> Tensor:
+        mean_BCHW: Tensor = vae.encode(signed_B3HW).latent_dist.mean
+        return mean_BCHW
+
+    @staticmethod
+    def decode_signed(vae: Any, latent_BCHW: Tensor) -> Tensor:
+        image_B3HW: Tensor = vae.decode(latent_BCHW).sample
+        return image_B3HW
+
+    @staticmethod
+    def scale_latents(vae: Any, latent_BCHW: Tensor) -> None:
+        vae.register_to_config(scaling_factor=float(1 / latent_BCHW.std()))
+
+    @classmethod
+    def make_generator(cls, sizes: Mapping[str, Any]) -> tuple[Any, int]:
+        from diffusers.models.unets.unet_2d_condition import UNet2DConditionModel
+
+        unet = UNet2DConditionModel(**sizes)
+        nn.init.zeros_(unet.conv_out.weight)  # as training from scratch starts: predicts nothing
+        nn.init.zeros_(unet.conv_out.bias)
+        return unet, int(unet.config.cross_attention_dim)
+
+    @classmethod
+    def save_schedule(cls, folder: Path) -> None:
+        from diffusers.schedulers.scheduling_ddpm import DDPMScheduler
+
+        DDPMScheduler(
+            beta_start=0.00085,
+            beta_end=0.012,
+            beta_schedule="scaled_linear",
+            prediction_type="epsilon",
+        ).save_pretrained(folder / "scheduler")

@@ -1,8 +1,8 @@
-"""Gaussian blur by any kernel: the published kernels, and the quickest way to apply each.
+"""Gaussian blur: the published kernels, and the fastest way to apply each.
 
-A plain `cv2.filter2D` with a 41 x 41 kernel is most of the whole degradation. The same
-pixels (to 0.001 of 255 levels) come faster by looking at the kernel first; `blur` says how,
-and docs/decisions/ (blur) what else was tried.
+A plain `cv2.filter2D` with a 41 x 41 kernel takes most of the time of a degradation. There are
+faster ways to the same pixels (to 0.001 of 255 levels), which depend on the kernel: see `blur`, and
+docs/decisions/ (blur) for what else was tried.
 """
 
 import threading
@@ -18,7 +18,7 @@ from components.images import Image
 
 def _odd(size: int) -> int:
     if size % 2 == 0:
-        raise ValueError("a kernel has a middle: its size is odd")
+        raise ValueError("a kernel has a middle: its size must be odd")
     return size
 
 
@@ -27,21 +27,22 @@ OddInt = Annotated[int, Field(ge=1), AfterValidator(_odd)]
 Kernel: TypeAlias = npt.NDArray[np.float64]
 Picture: TypeAlias = npt.NDArray[np.float32]
 
-# What may be left out of a kernel whose weights sum to 1. It moves a pixel by at most 0.0003 of 255
-# levels; with ten times as much, one pixel in a thousand rounds the other way and JPEG spreads it.
+# The part of a kernel's weights (their sum is 1) that may be left out. It changes a pixel by less
+# than 0.0003 of 255 levels; with ten times as much, one pixel in a thousand rounds differently, and
+# JPEG spreads the difference.
 NEGLIGIBLE = 1e-6
-# OpenCV filters directly up to this many weights, and by Fourier transform of small tiles above.
+# Up to this many weights OpenCV filters directly, above by Fourier transforms of small tiles.
 DIRECT_AREA = 130
 
 
 def gaussian_kernel(size: int, sigma_x: float, sigma_y: float, angle: float) -> Kernel:
-    """Sample a bivariate Gaussian on a square grid and scale it to sum 1, as BasicSR does.
+    """Return a bivariate Gaussian on a square grid, with sum 1, as BasicSR does.
 
     sigma_x and sigma_y are its standard deviations in pixels along its own two axes; `angle`
     (radians) turns these from x (along a row) towards y (down a column). Shape: (size, size).
     """
     if size < 1 or size % 2 == 0:
-        raise ValueError(f"a kernel has a middle: its size is odd; got {size}")
+        raise ValueError(f"a kernel has a middle: its size must be odd; got {size}")
     if sigma_x <= 0 or sigma_y <= 0:
         raise ValueError(f"a Gaussian needs sigmas above 0; got {sigma_x} and {sigma_y}")
     # exp(-(u^2 / sigma_x^2 + v^2 / sigma_y^2) / 2), (u, v) = (x, y) in the Gaussian's own axes
@@ -55,12 +56,12 @@ def gaussian_kernel(size: int, sigma_x: float, sigma_y: float, angle: float) -> 
 
 
 def blur(image: Image | Picture, kernel: Kernel) -> Picture:
-    """Filter each channel as `cv2.filter2D` does, borders mirrored (`BORDER_REFLECT_101`).
+    """Filter each channel as `cv2.filter2D` does, with mirrored borders (`BORDER_REFLECT_101`).
 
-    The kernel's weights sum to 1, and turning it by 180 degrees changes nothing (true of every
-    Gaussian). Rows and columns of negligible weight are cut off. What is left is applied as two
-    passes of one row and one column if it is their product (an isotropic Gaussian, or one along the
-    axes), directly if it is small, else by one Fourier transform of the whole picture.
+    The kernel's weights must sum to 1 and stay the same when it is turned by 180 degrees, as for
+    every Gaussian. Rows and columns of negligible weight are cut off. If the rest is the product of
+    a row and a column (an isotropic Gaussian, or one along the axes), it is applied in two passes;
+    if it is small, directly; otherwise by one Fourier transform of the whole picture.
 
     Shape: (H, W, 3) uint8 or float32 -> (H, W, 3) float32 in the same range of values.
     """
@@ -69,7 +70,7 @@ def blur(image: Image | Picture, kernel: Kernel) -> Picture:
         return image.astype(np.float32)
     column, row = kernel.sum(axis=1) / kernel.sum(), kernel.sum(axis=0)
     if np.abs(kernel - np.outer(column, row)).sum() < NEGLIGIBLE:
-        # OpenCV calls "kernelX" what runs along a row.
+        # OpenCV's "kernelX" is the one along a row.
         return np.asarray(cv2.sepFilter2D(image, cv2.CV_32F, row, column), dtype=np.float32)
     if kernel.size < DIRECT_AREA:
         return np.asarray(cv2.filter2D(image, cv2.CV_32F, kernel), dtype=np.float32)
@@ -77,7 +78,7 @@ def blur(image: Image | Picture, kernel: Kernel) -> Picture:
 
 
 def _trimmed(kernel: Kernel) -> Kernel:
-    """Cut off outer rows and columns, equally on both sides, while their weights sum to nothing."""
+    """Cut off outer rows and columns, as many on each side, while their sum is negligible."""
     down = _needed_radius(kernel.sum(axis=1))
     along = _needed_radius(kernel.sum(axis=0))
     middle_y, middle_x = kernel.shape[0] // 2, kernel.shape[1] // 2
@@ -86,7 +87,7 @@ def _trimmed(kernel: Kernel) -> Kernel:
 
 def _needed_radius(weights: npt.NDArray[np.float64]) -> int:
     middle = weights.size // 2
-    # beyond[r]: what a cut at radius r leaves out, on both sides together
+    # beyond[r]: the weight that a cut at radius r leaves out, on both sides together
     rings = weights[middle:] + weights[middle::-1]
     beyond = np.append(np.cumsum(rings[::-1])[::-1][1:], 0.0)
     return int(np.argmax(beyond < NEGLIGIBLE / 2))
@@ -101,8 +102,8 @@ def _blur_by_fourier(image: Image | Picture, kernel: Kernel) -> Picture:
     kernel_plane, plane = scratch[: 2 * tall * wide].reshape(2, tall, wide)
     padded = scratch[2 * tall * wide :].reshape(tall, wide, 3)
 
-    # The kernel lies in the upper left corner of its plane, so the result is shifted by another
-    # radius, and what wraps around stays in the rows and columns before it.
+    # The kernel lies in the upper left corner of its plane, so the result is shifted by one more
+    # radius, and values that wrap around stay in the rows and columns before it.
     kernel_plane[:] = 0
     kernel_plane[: kernel.shape[0], : kernel.shape[1]] = kernel
     cv2.dft(kernel_plane, dst=kernel_plane)
@@ -122,8 +123,8 @@ def _blur_by_fourier(image: Image | Picture, kernel: Kernel) -> Picture:
 class _Scratch(threading.local):
     """Memory that a thread keeps between pictures.
 
-    A dozen fresh planes a picture are given back to the system each time, and 10 ms of page faults
-    then double the time of the transforms.
+    A dozen new planes per picture would go back to the system each time, and cost 10 ms of page
+    faults, as much as the transforms.
     """
 
     def __init__(self) -> None:

@@ -2,14 +2,14 @@
 
     HQ -> blur -> shrink -> noise -> JPEG -> enlarge -> (colour shift) -> (grey) -> round -> LQ
 
-`draw` throws the dice once, for a face and a variant; `apply` and `make_pair` are pure functions of
-what was drawn. Published ranges (kernel; sigma; downsample; noise; JPEG quality):
+`draw` draws all random numbers of a face and a variant; `apply` and `make_pair` are pure functions
+of them. Published ranges (kernel; sigma; downsample; noise; JPEG quality):
 
     VQFR, the paper      41; 0.1-10; 0.8-8; 0-20; 60-100
     VQFR v2              41; 1-15; 1-30; 0-20; 30-90
     GFPGAN               as the paper, jitter_probability 0.3, grey_probability 0.01
     CodeFormer III       41; 0.1-10; 1-12; 0-15; 60-100
-    at 64 x 64 (ours)    13; 0.1-3; 0.8-4; 0-20; 60-100       the paper's leave hardly a face there
+    at 64 x 64 (ours)    13; 0.1-3; 0.8-4; 0-20; 60-100       the paper's leave hardly a face
 """
 
 import math
@@ -50,34 +50,34 @@ class DegradationParams(Params):
     downsample: Annotated[tuple[PositiveFloat, PositiveFloat], AfterValidator(_ordered)]
     noise: Annotated[tuple[Level, Level], AfterValidator(_ordered)]
     jpeg_quality: Annotated[tuple[Quality, Quality], AfterValidator(_ordered)]
-    # False (VQFR): a real number, cut to the integer that a coder takes; the upper end never comes.
+    # False (VQFR): a real number, cut to an integer for the encoder; the upper end is never drawn.
     # True (HDRFace's reference): an integer, both ends included.
     integer_quality: bool = False
     jitter_probability: Probability = 0.0
     jitter_shift: Level = 20.0  # the largest shift of a channel; GFPGAN's and VQFR's
     grey_probability: Probability = 0.0
-    grey_target: bool = False  # True: where LQ is grey, the HQ target is too
+    grey_target: bool = False  # True: if LQ is grey, so is the HQ target
     unsharp: UnsharpParams | None = None
 
 
 @dataclass(frozen=True, eq=False)
 class Degradation:
-    """Everything that chance decides about one LQ face."""
+    """All that is random about one LQ face."""
 
     kernel: Kernel
-    scale: float  # the shrunken picture has floor(size / scale) pixels a side
+    scale: float  # the shrunken picture has floor(size / scale) pixels per side
     noise_sigma: float  # in 1/255
     noise: npt.NDArray[np.float32]  # standard normal, (h, w, 3) of the shrunken picture, RGB
     jpeg_quality: int
     jitter: tuple[float, float, float] | None = None  # added to R, G, B, in 1/255
     is_grey: bool = False
-    # what the kernel was made from, for the record
+    # what the kernel was made from, for `record`
     sigma_x: float = math.nan
     sigma_y: float = math.nan
     angle: float = math.nan
 
     def record(self) -> dict[str, float]:
-        """Name the numbers that are worth a column."""
+        """Return the numbers that are worth a column."""
         return {
             "sigma_x": self.sigma_x,
             "sigma_y": self.sigma_y,
@@ -98,8 +98,8 @@ def draw(
 ) -> Degradation:
     """Draw the degradation of one face, a picture of (height, width) pixels.
 
-    Each number has its own place in the stream, used or not: a switch that is turned on later
-    leaves the blur, scale and noise of every face as they were.
+    Each number is drawn whether it is used or not, so an option that is turned on later does not
+    change the blur, scale and noise of any face.
 
     Raises: ValueError if the drawn scale leaves no pixel of a picture this small.
     """
@@ -137,7 +137,7 @@ def apply(hq: Image, drawn: Degradation) -> Image:
     """Degrade one face. Shape: (H, W, 3) uint8 RGB -> the same."""
     height, width = hq.shape[:2]
     shrunken = blur_and_shrink(hq, drawn)
-    # Adds the noise, clips and rounds to the 8 bits that JPEG takes, in one pass.
+    # Adds the noise, clips and rounds to the 8 bits of JPEG, in one pass.
     noisy = cv2.addWeighted(shrunken, 1, drawn.noise, drawn.noise_sigma, 0, dtype=cv2.CV_8U)
     small = _through_jpeg(np.asarray(noisy, dtype=np.uint8), drawn.jpeg_quality)
     lq = _resize(small.astype(np.float32), width, height)
@@ -145,18 +145,18 @@ def apply(hq: Image, drawn: Degradation) -> Image:
         lq = np.clip(lq + np.array(drawn.jitter, np.float32), 0, 255)
     if drawn.is_grey:
         lq = _grey(lq)
-    return np.asarray(cv2.convertScaleAbs(lq), dtype=np.uint8)  # rounds: nothing is below 0
+    return np.asarray(cv2.convertScaleAbs(lq), dtype=np.uint8)  # it rounds; no value is below 0
 
 
 def blur_and_shrink(hq: Image, drawn: Degradation) -> Picture:
-    """Do the part before chance enters. Shape: (H, W, 3) uint8 -> (h, w, 3) float32 in [0, 255]."""
+    """Run the steps before the noise. Shape: (H, W, 3) uint8 -> (h, w, 3) float32 in [0, 255]."""
     height, width = hq.shape[:2]
     blurred = blur(hq, drawn.kernel)
     return _resize(blurred, _shrunken(width, drawn.scale), _shrunken(height, drawn.scale))
 
 
 def make_pair(face: Image, drawn: Degradation, params: DegradationParams) -> Pair:
-    """Make the HQ target and the LQ face that a model is taught with.
+    """Make the HQ target and the LQ face that a model is trained with.
 
     The target is the face itself (the same object) unless an option changes it.
     """
@@ -175,7 +175,7 @@ def _shrunken(side: int, scale: float) -> int:
     shrunken = int(side // scale)
     if shrunken < 1:
         raise ValueError(
-            f"a picture of {side} pixels a side cannot be shrunk {scale:.2f} times:"
+            f"a picture of {side} pixels per side cannot be shrunk {scale:.2f} times:"
             " lower the upper end of 'downsample'"
         )
     return shrunken
@@ -197,6 +197,6 @@ def _through_jpeg(image: Image, quality: int) -> Image:
 
 
 def _grey(picture: Picture) -> Picture:
-    """Make all three channels the luma (BT.601)."""
+    """Return a picture with the luma (BT.601) in all three channels."""
     luma = cv2.cvtColor(picture, cv2.COLOR_RGB2GRAY)
     return np.asarray(cv2.merge([luma, luma, luma]), dtype=np.float32)

@@ -17,16 +17,14 @@ class UnsharpParams(Params):
     kernel_size: OddInt = 51  # of the Gaussian that is subtracted
     mask_kernel_size: OddInt = 51  # of the Gaussian that softens the mask
     weight: NonNegativeFloat = 0.5
-    threshold: Annotated[float, Field(ge=0, le=255)] = (
-        10  # in 1/255: smaller details stay as they are
-    )
-    before_degrading: bool = (
-        False  # True: LQ is made from the sharpened picture (HDRFace's reference)
-    )
+    # In 1/255: smaller details stay as they are.
+    threshold: Annotated[float, Field(ge=0, le=255)] = 10
+    # True: LQ is made from the sharpened picture (HDRFace's reference).
+    before_degrading: bool = False
 
 
 def sharpen(hq: Image, params: UnsharpParams) -> Image:
-    """Add `weight` times what a blur takes away, where that is more than `threshold`.
+    """Return the picture plus `weight` times what a blur removes, where that exceeds `threshold`.
 
     OpenCV chooses each Gaussian's sigma by its size: 0.3 ((size - 1) / 2 - 1) + 0.8 above 9.
     Shape: (H, W, 3) uint8 -> the same.

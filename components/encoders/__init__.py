@@ -1,1 +1,1 @@
-"""Frozen networks that look at a face: what the models are told, and what judges them."""
+"""Frozen networks that look at a face: for the condition, for losses and for metrics."""

@@ -4,7 +4,7 @@ B batch, E embedding width.
 """
 
 from pathlib import Path
-from typing import Literal, Self
+from typing import Self
 
 from torch import Tensor, nn
 from torch.nn import functional as F
@@ -14,8 +14,6 @@ from components.weights.formats import read_tensors
 INPUT_SIZE = 112
 EMBEDDING_WIDTH = 512
 BLOCKS = (3, 4, 14, 3)  # iResNet-50
-
-PixelRange = Literal["signed", "unit"]
 
 
 class Block(nn.Module):
@@ -70,18 +68,17 @@ class ArcFace(nn.Module):
     """Turn face pictures into identity vectors; frozen, but gradients flow to the pictures.
 
     Shape: image_B3HW, RGB in [0, 1], any size -> embedding_BE. Pictures are resized to 112 × 112
-    with antialiased bilinear filtering. The network was trained on [-1, 1] (`signed`); the HDRFace
-    reference feeds it [0, 1] (`unit`). The method compares whole aligned 512² pictures, without
+    with antialiased bilinear filtering. The network sees [-1, 1], on which it was trained; the
+    HDRFace reference feeds it [0, 1]. The method compares whole aligned 512² pictures, without
     ArcFace's own crop, and so do we.
     """
 
-    def __init__(self, network: nn.Module, *, pixel_range: PixelRange = "signed") -> None:
+    def __init__(self, network: nn.Module) -> None:
         super().__init__()
         self.network = network.eval().requires_grad_(requires_grad=False)
-        self.pixel_range = pixel_range
 
     @classmethod
-    def load(cls, file: Path, *, pixel_range: PixelRange = "signed") -> Self:
+    def load(cls, file: Path) -> Self:
         """Load iResNet-50 from InsightFace's `backbone.pth` or the same keys as safetensors.
 
         Raises: FileNotFoundError; ValueError naming the keys that do not fit.
@@ -94,21 +91,20 @@ class ArcFace(nn.Module):
         network = IResNet()
         try:
             network.load_state_dict({k: v.float() for k, v in read_tensors(file).items()})
-        except RuntimeError as error:  # load_state_dict's word for other keys or shapes
-            raise ValueError(f"{file} is no iResNet-50: {error}") from error
-        return cls(network, pixel_range=pixel_range)
+        except RuntimeError as error:  # what load_state_dict raises for other keys or shapes
+            raise ValueError(f"{file} is not an iResNet-50: {error}") from error
+        return cls(network)
 
     def forward(self, image_B3HW: Tensor) -> Tensor:
         size = (INPUT_SIZE, INPUT_SIZE)
         resized = F.interpolate(
             image_B3HW, size=size, mode="bilinear", align_corners=False, antialias=True
         )
-        pixels = 2 * resized - 1 if self.pixel_range == "signed" else resized
-        embedding_BE: Tensor = self.network(pixels)
+        embedding_BE: Tensor = self.network(2 * resized - 1)
         return embedding_BE
 
     def train(self, mode: bool = True) -> Self:
-        """Stay in evaluation mode: a training step must not move the normalisation statistics."""
+        """Stay in evaluation mode: a training step must not change the normalisation statistics."""
         del mode
         return super().train(mode=False)
 

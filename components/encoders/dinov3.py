@@ -39,7 +39,7 @@ class DINOv3(nn.Module):
         patch = cast("int", self.network.config.patch_size)
         if input_size % patch:
             raise ValueError(
-                f"DINOv3 input size {input_size} is no multiple of its patch {patch}: "
+                f"DINOv3 input size {input_size} is not a multiple of its patch {patch}: "
                 f"use {round(input_size / patch) * patch or patch}"
             )
         self.input_size = input_size
@@ -59,6 +59,6 @@ class DINOv3(nn.Module):
         return tokens_BNC
 
     def patch_map(self, values_BN: Tensor) -> Tensor:
-        """Drop CLS and registers: one value a token (B, N) -> one a patch (B, h, w)."""
+        """Return values without CLS and registers: per token (B, N) -> per patch (B, h, w)."""
         side = self.patches_per_side
         return values_BN[:, -side * side :].reshape(-1, side, side)

@@ -1,4 +1,4 @@
-"""Who is it: the embedding of an aligned face by an ArcFace-like ONNX network.
+"""Who it is: the embedding of an aligned face by an ArcFace-like ONNX network.
 
 B batch, D embedding width.
 """
@@ -13,17 +13,11 @@ import numpy as np
 import numpy.typing as npt
 
 from components import images
+from components.faces.template import TEMPLATE, TEMPLATE_SIZE
 from components.images import Image
 
-# Left eye, right eye, nose, left and right mouth corner, as fractions of an FFHQ-aligned picture.
-FFHQ_POINTS = (
-    np.array(
-        [(192.98, 239.95), (318.90, 240.19), (256.63, 314.02), (201.26, 371.41), (313.09, 371.15)]
-    )
-    / 512
-)
 INPUT_SIZE = 112
-# The same five in the 112 x 112 picture that ArcFace networks were trained on.
+# The five points of `TEMPLATE` in the 112 x 112 picture that ArcFace networks were trained on.
 ARCFACE_POINTS = np.array(
     [
         (38.2946, 51.6963),
@@ -41,7 +35,7 @@ class IdentityEncoder:
     `path` is an ONNX file, or an InsightFace pack: a folder in which one ONNX file takes
     112 x 112 faces. The five points of the FFHQ template are the landmarks, so no detector runs.
 
-    Raises: FileNotFoundError if there is no such network, ValueError if it takes other inputs.
+    Raises: FileNotFoundError if there is no such network, ValueError if its inputs are different.
     """
 
     def __init__(self, path: Path) -> None:
@@ -51,7 +45,7 @@ class IdentityEncoder:
         if not _takes_faces(self._session):
             shapes = [tensor.shape for tensor in self._session.get_inputs()]
             raise ValueError(
-                f"{self.path}: inputs {shapes}, an identity network takes one of "
+                f"{self.path}: inputs {shapes}, but an identity network has one input "
                 f"(batch, 3, {INPUT_SIZE}, {INPUT_SIZE})"
             )
         self._input: str = self._session.get_inputs()[0].name
@@ -59,7 +53,7 @@ class IdentityEncoder:
         self._normalises_itself = _normalises_itself(self.path)
 
     def embed(self, faces: Sequence[Image]) -> npt.NDArray[np.float32]:
-        """Give unit vectors (B, D) of square FFHQ-aligned faces of any size."""
+        """Return unit vectors (B, D) of square FFHQ-aligned faces of any size."""
         crops = np.stack([align(face) for face in faces]).transpose(0, 3, 1, 2).astype(np.float32)
         if not self._normalises_itself:
             crops = (crops - 127.5) / 127.5
@@ -75,12 +69,13 @@ class IdentityEncoder:
 
 
 def align(face: Image) -> Image:
-    """Cut the 112 x 112 ArcFace picture out of an FFHQ-aligned one, without aliasing."""
-    scale = np.hypot(*_similarity(FFHQ_POINTS, ARCFACE_POINTS)[0, :2])
+    """Return the 112 x 112 ArcFace picture of an FFHQ-aligned one, without aliasing."""
+    points = TEMPLATE / TEMPLATE_SIZE  # as fractions of the picture
+    scale = np.hypot(*_similarity(points, ARCFACE_POINTS)[0, :2])
     size = face.shape[0]
-    # The warp samples bilinearly: a larger picture is first brought near its scale by area.
+    # The warp samples bilinearly, so a larger picture is first reduced by area to about its scale.
     face = images.resize(face, min(size, round(scale)))
-    matrix = _similarity(FFHQ_POINTS * face.shape[0], ARCFACE_POINTS)
+    matrix = _similarity(points * face.shape[0], ARCFACE_POINTS)
     warped = cv2.warpAffine(face, matrix, (INPUT_SIZE, INPUT_SIZE), flags=cv2.INTER_LINEAR)
     return np.asarray(warped, dtype=np.uint8)
 
@@ -88,7 +83,7 @@ def align(face: Image) -> Image:
 def _similarity(
     source: npt.NDArray[np.float64], target: npt.NDArray[np.float64]
 ) -> npt.NDArray[np.float64]:
-    """Find the least-squares turn, scale and shift (2, 3) that takes `source` to `target`."""
+    """Find the least-squares rotation, scale and shift (2, 3) from `source` to `target`."""
     # A similarity is z -> a z + b on complex numbers, so this is a linear fit.
     z, w = source @ (1, 1j), target @ (1, 1j)
     a = np.vdot(z - z.mean(), w - w.mean()) / np.vdot(z - z.mean(), z - z.mean())
@@ -130,7 +125,7 @@ def _takes_faces(session: Any) -> bool:
 
 
 def _normalises_itself(file: Path) -> bool:
-    """Say whether a network takes values 0 to 255: InsightFace's rule, for those made by MXNet."""
+    """Return whether a network expects 0 to 255: InsightFace's rule, for networks from MXNet."""
     import onnx
 
     names = [node.name for node in onnx.load(file, load_external_data=False).graph.node[:8]]

@@ -10,24 +10,20 @@ import numpy as np
 
 from components import images
 from components.faces.landmarks import Landmarks
+from components.faces.template import TEMPLATE, TEMPLATE_SIZE
 
-TEMPLATE_SIZE = 512
-# left eye, right eye, nose, left and right corner of the mouth
-TEMPLATE: Landmarks = np.array(
-    [[192.98, 239.95], [318.90, 240.19], [256.63, 314.02], [201.26, 371.41], [313.09, 371.15]]
-)
-# A frontal face fits within 0.05, profiles reach 0.25 (in eye distances of the template); mixed up
-# landmarks end above 0.5, and the backs of heads that a detector takes for faces at 0.4.
+# In eye distances of the template. Frontal faces are below 0.05, profiles reach 0.25; landmarks in
+# the wrong order are above 0.5, backs of heads that a detector takes for faces at 0.4.
 MAX_MISFIT = 0.35
 _EYE_DISTANCE = float(np.linalg.norm(TEMPLATE[1] - TEMPLATE[0]))
 
 
 class AlignmentError(ValueError):
-    """Five points that are no face; the message is the reason, ready for a `rejected` list."""
+    """Five points are not a face; the message is the reason, ready for a `rejected` list."""
 
 
 class Similarity(NamedTuple):
-    """Turn, scale and shift: q = matrix @ p + shift, from picture to template coordinates."""
+    """Rotation, scale and shift: q = matrix @ p + shift, from picture to template coordinates."""
 
     matrix: Landmarks  # (2, 2)
     shift: Landmarks  # (2,)
@@ -35,17 +31,22 @@ class Similarity(NamedTuple):
 
     @property
     def crop_side(self) -> float:
-        """Side of the square that is cut out, in pixels of the photograph."""
+        """Return the side of the square that is cut out, in pixels of the photograph."""
         return TEMPLATE_SIZE / math.sqrt(float(np.linalg.det(self.matrix)))
+
+    @property
+    def homogeneous(self) -> Landmarks:
+        """Return the (3, 3) matrix that takes (x, y, 1) of the picture to the template."""
+        return np.vstack([np.column_stack([self.matrix, self.shift]), [0, 0, 1]])
 
     def apply(self, points: Landmarks) -> Landmarks:
         return np.asarray(points @ self.matrix.T + self.shift)
 
 
 def fit(points: Landmarks) -> Similarity:
-    """Lay five points onto the template with the least squared distance (Umeyama, no mirror).
+    """Find the similarity from five points to the template with the least squared error (Umeyama).
 
-    With points as complex numbers about their means, the best q = a p has
+    It never mirrors. With points as complex numbers about their means, the best q = a p has
     a = sum(conj(p) q) / sum(|p|^2).
 
     Raises: AlignmentError if the points coincide or are far from any face.
@@ -56,14 +57,14 @@ def fit(points: Landmarks) -> Similarity:
     q = (TEMPLATE - template_mean) @ np.array([1, 1j])
     spread = float((abs(p) ** 2).sum())
     if not math.isfinite(spread) or spread < 1:
-        raise AlignmentError("its five landmarks fall into one point")
+        raise AlignmentError("its five landmarks are one point")
     a = (p.conj() * q).sum() / spread
     if abs(a) == 0:
-        raise AlignmentError("its five landmarks are no face")
+        raise AlignmentError("its five landmarks are not a face")
     misfit = math.sqrt(float((abs(a * p - q) ** 2).mean())) / _EYE_DISTANCE
     if misfit > MAX_MISFIT:
         raise AlignmentError(
-            f"its five landmarks are no face: {misfit:.2f} eye distances from the template, "
+            f"its five landmarks are not a face: {misfit:.2f} eye distances from the template, "
             f"at most {MAX_MISFIT}"
         )
     matrix = np.array([[a.real, -a.imag], [a.imag, a.real]])
@@ -71,24 +72,23 @@ def fit(points: Landmarks) -> Similarity:
 
 
 def cut(image: images.Image, similarity: Similarity, size: int) -> images.Image:
-    """Cut the aligned square and make it `size` wide, without aliasing at any scale.
+    """Cut the aligned square and resize it to `size` pixels, without aliasing at any scale.
 
-    What lies outside the photograph is its mirror image, as in FFHQ (which blurs it, too).
+    Outside the photograph is its mirror image, as in FFHQ (which also blurs it).
     """
-    # Sampled at a multiple of `size` near 512, then averaged: one sample a pixel would alias. For
-    # the same reason a larger photograph is averaged down first, to less than twice that.
+    # Sampled at a multiple of `size` near 512, then averaged: one sample per pixel would alias. For
+    # the same reason, a larger photograph is first reduced by averages, to less than twice that.
     canvas = size * max(1, round(TEMPLATE_SIZE / size))
     height, width = image.shape[:2]
     factor = max(1, int(similarity.crop_side / canvas))
     if factor > 1:
         smaller = (max(1, width // factor), max(1, height // factor))
         image = np.asarray(cv2.resize(image, smaller, interpolation=cv2.INTER_AREA), dtype=np.uint8)
-    to_photograph = _scaling(width / image.shape[1], height / image.shape[0])
-    to_template = np.vstack([np.column_stack([similarity.matrix, similarity.shift]), [0, 0, 1]])
-    to_canvas = _scaling(canvas / TEMPLATE_SIZE, canvas / TEMPLATE_SIZE)
+    to_photograph = scaling(width / image.shape[1], height / image.shape[0])
+    to_canvas = scaling(canvas / TEMPLATE_SIZE, canvas / TEMPLATE_SIZE)
     warped = cv2.warpAffine(
         image,
-        (to_canvas @ to_template @ to_photograph)[:2],
+        (to_canvas @ similarity.homogeneous @ to_photograph)[:2],
         (canvas, canvas),
         flags=cv2.INTER_CUBIC,
         borderMode=cv2.BORDER_REFLECT_101,
@@ -96,6 +96,6 @@ def cut(image: images.Image, similarity: Similarity, size: int) -> images.Image:
     return images.resize(np.asarray(warped, dtype=np.uint8), size)
 
 
-def _scaling(x: float, y: float) -> Landmarks:
-    """Scale a picture's coordinates, whose whole numbers are the centres of pixels."""
+def scaling(x: float, y: float) -> Landmarks:
+    """Make the (3, 3) matrix that scales coordinates whose whole numbers are centres of pixels."""
     return np.array([[x, 0, (x - 1) / 2], [0, y, (y - 1) / 2], [0, 0, 1]])

@@ -1,4 +1,4 @@
-"""Every usable face of one picture, aligned; and of every other the reason why it is not."""
+"""Cut every usable face out of a picture, aligned; give the reason for each one left out."""
 
 from __future__ import annotations
 
@@ -10,17 +10,17 @@ from components.faces import align
 from components.faces.detect import Detector
 from components.faces.landmarks import Landmarks
 
-MIN_SCORE = 0.5  # of a detection that counts as a face; InsightFace's default
-CANDIDATE_SCORE = 0.3  # of a detection that is worth a line in the `rejected` list
+MIN_SCORE = 0.5  # a detection with this score is a face; InsightFace's default
+CANDIDATE_SCORE = 0.3  # a detection with this score is worth a line in the `rejected` list
 
 
 class Face(NamedTuple):
-    face_id: str  # the file's name; with #1, #2, ... from the left when it shows several faces
+    face_id: str  # the file's name, with #1, #2, ... from the left if it shows several faces
     hq: images.Image  # RGB, `size` wide
 
 
 class Cut(NamedTuple):
-    """What became of one picture: its faces, and a reason for each thing not used."""
+    """The result for one picture: its faces, and a reason for each one left out."""
 
     faces: list[Face]
     reasons: list[str]
@@ -29,9 +29,9 @@ class Cut(NamedTuple):
 class FaceCutter:
     """Turn one picture's bytes into aligned faces.
 
-    Landmarks are those that are given, else those that the detector finds. `aligned` pictures are
-    taken whole. A face is too small when half of its aligned square, about its width, is below
-    `min_face` pixels of the photograph.
+    Landmarks are given, or the detector finds them. An `aligned` picture is one face. A face is too
+    small if half of its aligned square, about its width, is below `min_face` pixels of the
+    photograph.
     """
 
     def __init__(
@@ -73,8 +73,7 @@ class FaceCutter:
         if not found:
             return [], ["no face found"]
         faint = [
-            f"the face at ({x:.0f}, {y:.0f}): its score is {face.score:.2f}, at least {MIN_SCORE} "
-            "counts"
+            f"the face at ({x:.0f}, {y:.0f}): its score is {face.score:.2f}, below {MIN_SCORE}"
             for face in found
             if face.score < MIN_SCORE
             for x, y in [face.landmarks.mean(axis=0)]
@@ -96,7 +95,7 @@ class FaceCutter:
             return Cut(
                 [],
                 [
-                    f"{width} x {height} is not square, as aligned faces are: for photographs set "
+                    f"{width} x {height} is not square, as aligned faces are: for photographs, set "
                     "faces.aligned to false and name a detector (faces.detector)"
                 ],
             )

@@ -1,4 +1,4 @@
-"""Find faces and their five landmarks, with the detector that a file holds: SCRFD or YuNet."""
+"""Find faces and their five landmarks, with the detector in a file: SCRFD or YuNet."""
 
 from __future__ import annotations
 
@@ -14,14 +14,14 @@ import numpy.typing as npt
 from components import images
 from components.faces.landmarks import Landmarks
 
-_OVERLAP = 0.4  # of two boxes that are one face; InsightFace's default
-# InsightFace looks at 128 and 640 pixels: faces that fill the picture are found in the small one.
+_OVERLAP = 0.4  # two boxes that overlap by more are one face; InsightFace's default
+# InsightFace's sizes: at 128 pixels it finds faces that fill the picture, at 640 the others.
 _SCRFD_SIZES = [(128, 128), (640, 640)]
-_YUNET_SIDE = 1280  # larger pictures are shrunk: YuNet knows faces of 10 to 300 pixels
+_YUNET_SIDE = 1280  # larger pictures are reduced: YuNet finds faces of 10 to 300 pixels
 
 
 class DetectorError(ValueError):
-    """A file that holds no detector known here; the message says what it holds."""
+    """A file holds no known detector; the message says what it holds."""
 
 
 class Detection(NamedTuple):
@@ -34,12 +34,12 @@ class Detection(NamedTuple):
 
 class Detector(Protocol):
     def detect(self, image: images.Image) -> list[Detection]:
-        """Find the faces of a picture (RGB), from its left to its right; from any thread."""
+        """Find the faces of a picture (RGB), from left to right; any thread may call it."""
         ...
 
 
 def open_detector(file: Path, *, min_score: float) -> Detector:
-    """Load an ONNX file and tell by its outputs which detector it is.
+    """Load a detector from an ONNX file; its outputs show which one it is.
 
     Raises: DetectorError if it cannot be read or is neither SCRFD with landmarks nor YuNet.
     """
@@ -55,7 +55,7 @@ def open_detector(file: Path, *, min_score: float) -> Detector:
     except OSError as error:
         raise DetectorError(f"{file} cannot be read: {error.strerror}") from error
     except Exception as error:  # its errors share no other class
-        raise DetectorError(f"{file} is no ONNX network: {error}") from error
+        raise DetectorError(f"{file} is not an ONNX network: {error}") from error
     outputs = [output.name for output in session.get_outputs()]
     if {"cls_8", "obj_8", "bbox_8", "kps_8"} <= set(outputs):
         return YuNet(file, min_score=min_score)
@@ -80,7 +80,7 @@ class Scrfd:
         bgr = cv2.cvtColor(image, cv2.COLOR_RGB2BGR)
         found = self._detect(bgr)
         if not found and self._network.static_input_size:
-            # It cannot look at a small picture too, so a small one is put into a frame instead.
+            # Its input has a fixed size, so a face that fills the picture gets a frame instead.
             height, width = image.shape[:2]
             frame = (height // 2, height // 2, width // 2, width // 2)
             found = self._detect(
@@ -99,11 +99,11 @@ class Scrfd:
 
 
 class YuNet:
-    """OpenCV's YuNet, through OpenCV; threads may share it, and take turns."""
+    """OpenCV's YuNet, through OpenCV; threads that share it wait for each other."""
 
     def __init__(self, file: Path, *, min_score: float) -> None:
         most = 5000  # candidates before overlapping ones are merged; OpenCV's default
-        # It keeps the picture's size, and its buffers, between calls.
+        # The network keeps the picture's size and buffers between calls.
         self._turn = threading.Lock()
         self._network = cv2.FaceDetectorYN.create(
             str(file), "", (320, 320), min_score, _OVERLAP, most
@@ -125,7 +125,7 @@ class YuNet:
         stretch = np.array([width / size[0], height / size[1]])
         return _from_left(
             Detection(
-                # YuNet's right eye is the person's, so on the picture's left: METHOD's order.
+                # YuNet's right eye is the person's, on the left of the picture: METHOD's order.
                 row[4:14].reshape(5, 2) * stretch,
                 float(row[14]),
                 _box(np.concatenate([row[:2] * stretch, (row[:2] + row[2:4]) * stretch])),

@@ -1,4 +1,4 @@
-"""Five points of a face, and the file that may lie beside the pictures to give them."""
+"""Five points of a face, and `landmarks.csv`, which may give them beside the pictures."""
 
 from __future__ import annotations
 
@@ -19,15 +19,15 @@ Landmarks: TypeAlias = npt.NDArray[np.float64]
 
 
 class LandmarksError(ValueError):
-    """A `landmarks.csv` that cannot be used; the message names the row."""
+    """A `landmarks.csv` cannot be used; the message names the row."""
 
 
 def parse(text: str) -> dict[str, list[Landmarks]]:
     """Read a `landmarks.csv`: the faces of each file, in the order of its column `face`.
 
-    Points are pixels of the picture as it is looked at, after its EXIF orientation.
+    Points are pixels of the picture after its EXIF orientation is applied.
 
-    Raises: LandmarksError on missing columns, on what is no number, and on a face given twice.
+    Raises: LandmarksError for a missing column, a value that is not a number, or a repeated face.
     """
     reader = csv.DictReader(io.StringIO(text))
     if missing := [column for column in COLUMNS if column not in (reader.fieldnames or ())]:
@@ -49,7 +49,7 @@ def parse(text: str) -> dict[str, list[Landmarks]]:
 
 
 def write(faces: Mapping[str, Iterable[Landmarks]]) -> str:
-    """Write the text of a `landmarks.csv`; `parse` reads the same numbers, to 1/1000 pixel."""
+    """Write the text of a `landmarks.csv`; `parse` reads the same numbers to 1/1000 pixel."""
     text = io.StringIO()
     rows = csv.writer(text, lineterminator="\n")
     rows.writerow(COLUMNS)

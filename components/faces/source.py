@@ -13,30 +13,30 @@ from components.faces import split
 from components.storage import Storage
 
 READABLE = (".jpg", ".jpeg", ".png", ".webp", ".bmp", ".tif", ".tiff")
-# Pictures too, which nothing here decodes: listed, so that they end up rejected, not overlooked.
+# Pictures that nothing here decodes: they are listed, so that they are rejected, not overlooked.
 UNREADABLE = (".gif", ".heic", ".heif", ".avif", ".jp2", ".jxl", ".tga", ".psd", ".ppm", ".pgm")
 MAX_BYTES = 400_000_000  # of one file
 _GONE_FOR_GOOD = ("AccessDenied", "InvalidObjectState")  # a retry would not help
 
 
 class SourceError(ValueError):
-    """A source that cannot be listed or read at all; the message says what was tried."""
+    """A source cannot be listed or read at all; the message says what was tried."""
 
 
 class UnreadableError(ValueError):
-    """One file that cannot be read; the message is the reason, ready for a `rejected` list."""
+    """One file cannot be read; the message is the reason, ready for a `rejected` list."""
 
 
 class Picture(NamedTuple):
     """A file of a source, as it was when it was listed."""
 
     name: str  # POSIX path in the source
-    digest: str  # another one when the content is another; "" if it cannot be read
+    digest: str  # changes with the content; "" if the file cannot be read
     problem: str = ""  # why it cannot be read
 
 
 class Source(Protocol):
-    name: str  # of the folder itself, as the folder above calls it
+    name: str  # of the folder, in the folder above
 
     def pictures(self) -> list[Picture]:
         """List every picture below, by name; hidden files and folders are left out.
@@ -53,7 +53,7 @@ class Source(Protocol):
         ...
 
     def text(self, name: str, *, above: bool = False) -> str | None:
-        """Read a small text file of the source, or of the folder above; None if there is none."""
+        """Read a small text file of the source or of the folder above; None if there is none."""
         ...
 
 
@@ -67,10 +67,10 @@ def open_source(source: str) -> Source:
 
 
 def share(source: str, pictures: Sequence[Picture], root: Storage | None) -> str | Storage:
-    """Give what workers read the pictures of a source from, by `open_shared`.
+    """Return the place from which workers read the pictures of a source, for `open_shared`.
 
-    That is the source itself, where they see it: a bucket, a folder in the data root, any folder
-    without one. The pictures of another folder are copied to the data root, those not there yet.
+    That is the source itself if workers can read it: a bucket, a folder in the data root, or any
+    folder if there is no data root. Pictures of another folder are copied to the data root first.
     """
     if source.startswith("s3://") or root is None or root.holds(Path(source)):
         return source if source.startswith("s3://") else str(Path(source).absolute())
@@ -85,12 +85,12 @@ def share(source: str, pictures: Sequence[Picture], root: Storage | None) -> str
 
 
 def open_shared(shared: str | Storage) -> Source | Copies:
-    """Open what `share` gave, on a worker."""
+    """Open what `share` returned, on a worker."""
     return Copies(shared) if isinstance(shared, Storage) else open_source(shared)
 
 
 class Copies:
-    """Pictures in a data root, each under the digest of its content."""
+    """Pictures in a data root, each named by the digest of its content."""
 
     def __init__(self, place: Storage) -> None:
         self._place = place
@@ -106,9 +106,9 @@ class Copies:
 
 
 def read_split(source: Source) -> dict[str, split.Split]:
-    """Read the split that lies beside the pictures, or in the folder above under its name.
+    """Read the `split.csv` beside the pictures, or the one in the folder above.
 
-    There, `hq/x.jpg` speaks of `x.jpg` when the source is the folder `hq`; other rows do not count.
+    In the latter, `hq/x.jpg` is `x.jpg` if the source is the folder `hq`; other rows are ignored.
 
     Raises: SplitError.
     """
@@ -148,7 +148,7 @@ class Folder:
         chosen = sorted(name for name in names if _is_picture(name))
         if not chosen:
             raise _nothing_in(str(self.root), len(names))
-        with ThreadPoolExecutor(max_workers=8) as pool:  # hashing lets go of the interpreter
+        with ThreadPoolExecutor(max_workers=8) as pool:  # hashing releases the GIL
             return list(pool.map(self._picture, chosen))
 
     def _names(self) -> Iterator[str]:
@@ -184,7 +184,7 @@ class Folder:
 
 
 class Bucket:
-    """The objects of an S3 bucket under a prefix, which is taken as a folder."""
+    """The objects of an S3 bucket under a prefix, like the files of a folder."""
 
     def __init__(self, url: str) -> None:
         import boto3

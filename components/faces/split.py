@@ -1,4 +1,4 @@
-"""Which faces train and which test: a `split.csv` beside the pictures, else a hash of the name."""
+"""Which faces train and which test: by a `split.csv` beside the pictures, or a hash of the name."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ _MEANING: dict[str, Split] = {"train": "train", "test": "test", "val": "test"}
 
 
 class SplitError(ValueError):
-    """A `split.csv` that cannot be used; the message names the row."""
+    """A `split.csv` cannot be used; the message names the row."""
 
 
 def parse(text: str) -> dict[str, Split]:
@@ -39,6 +39,6 @@ def parse(text: str) -> dict[str, Split]:
 
 
 def by_name(name: str, test_percent: float) -> Split:
-    """Choose by a hash of the file name: another picture in the folder moves none of the others."""
+    """Return the split that a hash of the file name gives: adding a picture moves no other one."""
     digest = hashlib.sha256(name.encode()).digest()
     return "test" if int.from_bytes(digest[:8]) < test_percent / 100 * 2**64 else "train"

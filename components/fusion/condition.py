@@ -16,11 +16,12 @@ from torch import Tensor, nn
 from components.fusion.projection import projection
 from components.fusion.sdfm import SDFM
 
-ConditionName = Literal["text", "dino", "lr", "sdfm"]
+TokenConditionName = Literal["dino", "lr", "sdfm"]
+ConditionName = Literal["text", TokenConditionName]
 
 
 class TextCondition(nn.Module):
-    """One fixed prompt's cached embedding for every image; nothing to train.
+    """The cached embedding of one fixed prompt, for every image; it is not trained.
 
     Shape: batch size -> (B, L, condition width).
     """
@@ -41,7 +42,7 @@ class TextCondition(nn.Module):
 
 
 class TokenCondition(nn.Module):
-    """DINOv3 tokens as the condition: of one picture alone, or of both through the SDFM gate.
+    """DINOv3 tokens as the condition: of one picture only, or of both through the SDFM gate.
 
     Shape: sr_tokens_BNC, lq_tokens_BNC -> condition (B, N, condition width) and, with the gate,
     alpha_BNC in (0, 1).
@@ -62,5 +63,5 @@ class TokenCondition(nn.Module):
 
 
 def mean_alpha(alpha_BNC: Tensor) -> Tensor:
-    """Average the gate over channels: one value a token, (B, N)."""
+    """Return the gate averaged over channels: one value per token, (B, N)."""
     return torch.mean(alpha_BNC, dim=-1)

@@ -4,7 +4,7 @@ from torch import nn
 
 
 def projection(token_width: int, condition_width: int) -> nn.Module:
-    """Return the identity where the widths agree (DINOv3-L, SD 2.1: 1024), else one Linear layer.
+    """Return the identity if the widths are equal (DINOv3-L, SD 2.1: 1024), else one Linear layer.
 
     Shape: (B, N, token_width) -> (B, N, condition_width).
     """

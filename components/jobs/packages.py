@@ -1,8 +1,8 @@
-"""The packages of this process against `requirements.lock`, and what is missing beside them.
+"""Compare the installed packages with `requirements.lock`, and install what differs.
 
-A cluster's image has the lock of the day it was made. Where a job's tree has another, what differs
-is installed beside the image's packages: on the head into a folder before them in PYTHONPATH, on
-the nodes by Ray, which keeps it for the next job.
+A cluster's image has the packages of the lock it was made with. If a job's tree has another lock,
+what differs is installed beside the image's packages: on the head into a folder before them in
+PYTHONPATH, on the nodes by Ray, which keeps it for the next job.
 """
 
 import hashlib
@@ -21,16 +21,16 @@ from packaging.requirements import InvalidRequirement, Requirement
 from packaging.utils import canonicalize_name
 
 LOCK = "requirements.lock"
-_JOB_CONFIG = "RAY_JOB_CONFIG_JSON_ENV_VAR"  # what Ray's job server tells the drivers of a job
+_JOB_CONFIG = "RAY_JOB_CONFIG_JSON_ENV_VAR"  # from Ray's job server to the drivers of a job
 
 log = logging.getLogger(__name__)
 
 
 def differences(lock: Path) -> list[str]:
-    """Return what is installed in another version than a lock's, or missing, as `name==version`.
+    """Find packages of a lock that are missing or installed in another version: `name==version`.
 
-    Of the missing ones only what the project beside the lock names itself: the lock holds what
-    developers need as well. Nothing without a lock.
+    A missing package counts only if the project beside the lock names it: the lock also holds what
+    developers need. Without a lock there are none.
     """
     if not lock.is_file():
         return []
@@ -73,9 +73,9 @@ def _installed(name: str) -> str | None:
 
 
 def complete(packages: Sequence[str]) -> Mapping[str, str]:
-    """Install packages beside those there are; give the environment in which all are found.
+    """Install packages beside the others; return the environment variables that make them found.
 
-    Raises: ValueError if they cannot be installed, with what the installer said.
+    Raises: ValueError with the installer's last line if they cannot be installed.
     """
     log.info("the cluster lacks %d packages of %s: %s", len(packages), LOCK, ", ".join(packages))
     name = hashlib.sha256("\n".join(packages).encode()).hexdigest()[:16]
@@ -89,8 +89,8 @@ def complete(packages: Sequence[str]) -> Mapping[str, str]:
         raise ValueError(f"{', '.join(packages)} of {LOCK} cannot be installed: {said}")
     path = [str(folder), *filter(None, [os.environ.get("PYTHONPATH")])]
     config = json.loads(os.environ.get(_JOB_CONFIG, "{}"))
-    # uv is in the lock, and so on every node; pip is not. Ray leaves the dependencies to it: the
-    # lock has said all there is to install.
+    # uv is in the lock, and so on every node; pip is not. --no-deps: the lock already names all
+    # packages.
     uv = {"packages": list(packages), "uv_pip_install_options": ["--no-deps"]}
     config.setdefault("runtime_env", {})["uv"] = uv
     return {**os.environ, "PYTHONPATH": os.pathsep.join(path), _JOB_CONFIG: json.dumps(config)}

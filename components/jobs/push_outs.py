@@ -1,11 +1,11 @@
-"""Push what a `dvc.lock` names to DVC's default remote, while `dvc repro` works in the same folder.
+"""Push the outs of a `dvc.lock` to DVC's default remote, while `dvc repro` runs in the same folder.
 
     python -m components.jobs.push_outs FOLDER < dvc.lock
 
-`dvc push` would hold the project's lock all the while, and a `dvc repro` whose stage ends meanwhile
-waits for it for three seconds and then fails. Objects of the cache never change once they are
-there, so that reading them needs no lock. What is not in the cache (outs that DVC does not cache,
-or that were never pulled) is left out.
+`dvc push` would hold the project's lock for all that time, and a `dvc repro` whose stage ends then
+waits three seconds for the lock and fails. Objects in the cache never change, so reading them needs
+no lock. What is not in the cache (outs that DVC does not cache, or that were never pulled) is left
+out.
 """
 
 import sys
@@ -16,9 +16,9 @@ import yaml
 
 
 def push(folder: Path, lock: bytes) -> None:
-    """Push every object of the cache that a lock's outs name, with all that is in folders.
+    """Push every object of the cache that a lock's outs name, with the contents of folders.
 
-    Raises: OSError if not all could be pushed, and what DVC and its remote raise.
+    Raises: OSError if some could not be pushed, and what DVC and its remote raise.
     """
     from dvc.repo import Repo
     from dvc_data.hashfile.db import get_index
@@ -31,7 +31,7 @@ def push(folder: Path, lock: bytes) -> None:
             return
         remote = repo.cloud.get_remote_odb(command="push")
         index = get_index(remote)
-        # Not `shallow`: of a folder, its list alone would be pushed.
+        # With `shallow`, only the list of a folder would be pushed, not its files.
         done = transfer(cache, remote, cached, dest_index=index, cache_odb=cache, shallow=False)
         if failed := done.failed:
             raise OSError(f"{len(failed)} objects of the cache could not be pushed")

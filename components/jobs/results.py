@@ -1,11 +1,11 @@
-"""What a job sends home, and how it lands in the tree that it came from.
+"""What a job sends home, and how its results come into the tree that it was sent from.
 
     ROOT/dvc/               outs of finished stages: DVC's own remote
     ROOT/jobs/JOB/          dvc.lock, params.yaml, metrics/, the report, after each finished stage
-    ROOT/jobs/JOB/experiments.bundle  git's, of what 'dvc exp run' has made
-    ROOT/jobs/last-PROJECT  the project's last job: the next one goes on from its dvc.lock
+    ROOT/jobs/JOB/experiments.bundle  a git bundle of what 'dvc exp run' has made
+    ROOT/jobs/last-PROJECT  the project's last job: the next one continues from its dvc.lock
 
-A project is known by the first commit of its history.
+The first commit of its history is the name of a project.
 """
 
 import hashlib
@@ -18,6 +18,7 @@ from pathlib import Path
 
 import yaml
 
+from components import git
 from components.jobs import push_outs
 from components.storage import Storage, open_storage
 
@@ -27,21 +28,21 @@ _ALWAYS = (LOCK, PARAMS, "reports/index.html")
 _METRICS = "metrics"
 _SENT_LOCK = "sent.lock"  # the dvc.lock that the job began with
 _BUNDLE = "experiments.bundle"
-_OWN = (_SENT_LOCK, _BUNDLE)  # of a job's folder, and no files of the tree
-_EXPERIMENT = "refs/exps/??/*/*"  # COMMIT/NAME; others of DVC's are its own, for a while
+_OWN = (_SENT_LOCK, _BUNDLE)  # in a job's folder, but not files of the tree
+_EXPERIMENT = "refs/exps/??/*/*"  # COMMIT/NAME; DVC's other refs are temporary
 _REMOTE = "hdrface"
-BESIDE = ".hdrface/jobs"  # where results wait that do not fit the tree
+BESIDE = ".hdrface/jobs"  # where results lie that do not fit the tree
 
 log = logging.getLogger(__name__)
 
 
 def is_result(name: str) -> bool:
-    """Say whether a file of a tree is what a job makes, not what it works from."""
+    """Return whether a file of a tree is a result of jobs, not an input."""
     return name in (LOCK, "reports/index.html") or name.startswith(f"{_METRICS}/")
 
 
 def digest(folder: Path, names: list[str]) -> str:
-    """Hash what a job works from: every file that travels, but for results."""
+    """Hash the input of a job: every file that is sent, except results."""
     found = hashlib.sha256()
     for name in sorted(name for name in names if not is_result(name)):
         found.update(f"{name}\0".encode())
@@ -52,9 +53,9 @@ def digest(folder: Path, names: list[str]) -> str:
 def use_remote(folder: Path, root: Storage) -> None:
     """Make ROOT/dvc the default DVC remote of a checkout that has none of its own.
 
-    It is written into `.dvc/config.local`, and anew there when the root has another address.
+    It is written into `.dvc/config.local`, and again when the root has another address.
 
-    Raises: ValueError with what DVC said if it cannot.
+    Raises: ValueError with DVC's last line if that fails.
     """
     if not (folder / ".dvc").is_dir():
         return
@@ -70,10 +71,10 @@ def use_remote(folder: Path, root: Storage) -> None:
 
 
 def go_on(folder: Path, root: Storage, job: str) -> None:
-    """Begin a job: fetch what the project's jobs have finished, so that it is not made again.
+    """Prepare a job: fetch what the project's jobs have finished, so that it is not made again.
 
-    The last job's `dvc.lock` is taken if it began with the one here; else what stands here counts,
-    and its other stages are added. What DVC then finds changed runs all the same.
+    The last job's `dvc.lock` replaces this one if that job began with it; otherwise this one stays,
+    and stages that it lacks are added. DVC still runs whatever has changed.
     """
     project, place = _project_of(folder), root / "jobs" / job
     place.write(_SENT_LOCK, _lock(folder))
@@ -81,12 +82,14 @@ def go_on(folder: Path, root: Storage, job: str) -> None:
     if last is not None:
         _merge_lock(folder, last)
     if _lock(folder):
-        # Also a job that finishes nothing hands on what it found.
+        # A job that finishes nothing still passes on what it found.
         for name in _results(folder):
             place.write(name, (folder / name).read_bytes())
-        # Not `dvc pull`: with one object missing in the remote, it takes none.
+        # Not `dvc pull`: if one object is missing in the remote, it fetches none.
         if (done := _dvc(folder, "fetch", "--quiet")).returncode:
-            log.warning("dvc fetch: %s; what is missing is made again", _last_line(done.stderr))
+            log.warning(
+                "dvc fetch: %s; what is missing will be made again", _last_line(done.stderr)
+            )
         _dvc(folder, "checkout", "--quiet", "--allow-missing", "--force")
     root.write(f"jobs/last-{project}", job.encode())
 
@@ -110,7 +113,7 @@ def _merge_lock(folder: Path, last: Storage) -> None:
         merged["stages"] |= (yaml.safe_load(here) or {}).get("stages", {})
         lock = yaml.safe_dump(merged, sort_keys=False).encode()
     (folder / LOCK).write_bytes(lock)
-    # DVC's remote has no metrics: git has them, and the job's folder.
+    # DVC's remote has no metrics: they are in git and in the job's folder.
     for name in last.sizes():
         if name.startswith(f"{_METRICS}/") and (goes_on or not (folder / name).exists()):
             (folder / name).parent.mkdir(parents=True, exist_ok=True)
@@ -118,21 +121,21 @@ def _merge_lock(folder: Path, last: Storage) -> None:
 
 
 def send(folder: Path, root: Storage, job: str) -> None:
-    """Push the outs of finished stages, then `dvc.lock` and the rest.
+    """Push the outs of finished stages, then send `dvc.lock` and the other results.
 
-    Raises: OSError if the remote or the data root does not take them.
+    Raises: OSError if the remote or the data root refuses them.
     """
     lock = _lock(folder)
     if lock and (folder / ".dvc").is_dir():
         _push(folder, lock)
     place = root / "jobs" / job
     for name in _results(folder):
-        # The lock as it was when its outs were pushed: a stage may have ended since.
+        # The lock from before the push: another stage may have ended since.
         place.write(name, lock if name == LOCK else (folder / name).read_bytes())
 
 
 def _push(folder: Path, lock: bytes) -> None:
-    # A process of its own: whatever DVC and its remote raise ends that one alone.
+    # In a separate process: whatever DVC and its remote raise ends only that one.
     command = [sys.executable, "-m", push_outs.__name__, str(folder.absolute())]
     done = subprocess.run(command, input=lock, capture_output=True, check=False)
     if done.returncode:
@@ -140,20 +143,21 @@ def _push(folder: Path, lock: bytes) -> None:
 
 
 def send_experiments(folder: Path, root: Storage, job: str) -> None:
-    """Push the outs of all experiments of DVC, then their commits as a bundle; none is no error.
+    """Push the outs of all DVC experiments, if there are any, then their commits as a bundle.
 
     Raises: OSError as `send`.
     """
-    found = _git(folder, "for-each-ref", "--format=%(refname)", _EXPERIMENT).stdout.decode().split()
+    listed = git.run(folder, "for-each-ref", "--format=%(refname)", _EXPERIMENT)
+    found = listed.stdout.decode().split()
     if not found:
         return
     for ref in found:
-        if lock := _git(folder, "show", f"{ref}:{LOCK}").stdout:
+        if lock := git.run(folder, "show", f"{ref}:{LOCK}").stdout:
             _push(folder, lock)
     with tempfile.TemporaryDirectory() as temporary:
         bundle = Path(temporary) / _BUNDLE
-        # Who gets it has the commit that they stand on.
-        done = _git(folder, "bundle", "create", "--quiet", str(bundle), *found, "^HEAD")
+        # The receiver has the commit that they are based on.
+        done = git.run(folder, "bundle", "create", "--quiet", str(bundle), *found, "^HEAD")
         if done.returncode:
             raise OSError(f"git bundle: {_last_line(done.stderr.decode())}")
         (root / "jobs" / job).put(bundle, _BUNDLE)
@@ -165,12 +169,12 @@ def _land_experiments(folder: Path, place: Storage, job: str) -> None:
     with tempfile.TemporaryDirectory() as temporary:
         bundle = Path(temporary) / _BUNDLE
         place.get(_BUNDLE, bundle)
-        done = _git(folder, "fetch", "--quiet", str(bundle), "+refs/exps/*:refs/exps/*")
+        done = git.run(folder, "fetch", "--quiet", str(bundle), "+refs/exps/*:refs/exps/*")
     if done.returncode:
         said = _last_line(done.stderr.decode())
-        log.warning("experiments of %s stay in %s/%s: %s", job, place.url, _BUNDLE, said)
+        log.warning("the experiments of %s stay in %s/%s: %s", job, place.url, _BUNDLE, said)
     else:
-        log.info("experiments of %s are here: 'dvc exp show' lists them", job)
+        log.info("the experiments of %s are here: 'dvc exp show' lists them", job)
 
 
 def _results(folder: Path) -> Iterator[str]:
@@ -180,12 +184,12 @@ def _results(folder: Path) -> Iterator[str]:
 
 
 def land(folder: Path, job: str, names: list[str], sent: Mapping[str, str]) -> None:
-    """Put a job's results into the tree that it came from, or beside a tree that has changed.
+    """Write a job's results into the tree that it was sent from, or beside a tree that has changed.
 
     Args:
         folder: the tree.
         job: the job's name.
-        names: the files of the tree that would travel now.
+        names: the files of the tree that a job would be sent now.
         sent: the job's metadata: `root` is its data root, `tree` and `lock` hash what was sent.
 
     Raises: OSError if the data root cannot be reached.
@@ -207,9 +211,11 @@ def land(folder: Path, job: str, names: list[str], sent: Mapping[str, str]) -> N
         use_remote(folder, root)
         log.info("%d results of %s are here; 'dvc pull' brings the rest", len(results), job)
     else:
-        # git leaves the folder alone, and so no job is sent it.
+        # git ignores the folder, so it is not sent with jobs.
         (folder / BESIDE).with_name(".gitignore").write_text("*\n")
-        log.warning("this tree is not what was sent: the results of %s are in %s", job, target)
+        log.warning(
+            "this tree has changed since it was sent: the results of %s are in %s", job, target
+        )
 
 
 def _is_as_sent(
@@ -217,14 +223,14 @@ def _is_as_sent(
 ) -> bool:
     here = {name: (folder / name).is_file() and (folder / name).read_bytes() for name in results}
     if here == results:
-        return True  # they have landed before
+        return True  # they came before
     if digest(folder, names) != sent["tree"]:
         return False
     return lock_hash(folder) in (sent["lock"], hashlib.sha256(results.get(LOCK, b"")).hexdigest())
 
 
 def lock_hash(folder: Path) -> str:
-    """Hash `dvc.lock`; of a folder without one, nothing."""
+    """Hash `dvc.lock`; without one, hash nothing."""
     return hashlib.sha256(_lock(folder)).hexdigest()
 
 
@@ -234,16 +240,12 @@ def _lock(folder: Path) -> bytes:
 
 
 def _project_of(folder: Path) -> str:
-    done = _git(folder, "rev-list", "--max-parents=0", "HEAD")
+    done = git.run(folder, "rev-list", "--max-parents=0", "HEAD")
     return done.stdout.decode().split()[-1][:16] if done.returncode == 0 else "without-git"
 
 
-def _git(folder: Path, *words: str) -> "subprocess.CompletedProcess[bytes]":
-    return subprocess.run(["git", "-C", str(folder), *words], capture_output=True, check=False)
-
-
 def _last_line(said: str) -> str:
-    return (said.strip() or "it says nothing").splitlines()[-1]
+    return (said.strip() or "no message").splitlines()[-1]
 
 
 def _dvc(folder: Path, *words: str) -> "subprocess.CompletedProcess[str]":

@@ -1,4 +1,4 @@
-"""Jobs on a Ray cluster: hand one to its job server, follow it, stop it, list them."""
+"""Jobs on a Ray cluster: submit one to its job server, follow it, stop it, list them."""
 
 import asyncio
 import contextlib
@@ -27,15 +27,15 @@ from components.tracking.client import URI_VARIABLE, uri
 if TYPE_CHECKING:
     from ray.job_submission import JobSubmissionClient
 
-# As Ray itself looks for the address of its job server, in this order.
+# Where Ray itself looks for the address of its job server, in this order.
 ADDRESS_VARIABLES = ("RAY_API_SERVER_ADDRESS", "RAY_ADDRESS")
 _TIMEOUT_S = 5.0  # of a question; Ray's own client would wait for minutes
-_ANSWER_TIMEOUT_S = 15.0  # of every other call: for a connection, and for each part of an answer
-_SEND_TIMEOUT_S = 60.0  # the server stores what it was sent before it answers
-_HEARTBEAT_S = 5.0  # how often the server is asked, while a log says nothing, whether it is there
+_ANSWER_TIMEOUT_S = 15.0  # of other calls: for a connection, and for each part of an answer
+_SEND_TIMEOUT_S = 60.0  # the server answers after it has stored what it was sent
+_HEARTBEAT_S = 5.0  # while a log is silent, the server is asked this often whether it is there
 _SIGN_OF_LIFE = "/api/version"
-_STOP_TIMEOUT_S = 30.0  # Ray kills a job that has not ended three seconds after it was told to
-# What these say comes as an exception, too, or is of no use to who submits.
+_STOP_TIMEOUT_S = 30.0  # Ray kills a job three seconds after it was told to end
+# What these log also comes as an exception, or does not help the person who submits.
 _TALKATIVE = (
     "ray",
     "ray.dashboard.modules.dashboard_sdk",
@@ -57,9 +57,9 @@ class Job(NamedTuple):
 
 
 def find_address(address: str | None) -> str:
-    """Return the URL of the job server, from the environment if it is not given.
+    """Find the URL of the job server, in the environment if it is not given.
 
-    Raises: ValueError if there is none, or it is not that of a dashboard.
+    Raises: ValueError if there is none, or it is not the URL of a dashboard.
     """
     origin = "--address"
     for variable in ADDRESS_VARIABLES:
@@ -72,32 +72,32 @@ def find_address(address: str | None) -> str:
     parts = urlsplit(address)
     if parts.scheme not in ("http", "https") or not parts.hostname:
         raise ValueError(
-            f"{origin} = {address} is not the address of a Ray dashboard: it looks like "
+            f"{origin} = {address} is not the address of a Ray dashboard, which looks like "
             "http://HOST:8265"
         )
     return address.rstrip("/")
 
 
 def connect(address: str) -> "JobSubmissionClient":
-    """Open the job server at an address of `find_address`, within seconds or not at all.
+    """Open the job server at an address from `find_address`, or raise an error within seconds.
 
-    Raises: ValueError if nothing is there, it is not Ray, it wants another token, or its Ray or
-        Python is not the one here.
+    Raises: ValueError if nothing answers, it is not Ray, it wants another token, or it has another
+        version of Ray or Python.
     """
     _check_is_ray(address)
     from ray.job_submission import JobSubmissionClient
 
     for name in _TALKATIVE:
         logging.getLogger(name).setLevel(logging.ERROR)
-    os.environ[ADDRESS_VARIABLES[0]] = address  # Ray lets this win over the argument
+    os.environ[ADDRESS_VARIABLES[0]] = address  # Ray prefers this to the argument
 
     class Client(JobSubmissionClient):
-        """Ray's, which does not wait for ever."""
+        """Ray's client, with timeouts."""
 
         def _do_request(self, method: str, *arguments: Any, **options: Any) -> Any:
             patience = _ANSWER_TIMEOUT_S if method == "GET" else _SEND_TIMEOUT_S
             if data := options.pop("data", None):
-                options["data"] = io.BytesIO(data)  # goes in pieces, and the limit is for each
+                options["data"] = io.BytesIO(data)  # sent in pieces, and the timeout is for each
             return super()._do_request(method, *arguments, **{"timeout": patience, **options})
 
     with _in_words(address):
@@ -132,11 +132,13 @@ def _check_versions(client: "JobSubmissionClient") -> None:
 
     here, there = ray.__version__, _ask(client, "/api/version")["ray_version"]
     if here != there:
-        raise ValueError(_about_version("Ray", client, there, here))
+        advice = "use an image made from this requirements.lock"
+        raise ValueError(_about_version("Ray", client, there, here, advice))
     there = _ask(client, "/api/v0/cluster_metadata")["data"]["pythonVersion"]
     here = platform.python_version()
     if here.split(".")[:2] != there.split(".")[:2]:
-        raise ValueError(_about_version("Python", client, there, here))
+        advice = f"make .venv with Python {there}, or use an image with Python {here}"
+        raise ValueError(_about_version("Python", client, there, here, advice))
 
 
 def _ask(client: "JobSubmissionClient", page: str) -> Any:
@@ -144,17 +146,16 @@ def _ask(client: "JobSubmissionClient", page: str) -> Any:
     return client._do_request("GET", page, timeout=_TIMEOUT_S).json()
 
 
-def _about_version(name: str, client: "JobSubmissionClient", there: str, here: str) -> str:
-    return (
-        f"{name} is {there} on the cluster at {client.get_address()}, {here} here: use an image "
-        "made from this requirements.lock"
-    )
+def _about_version(
+    name: str, client: "JobSubmissionClient", there: str, here: str, advice: str
+) -> str:
+    return f"{name} is {there} on the cluster at {client.get_address()}, {here} here: {advice}"
 
 
 @contextlib.contextmanager
 def _in_words(address: str, advice: str = "") -> Iterator[None]:
-    """Turn what Ray's client raises in the block into a ValueError of one line."""
-    import aiohttp  # what the client is made of
+    """Raise a ValueError of one line for what Ray's client raises in the block."""
+    import aiohttp  # which the client is made of
     from ray.exceptions import AuthenticationError
 
     try:
@@ -162,7 +163,7 @@ def _in_words(address: str, advice: str = "") -> Iterator[None]:
     except AuthenticationError as error:
         raise ValueError(_about_token(address, str(error))) from None
     except (RuntimeError, OSError, aiohttp.ClientError) as error:
-        # A server's mistake comes with its traceback, whose last line says what it was.
+        # A server's error comes with its traceback; the last line says what it was.
         said = (str(error).strip() or type(error).__name__).splitlines()[-1]
         raise ValueError(f"Ray at {address}: {said}{advice}") from error
 
@@ -170,21 +171,21 @@ def _in_words(address: str, advice: str = "") -> Iterator[None]:
 def _about_token(address: str, said: str) -> str:
     if said.startswith("Authentication failed"):
         return (
-            f"the cluster at {address} refuses the token: put its own into RAY_AUTH_TOKEN or "
+            f"the cluster at {address} refuses the token: put the cluster's into RAY_AUTH_TOKEN or "
             "~/.ray/auth_token"
         )
     return (
-        f"the cluster at {address} asks for a token: set RAY_AUTH_MODE=token, and put it into "
-        "RAY_AUTH_TOKEN or ~/.ray/auth_token"
+        f"the cluster at {address} asks for a token: set RAY_AUTH_MODE=token, and put the token "
+        "into RAY_AUTH_TOKEN or ~/.ray/auth_token"
     )
 
 
 def submit(client: "JobSubmissionClient", command: Sequence[str], source: Tree) -> str:
     """Send a tree to the cluster, start a command in it, and return the job's name.
 
-    The job's metadata say the commit, and whether tracked files differ from it.
+    The job's metadata name the commit, and say whether tracked files differ from it.
 
-    Raises: ValueError if the tree is too large, before anything is sent, or Ray refuses it.
+    Raises: ValueError if the tree is too large (then nothing is sent), or Ray refuses it.
     """
     job = f"hdrface-{secrets.token_hex(4)}"
     commit, dirty = source.commit["commit"], source.commit["dirty"]
@@ -195,7 +196,7 @@ def submit(client: "JobSubmissionClient", command: Sequence[str], source: Tree) 
     settings = _settings()
     if ROOT_VARIABLE in settings:
         metadata["root"] = settings[ROOT_VARIABLE]
-    command = ["python", "-m", "pipelines.job", job, *command]
+    command = ["python", "-m", "components.jobs.runner", job, *command]
     with tempfile.TemporaryDirectory() as folder:
         archive = Path(folder) / "tree.zip"
         size = working_tree.pack(source, archive, job)
@@ -216,7 +217,7 @@ def submit(client: "JobSubmissionClient", command: Sequence[str], source: Tree) 
 
 
 def _settings() -> dict[str, str]:
-    """Return the settings that travel with a job. Raises: ValueError if credentials would."""
+    """Return the settings that a job gets. Raises: ValueError if they contain credentials."""
     settings = {}
     if (root := data_root()) is not None:
         settings[ROOT_VARIABLE] = root.url
@@ -226,12 +227,12 @@ def _settings() -> dict[str, str]:
 
 
 def metadata(client: "JobSubmissionClient", job: str) -> dict[str, str]:
-    """Return what was noted about a job when it was submitted. Raises: ValueError as `follow`."""
+    """Read the metadata that a job was submitted with. Raises: ValueError as `follow`."""
     return dict(_details(client, job).metadata or {})
 
 
 def follow(client: "JobSubmissionClient", job: str, write: Callable[[str], object]) -> int:
-    """Hand the log of a job to `write`, from its beginning until the job ends.
+    """Pass the log of a job to `write`, from its beginning until the job ends.
 
     Returns: the exit code of its command, as a shell would give it; 1 if it failed without one.
     Raises: ValueError if there is no such job, or the connection is lost.
@@ -240,15 +241,15 @@ def follow(client: "JobSubmissionClient", job: str, write: Callable[[str], objec
 
     if (details := _details(client, job)).status.is_terminal():
         with _in_words(client.get_address()):
-            write(client.get_job_logs(job))  # to tail a whole log takes Ray six seconds longer
+            write(client.get_job_logs(job))  # tailing a complete log takes Ray six seconds longer
         return _exit_code(job, details)
     log_so_far = _Log(write)
-    advice = f"; {job} goes on without its log: attach to it again"
+    advice = f"; {job} continues, without its log here: attach to it again"
     while True:
         broke_off = False
         try:
             asyncio.run(_tail(client, job, log_so_far))
-        # Ray's own RuntimeError: the log broke off. Is it gone for good? The next call says.
+        # Ray's own RuntimeError: the log broke off. The next call shows whether the job is gone.
         except (OSError, ClientError, RuntimeError):
             broke_off = True
         if (details := _details(client, job, advice)).status.is_terminal():
@@ -262,7 +263,7 @@ def follow(client: "JobSubmissionClient", job: str, write: Callable[[str], objec
 
 
 class _Log:
-    """Hands on a log that may arrive in several attempts, each from its beginning."""
+    """Passes on a log that may arrive in several attempts, each from its beginning."""
 
     def __init__(self, write: Callable[[str], object]) -> None:
         self._write, self._written, self._seen = write, 0, 0
@@ -279,9 +280,9 @@ class _Log:
 
 
 async def _tail(client: "JobSubmissionClient", job: str, log_so_far: _Log) -> None:
-    """Follow a log, but not for ever when the network goes silently.
+    """Follow a log, but end when the network is lost without a sign.
 
-    The sign of life is a question of its own: Ray's server answers no ping of a log's connection.
+    The sign of life is a separate request: Ray's server answers no ping on a log's connection.
     """
     log_so_far.begin()
     parts = client.tail_job_logs(job)
@@ -300,7 +301,7 @@ async def _tail(client: "JobSubmissionClient", job: str, log_so_far: _Log) -> No
 
 
 def stop(client: "JobSubmissionClient", job: str) -> int:
-    """End a job, and return its exit code as `follow` does.
+    """Stop a job, and return its exit code as `follow` does.
 
     Raises: ValueError if there is no such job, or it does not end in 30 seconds.
     """
@@ -309,7 +310,7 @@ def stop(client: "JobSubmissionClient", job: str) -> int:
     end = time.monotonic() + _STOP_TIMEOUT_S
     while not (details := _details(client, job)).status.is_terminal():
         if time.monotonic() > end:
-            raise ValueError(f"{job} was told to stop and still runs: see Ray's dashboard")
+            raise ValueError(f"{job} was told to stop, but still runs: see Ray's dashboard")
         time.sleep(0.5)
     return _exit_code(job, details)
 
@@ -333,7 +334,7 @@ def _exit_code(job: str, details: Any) -> int:
 
 
 def find_jobs(client: "JobSubmissionClient") -> list[Job]:
-    """Return the jobs that were submitted to the cluster and that it remembers, newest first.
+    """List the submitted jobs that the cluster remembers, newest first.
 
     Raises: ValueError if the connection is lost.
     """

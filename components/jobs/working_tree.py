@@ -1,21 +1,20 @@
-"""What of a checkout travels to a cluster, and how it is packed for a job.
+"""Which files of a checkout are sent to a cluster, and how they are packed for a job.
 
-Ray's own packing leaves out `.git` and gives two jobs of equal trees one folder, where the second
-finds what the first one wrote. So the tree is packed here, for each job anew.
+Ray's own packing leaves out `.git`, and gives two jobs of equal trees one folder, where the second
+finds what the first one wrote. So the tree is packed here, for each job again.
 """
 
-import subprocess
 import tempfile
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import NamedTuple
 from zipfile import ZIP_DEFLATED, ZipFile
 
-from components.lineage import Commit, git_commit
+from components import git
 
-# The job server takes 100 MiB a request, and keeps it in the head node's memory. Code is far less.
+# The job server takes 100 MiB per request and keeps it in the head node's memory. Code is far less.
 LIMIT_MB = 90
-# Made by a run or an installation; never sent unless git tracks it.
+# Made by a run or an installation; sent only if git tracks it.
 _NEVER = (
     *("/data", "/models", "/reports", "/mlruns", "/mlartifacts", "/mlflow.db*"),
     *(".venv", "__pycache__", "*.partial", "/.dvc/cache", "/.dvc/tmp", "/.dvc/config.local"),
@@ -23,84 +22,71 @@ _NEVER = (
 
 
 class Tree(NamedTuple):
-    """The files of a folder that travel, relative to it, and the commit that they stand on."""
+    """The files of a folder that are sent, relative to it, and the commit they are based on."""
 
     folder: Path
     files: Sequence[str]
-    commit: Commit
+    commit: git.Commit
 
 
 def tree(folder: Path) -> Tree:
-    """List what git tracks in a folder, and what is new there and not ignored.
+    """List the files of a folder that git tracks, and new ones that it does not ignore.
 
-    A folder without git is listed by the same rules, those of its `.gitignore`.
+    A folder without git is listed by the rules of its `.gitignore` too.
 
-    Raises: ValueError without git, in a part of a checkout, and for what Ray cannot carry.
+    Raises: ValueError without git, in a part of a checkout, and for files that Ray cannot send.
     """
     folder = folder.resolve()
     never = [f"--exclude={pattern}" for pattern in _NEVER]
     listing = ("ls-files", "-z", "--cached", "--others", "--exclude-standard", *never)
     try:
-        top = Path(_git(folder, "rev-parse", "--show-toplevel").strip())
+        top = Path(git.output(folder, "rev-parse", "--show-toplevel").strip())
     except ValueError:
         if (folder / ".git").exists():
-            raise  # another user's, or broken: not a folder without git
+            raise  # another user's or a broken checkout
         with tempfile.TemporaryDirectory() as empty:
-            _git(folder, "init", "--quiet", "--bare", empty)
-            listed = _git(folder, f"--git-dir={empty}", f"--work-tree={folder}", *listing)
+            git.output(folder, "init", "--quiet", "--bare", empty)
+            listed = git.output(folder, f"--git-dir={empty}", f"--work-tree={folder}", *listing)
     else:
         if top.resolve() != folder:
-            raise ValueError(f"{folder} is a part of a checkout: run this in {top}")
-        listed = _git(folder, *listing)
+            raise ValueError(f"{folder} is only a part of a checkout: run this in {top}")
+        listed = git.output(folder, *listing)
     found = [name for name in dict.fromkeys(listed.split("\0")) if name]
-    if strange := [name for name in found if _cannot_travel(folder / name)]:
+    if strange := [name for name in found if _cannot_be_sent(folder / name)]:
         raise ValueError(
-            "Ray carries no links and no checkouts within a checkout: add to .gitignore or remove "
+            "Ray sends no links and no checkouts within a checkout: add to .gitignore or remove "
             + ", ".join(strange[:5])
         )
-    return Tree(folder, [name for name in found if (folder / name).exists()], git_commit(folder))
+    return Tree(folder, [name for name in found if (folder / name).exists()], git.commit(folder))
 
 
-def _cannot_travel(path: Path) -> bool:
+def _cannot_be_sent(path: Path) -> bool:
     return path.is_symlink() or path.is_dir()
 
 
-def _git(folder: Path, *arguments: str) -> str:
-    try:
-        done = subprocess.run(
-            ["git", "-C", str(folder), *arguments], capture_output=True, text=True, check=False
-        )
-    except FileNotFoundError:
-        raise ValueError("git is not installed, and says which files to send: install it") from None
-    if done.returncode:
-        said = (done.stderr.strip() or f"exit code {done.returncode}").splitlines()[-1]
-        raise ValueError(f"git {' '.join(arguments[:1])} in {folder}: {said}")
-    return done.stdout
-
-
 def pack(source: Tree, archive: Path, job: str) -> int:
-    """Write the files of a tree, and its git history, as a zip file for one job.
+    """Write the files of a tree and its git history as a zip file for one job.
 
-    The history is a clone of the commit: no remotes, credentials or hooks travel.
+    The history is a clone of the commit, without remotes, credentials and hooks.
 
-    Returns: the size of what is in it, in bytes.
-    Raises: ValueError if that is above `LIMIT_MB`, naming the largest files.
+    Returns: the size of the files in bytes.
+    Raises: ValueError above `LIMIT_MB`, naming the largest files.
     """
     with tempfile.TemporaryDirectory() as empty:
         paths = {name: source.folder / name for name in source.files}
         if source.commit["commit"]:
             clone = Path(empty) / "clone"
-            quiet = ("--quiet", "--no-checkout", "--template=")
-            # Without --no-local, objects that nothing refers to would come along.
-            _git(source.folder, "clone", *quiet, "--no-local", "--single-branch", ".", str(clone))
-            _git(clone, "remote", "remove", "origin")
-            _git(clone, "read-tree", "HEAD")
+            # Without --no-local, objects that nothing refers to would be copied too.
+            options = ("--quiet", "--no-checkout", "--template=", "--no-local", "--single-branch")
+            git.output(source.folder, "clone", *options, ".", str(clone))
+            git.output(clone, "remote", "remove", "origin")
+            git.output(clone, "read-tree", "HEAD")
             history = sorted((clone / ".git").rglob("*"))
             paths |= {path.relative_to(clone).as_posix(): path for path in history}
         sizes = {name: path.stat().st_size for name, path in paths.items() if path.is_file()}
         _check_size(sizes)
         with ZipFile(archive, "w", ZIP_DEFLATED, strict_timestamps=False) as packed:
-            packed.comment = job.encode()  # no two jobs share a package, and so a folder
+            packed.comment = job.encode()  # so no two jobs share a package, and its folder
             for name, path in paths.items():
                 packed.write(path, name)
     return sum(sizes.values())
@@ -111,6 +97,6 @@ def _check_size(sizes: Mapping[str, int]) -> None:
         largest = sorted(sizes, key=lambda name: -sizes[name])[:3]
         named = ", ".join(f"{name} ({sizes[name] / 1e6:.1f} MB)" for name in largest)
         raise ValueError(
-            f"the tree has {total / 1e6:.1f} MB, {LIMIT_MB} MB may travel: add data to .gitignore "
+            f"the tree has {total / 1e6:.1f} MB, {LIMIT_MB} MB can be sent: add data to .gitignore "
             f"or move it out; the largest are {named}"
         )

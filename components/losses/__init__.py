@@ -1,5 +1,5 @@
 """What training minimises: each loss is a module of (restored, hq) -> one number, lower is better.
 
 Both pictures are RGB (B, 3, H, W) with [0, 1] as the range of a picture; `restored` comes from the
-decoder as it is, not clamped, and each loss says what it does with the rest.
+decoder without clamping, and each loss says what it does with values outside.
 """

@@ -25,6 +25,6 @@ class IdentityLoss(nn.Module):
         return (1 - F.cosine_similarity(restored_BE, hq_BE, dim=1)).mean()
 
     def train(self, mode: bool = True) -> "IdentityLoss":
-        """Stay in evaluation mode: the network is a ruler, not a student."""
+        """Stay in evaluation mode: the network is never trained."""
         del mode
         return super().train(mode=False)

@@ -1,6 +1,6 @@
-"""How alike two pictures look: DISTS with edges (METHOD, section 3), LPIPS (section 4), by pyiqa.
+"""How similar two pictures look: DISTS with edges (METHOD, section 3), LPIPS (section 4), by pyiqa.
 
-pyiqa would download what it misses, without a word; here a missing file is an error that names it.
+pyiqa would download missing files without asking; here a missing file is an error that names it.
 """
 
 import contextlib
@@ -29,7 +29,7 @@ _VGG_FILE = "vgg16-397923af.pth"
 
 
 def needed_files(name: PyiqaName) -> list[Path]:
-    """List the files that pyiqa loads for a network, where it looks for them."""
+    """Return the files that pyiqa loads for a network, in the places where it looks."""
     from pyiqa.utils import download_util
 
     own = Path(download_util.DEFAULT_CACHE_DIR) / _OWN_FILE[name]
@@ -40,7 +40,7 @@ def pyiqa_network(name: PyiqaName) -> nn.Module:
     """Load a pyiqa network as a loss, frozen: (B, 3, H, W) twice, in [0, 1] -> mean distance.
 
     Raises: FileNotFoundError naming each missing file; an unpickling error if one holds more than
-    tensors (pyiqa itself would run what is in it).
+    tensors (pyiqa itself would run its code).
     """
     if missing := [file for file in needed_files(name) if not file.is_file()]:
         listed = "".join(f"\n  {file}" for file in missing)
@@ -62,7 +62,7 @@ def pyiqa_network(name: PyiqaName) -> nn.Module:
 class DistsLoss(nn.Module):
     """L_per = DISTS(restored, hq) + DISTS(Sobel(restored), Sobel(hq)), on [0, 1] after clamping.
 
-    The edge map is one channel, which the network sees three times.
+    The edge map has one channel; the network gets it three times.
     """
 
     def __init__(self, dists: nn.Module) -> None:
@@ -81,7 +81,7 @@ class DistsLoss(nn.Module):
         return picture + edges
 
     def train(self, mode: bool = True) -> Self:
-        """Stay in evaluation mode: the network is a ruler, not a student."""
+        """Stay in evaluation mode: the network is never trained."""
         del mode
         return super().train(mode=False)
 
@@ -99,7 +99,7 @@ class LpipsLoss(nn.Module):
         return cls(pyiqa_network("lpips-vgg"))
 
     def forward(self, restored_B3HW: Tensor, hq_B3HW: Tensor) -> Tensor:
-        # pyiqa itself takes [0, 1] to [-1, 1].
+        # pyiqa itself maps [0, 1] to [-1, 1].
         distance: Tensor = self.lpips(restored_B3HW, hq_B3HW)
         return distance
 

@@ -1,4 +1,4 @@
-"""Differences of pixels, and the edge map that the perceptual loss also looks at."""
+"""Differences of pixels, and the edge map that the perceptual loss also compares."""
 
 from typing import Literal
 
@@ -13,7 +13,7 @@ SOBEL_X = ((-1.0, 0.0, 1.0), (-2.0, 0.0, 2.0), (-1.0, 0.0, 1.0))
 
 
 def in_range(image_B3HW: Tensor, pixel_range: PixelRange) -> Tensor:
-    """Arrange a picture as a loss of the method wants it.
+    """Return a picture in the range that a loss of the method uses.
 
     `unit`: clamped to [0, 1] (METHOD, section 3: SD 2.1); no gradient beyond the range.
     `signed`: [-1, 1], not clamped (METHOD, section 4: Qwen-Image).
@@ -39,8 +39,8 @@ class PixelLoss(nn.Module):
 def sobel(image_B3HW: Tensor) -> Tensor:
     """Return the edge strength of the grey picture, sqrt(gx² + gy² + 1e-6).
 
-    Shape: (B, 3, H, W) -> (B, 1, H, W). Zeros lie beyond the border, as in the reference, so
-    the border of a bright picture is an edge.
+    Shape: (B, 3, H, W) -> (B, 1, H, W). The picture is padded with zeros, as in the reference,
+    so the border of a bright picture is an edge.
     """
     grey = image_B3HW.new_tensor(GREY).view(1, 3, 1, 1)
     kernel_x = image_B3HW.new_tensor(SOBEL_X)

@@ -1,1 +1,1 @@
-"""How good is a restored face: metrics with direction and protocol, intervals of their means."""
+"""How good a restored face is: metrics with direction and protocol, intervals of their means."""

@@ -12,9 +12,9 @@ _DRAWS_AT_ONCE = 4_000_000  # indices held in memory
 
 @dataclass(frozen=True)
 class Interval:
-    """A mean over `n` faces, and the bounds between which it lies with the given confidence.
+    """A mean over `n` faces, and the bounds of its confidence interval.
 
-    One face alone says nothing about the spread: then there are no bounds.
+    With one face the spread is unknown, and there are no bounds.
     """
 
     mean: float
@@ -26,12 +26,12 @@ class Interval:
 def intervals(
     values_NK: npt.ArrayLike, *, samples: int, seed: int, confidence: float = 0.95
 ) -> list[Interval]:
-    """Give each column's mean with its percentile bootstrap interval.
+    """Return each column's mean with its percentile bootstrap interval.
 
-    Rows (faces) are drawn with replacement, `samples` times, and the same draws serve all columns:
-    a column that is the difference of two others gets its paired interval.
+    Rows (faces) are drawn with replacement, `samples` times, in the same way for all columns: a
+    column that is the difference of two others gets its paired interval.
 
-    Shape: values_NK float, N faces, K quantities; -> K intervals. The same seed, the same bounds.
+    Shape: values_NK float, N faces, K quantities; -> K intervals. Equal seeds give equal bounds.
     Raises: ValueError if there is no row, or a value is not finite.
     """
     values_NK = np.asarray(values_NK, dtype=np.float64)

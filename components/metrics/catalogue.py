@@ -1,7 +1,7 @@
-"""Which metrics there are, which way is better, by which protocol, and which can be had here.
+"""The metrics: which direction is better, by which protocol, and which are available here.
 
-Learned metrics need networks. None is ever downloaded: a metric whose files are missing is reported
-as unavailable, with the reason and the place where they are looked for.
+Learned metrics need networks. Nothing is downloaded: a metric without its files is reported as
+unavailable, with the reason and the place where they should be.
 """
 
 from collections.abc import Iterable
@@ -28,7 +28,7 @@ class Metric(Protocol):
 
 @dataclass(frozen=True)
 class Entry:
-    """One metric: what a reader must know, and what opening it needs.
+    """One metric: what a reader must know, and what is needed to open it.
 
     `files` lie under `torch.hub.get_dir()`, which the environment's TORCH_HOME moves.
     """
@@ -44,7 +44,7 @@ class Entry:
 
 _ALEX = "checkpoints/alexnet-owt-7be5be79.pth"
 _VGG = "checkpoints/vgg16-397923af.pth"
-# TorchScript; pyiqa would fetch a file that has another SHA-256 once more.
+# TorchScript; pyiqa would download a file with another SHA-256 again.
 _CLIP_SHA256 = {
     "clip/RN50.pt": "afeb0e10f9e5a86da6080e35cf09123aca3b358a0c3e3b6c78a7b63bc04b6762",
     "clip/ViT-B-32.pt": "40d365715913c9da98579312b702a82c18be219cc2a73407c4526f58eba950af",
@@ -86,7 +86,7 @@ CATALOGUE: dict[str, Entry] = {
         "pyiqa topiq_fr: KADID, ResNet-50",
         FullReference,
         ("pyiqa/cfanet_fr_kadid_res50-2c4cc61d.pth",),
-        # The checkpoint holds the backbone too; without this timm would fetch one first.
+        # The checkpoint holds the backbone too; without this option timm would download one first.
         (("backbone_pretrain", False),),
     ),
     "clipiqa": Entry(
@@ -110,7 +110,7 @@ CATALOGUE: dict[str, Entry] = {
     ),
 }
 
-# METHOD, section 7 knows these too.
+# METHOD, section 7, lists these too.
 NOT_SUPPORTED = {
     "qalign": "not supported: pyiqa fetches its 16 GB network from the hub by itself",
     "fid": "not supported yet: it needs the statistics of a set of faces",
@@ -124,9 +124,9 @@ def open_metrics(
     identity_network: Path | None,
     device: torch.device | None = None,
 ) -> tuple[dict[str, Metric], dict[str, str]]:
-    """Open metrics by name. Gives those that can be had, and for each other one the reason.
+    """Open metrics by name; return those that are available, and why others are not.
 
-    Raises: ValueError for a name that is no metric.
+    Raises: ValueError for a name that is not a metric.
     """
     metrics: dict[str, Metric] = {}
     unavailable: dict[str, str] = {}
@@ -139,14 +139,14 @@ def open_metrics(
 
 
 class MetricUnavailableError(RuntimeError):
-    """A metric that cannot be computed here; the message is the reason."""
+    """A metric cannot be computed here; the message is the reason."""
 
 
 def _open(name: str, identity_network: Path | None, device: torch.device) -> Metric:
     if name in NOT_SUPPORTED:
         raise MetricUnavailableError(NOT_SUPPORTED[name])
     if name not in CATALOGUE:
-        raise ValueError(f"no metric is called {name!r}; there are {', '.join(CATALOGUE)}")
+        raise ValueError(f"no metric is called {name!r}; known are {', '.join(CATALOGUE)}")
     entry = CATALOGUE[name]
     if issubclass(entry.kind, IdentityAngle):
         if identity_network is None:
@@ -170,10 +170,10 @@ def _check_files(folder: Path, files: Iterable[str]) -> None:
             if sha256((folder / file).read_bytes()).hexdigest() != _CLIP_SHA256[file]:
                 raise MetricUnavailableError(f"{folder / file} is not the published file")
             continue
-        # pyiqa unpickles without care, so what it will read must first pass the careful way.
+        # pyiqa unpickles anything, so a file must first load with `weights_only`.
         try:
             torch.load(folder / file, map_location="meta", weights_only=True)
         except (UnpicklingError, RuntimeError, EOFError, KeyError) as error:
             raise MetricUnavailableError(
-                f"{folder / file} is no file of plain weights: {error}"
+                f"{folder / file} holds more than plain weights: {error}"
             ) from error

@@ -1,4 +1,4 @@
-"""Metrics of pyiqa that compare a face with the truth.
+"""Metrics of pyiqa that compare a face with the true one.
 
 B batch. Images are RGB in [0, 1].
 """
@@ -17,7 +17,7 @@ class FullReference:
     """Score restored faces against the true ones with a metric of pyiqa, by its name there.
 
     pyiqa's PSNR adds 1e-8 to the squared error: two equal pictures score 80 dB, not infinity, and
-    that is what a mean gets.
+    so a mean exists.
     """
 
     def __init__(self, name: str, *, device: torch.device, **options: Any) -> None:
@@ -29,13 +29,13 @@ class FullReference:
 
     @torch.no_grad()
     def __call__(self, images_B3HW: Tensor, hq_B3HW: Tensor) -> npt.NDArray[np.float64]:
-        """Give a score a face, (B,)."""
+        """Return a score per face, (B,)."""
         scores: Tensor = self._network(images_B3HW.to(self.device), hq_B3HW.to(self.device))
         return np.asarray(scores.reshape(-1).double().cpu().numpy())
 
 
 class NoReference(FullReference):
-    """Score faces with a metric of pyiqa that looks at nothing but them; `hq_B3HW` is not used."""
+    """Score faces with a metric of pyiqa that needs no true face; `hq_B3HW` is not used."""
 
     @torch.no_grad()
     def __call__(self, images_B3HW: Tensor, hq_B3HW: Tensor) -> npt.NDArray[np.float64]:  # noqa: ARG002

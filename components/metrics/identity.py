@@ -1,4 +1,4 @@
-"""How far the person was changed: the angle between two faces' identity embeddings.
+"""How much the person was changed: the angle between two faces' identity embeddings.
 
 B batch. Images are RGB in [0, 1].
 """
@@ -14,15 +14,15 @@ from components.encoders.identity import IdentityEncoder
 
 
 class IdentityAngle:
-    """Give the angle in degrees between the identities of restored and true face; 0 is the same."""
+    """Return the angle in degrees between the identities of restored and true face; 0 if equal."""
 
     def __init__(self, network: Path) -> None:
         self.encoder = IdentityEncoder(network)
         self._hq_B3HW: Tensor | None = None
 
     def __call__(self, images_B3HW: Tensor, hq_B3HW: Tensor) -> npt.NDArray[np.float64]:
-        """Give an angle a face, (B,)."""
-        if hq_B3HW is not self._hq_B3HW:  # the same truth judges several roles: embed it once
+        """Return an angle per face, (B,)."""
+        if hq_B3HW is not self._hq_B3HW:  # several roles are compared with one truth: embed it once
             self._hq_B3HW = hq_B3HW
             self._hq_embeddings = self.encoder.embed(images.from_tensor(hq_B3HW))
         embeddings = self.encoder.embed(images.from_tensor(images_B3HW))

@@ -3,13 +3,11 @@
 B batch, H and W of the face. Pictures are RGB in [0, 1]; results may leave that range a little.
 """
 
-from typing import Literal
-
 import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-ColorFix = Literal["none", "wavelet", "adain"]
+from components.backbones.color_fix import ColorFix
 
 WAVELET_LEVELS = 5
 _EPS = 1e-5  # of a variance: a face of one colour has none

@@ -1,4 +1,4 @@
-"""Restore aligned faces in batches: what a server keeps on the GPU.
+"""Restore aligned faces in batches on one device.
 
 B batch, H and W of the face.
 """
@@ -15,20 +15,20 @@ import numpy.typing as npt
 import torch
 
 from components import images
+from components.backbones.catalogue import FAMILIES
+from components.backbones.color_fix import ColorFix
 from components.images import Image
-from components.photographs.color_fix import ColorFix, fix_colors
-from components.restorer import Restorer
-
-# METHOD, section 4: the paper fixes the colours of Qwen-Image alone.
-COLOR_FIX: dict[str, ColorFix] = {"sd21": "none", "qwen": "wavelet"}
+from components.photographs.color_fix import fix_colors
+from components.restorers.folder import load_restorer
+from components.restorers.hdrface import HDRFace
 
 
 @dataclass(frozen=True)
 class RestoredFace:
-    """A restored face, uint8 (size, size, 3), and the gate a patch, (h, w) in [0, 1].
+    """A restored face, uint8 (size, size, 3), and the gate of each patch, (h, w) in [0, 1].
 
-    The gate is 1 where details come from the first restoration, 0 where structure comes from the
-    degraded face; a model without one has None.
+    The gate is 1 where details come from the first restoration and 0 where structure comes from
+    the degraded face. It is None if the model has no gate.
     """
 
     image: Image
@@ -38,30 +38,31 @@ class RestoredFace:
 class FaceRestorer:
     """Restore aligned faces of the model's own size, `size` pixels wide."""
 
-    def __init__(self, restorer: Restorer, *, batch_size: int = 8) -> None:
-        """Take a restorer as it is, on its device; more than `batch_size` faces go in turns."""
+    def __init__(self, restorer: HDRFace, *, batch_size: int = 8) -> None:
+        """Use a restorer on the device where it is, with at most `batch_size` faces at once."""
         self._restorer, self._batch_size = restorer, batch_size
         self._device = next(restorer.parameters()).device
         self.size = restorer.spec.size
-        self.identity = restorer.identity
+        self.fingerprint = restorer.fingerprint
 
     @classmethod
     def load(
         cls, folder: Path, hints: Sequence[Path] = (), *, device: str, batch_size: int = 8
     ) -> FaceRestorer:
-        """Load a trained folder. Raises: as `Restorer.load`."""
-        return cls(Restorer.load(folder, hints).to(torch.device(device)), batch_size=batch_size)
+        """Load a trained folder. Raises: as `load_restorer`."""
+        return cls(load_restorer(folder, hints).to(torch.device(device)), batch_size=batch_size)
 
     def color_fix(self, asked: ColorFix | None) -> ColorFix:
-        """Give the colour fix that is used: None asks for the paper's choice for this backbone."""
-        return COLOR_FIX[self._restorer.spec.backbone] if asked is None else asked
+        """Return the colour fix to use; None asks for the paper's choice for this backbone."""
+        return self._restorer.backbone.color_fix if asked is None else asked
 
     def check(self, fidelity: float) -> None:
-        """Raise ValueError if the model knows no fidelity other than 1."""
+        """Raise ValueError if the model accepts no fidelity other than 1."""
         if fidelity != 1 and not self._restorer.backbone.takes_noise:
+            able = ", ".join(name for name, family in FAMILIES.items() if family.takes_noise)
             raise ValueError(
-                f"fidelity = {fidelity}: {self._restorer.spec.backbone} has no such choice, it "
-                "restores at 1; only models on qwen take other values"
+                f"fidelity = {fidelity}: {self._restorer.spec.backbone} accepts only 1; models on "
+                f"{able} accept values from 0 to 1"
             )
 
     def restore(
@@ -74,10 +75,10 @@ class FaceRestorer:
     ) -> list[RestoredFace]:
         """Restore faces, uint8 (size, size, 3) RGB; each result depends on its own face alone.
 
-        Noise is keyed by a face's pixels, so that it is restored alike in any file or batch, or by
-        `keys`, one a face.
+        The noise is keyed by `keys`, one for each face, or else by the face's pixels: then a face
+        gets the same result in any file or batch.
 
-        Raises: ValueError if the faces are not of the model's size, or as `check`.
+        Raises: ValueError if the faces do not have the model's size, or as `check`.
         """
         self.check(fidelity)
         if keys is None:

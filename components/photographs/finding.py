@@ -12,6 +12,7 @@ from components.faces import align
 from components.faces.align import Similarity
 from components.faces.detect import Detection, Detector
 from components.faces.landmarks import Landmarks
+from components.faces.template import TEMPLATE, TEMPLATE_SIZE
 from components.images import Image
 
 
@@ -53,9 +54,9 @@ def whole_face(image: Image) -> FoundFace:
         raise ValueError(
             f"{width} x {height} is not square, as aligned faces are: restore it without 'aligned'"
         )
-    scale = width / align.TEMPLATE_SIZE
+    scale = width / TEMPLATE_SIZE
     # Whole numbers are the centres of pixels.
-    landmarks = (align.TEMPLATE + 0.5) * scale - 0.5
+    landmarks = (TEMPLATE + 0.5) * scale - 0.5
     similarity = Similarity(np.eye(2) / scale, np.full(2, 0.5 / scale - 0.5), 0.0)
     return FoundFace(landmarks, (0.0, 0.0, float(width), float(height)), None, similarity)
 
@@ -63,7 +64,7 @@ def whole_face(image: Image) -> FoundFace:
 def share_inside(similarity: Similarity, image: Image) -> float:
     """Tell how much of a face's aligned square the photograph shows, in [0, 1]."""
     height, width = image.shape[:2]
-    steps = (np.arange(32) + 0.5) * align.TEMPLATE_SIZE / 32
+    steps = (np.arange(32) + 0.5) * TEMPLATE_SIZE / 32
     grid = np.stack(np.meshgrid(steps, steps), axis=-1).reshape(-1, 2)
     x, y = ((grid - similarity.shift) @ np.linalg.inv(similarity.matrix).T).T
     inside = (x >= -0.5) & (x <= width - 0.5) & (y >= -0.5) & (y <= height - 0.5)

@@ -10,7 +10,8 @@ from pathlib import Path
 
 from components.faces.source import READABLE as PHOTOGRAPHS
 from components.photographs import video
-from components.photographs.photograph import SUFFIXES, FileFormat
+from components.photographs.options import FileFormat
+from components.photographs.photograph import SUFFIXES
 
 _FORMATS: Mapping[str, FileFormat] = {
     ".jpg": "jpeg",

@@ -13,9 +13,9 @@ import numpy as np
 import numpy.typing as npt
 
 from components import images
-from components.faces import align
-from components.faces.align import Similarity
+from components.faces.align import Similarity, scaling
 from components.faces.landmarks import Landmarks
+from components.faces.template import TEMPLATE_SIZE
 from components.images import Image
 
 Grid = npt.NDArray[np.float32]
@@ -48,7 +48,7 @@ def paste(
         landmarks: (5, 2), in pixels of the photograph.
         scale: canvas pixels a pixel of the photograph, across and down.
     """
-    to_canvas = scaling(*scale) @ np.linalg.inv(_matrix(similarity))
+    to_canvas = scaling(*scale) @ np.linalg.inv(similarity.homogeneous)
     left, top, right, bottom = _bounds(to_canvas, canvas)
     if left >= right or top >= bottom:
         return
@@ -77,23 +77,14 @@ def soft_mask(landmarks: Landmarks, x: Grid, y: Grid) -> Grid:
     across = ((x - centre_x) * down_y - (y - centre_y) * down_x) / (HALF_WIDTH * breadth)
     down = ((x - centre_x) * down_x + (y - centre_y) * down_y) / (HALF_HEIGHT * drop)
     oval = _smoothstep((1 - np.hypot(across, down)) / FEATHER)
-    last = align.TEMPLATE_SIZE - 0.5
+    last = TEMPLATE_SIZE - 0.5
     to_border = np.minimum(np.minimum(x + 0.5, last - x), np.minimum(y + 0.5, last - y))
     return np.asarray(oval * _smoothstep(to_border / EDGE), dtype=np.float32)
 
 
-def scaling(x: float, y: float) -> npt.NDArray[np.float64]:
-    """Scale coordinates whose whole numbers are the centres of pixels."""
-    return np.array([[x, 0, (x - 1) / 2], [0, y, (y - 1) / 2], [0, 0, 1]])
-
-
-def _matrix(similarity: Similarity) -> npt.NDArray[np.float64]:
-    return np.vstack([np.column_stack([similarity.matrix, similarity.shift]), [0, 0, 1]])
-
-
 def _bounds(to_canvas: npt.NDArray[np.float64], canvas: Image) -> tuple[int, int, int, int]:
     """Give left, top, right, bottom of what the aligned square covers of the canvas."""
-    low, high = -0.5, align.TEMPLATE_SIZE - 0.5
+    low, high = -0.5, TEMPLATE_SIZE - 0.5
     corners = np.array([[low, high, high, low], [low, low, high, high], [1, 1, 1, 1]])
     x, y = (to_canvas @ corners)[:2]
     height, width = canvas.shape[:2]
@@ -117,9 +108,9 @@ def _template_coordinates(
 
 def _warp(face: Image, to_region: npt.NDArray[np.float64], width: int, height: int) -> Image:
     """Draw the aligned square where it belongs; made smaller first if it is to end up smaller."""
-    side = align.TEMPLATE_SIZE * math.sqrt(abs(float(np.linalg.det(to_region))))
+    side = TEMPLATE_SIZE * math.sqrt(abs(float(np.linalg.det(to_region))))
     face = images.resize(face, min(face.shape[0], max(1, math.ceil(side))))
-    ratio = align.TEMPLATE_SIZE / face.shape[0]
+    ratio = TEMPLATE_SIZE / face.shape[0]
     warped = cv2.warpAffine(
         face,
         (to_region @ scaling(ratio, ratio))[:2],

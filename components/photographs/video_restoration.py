@@ -14,10 +14,10 @@ from pathlib import Path
 from components import images
 from components.images import Image
 from components.photographs import video
+from components.photographs.options import RestoreOptions
 from components.photographs.restoration import (
     PhotographRestorer,
     Prepared,
-    RestoreOptions,
     cut_squares,
     find,
     finish,

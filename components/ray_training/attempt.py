@@ -16,7 +16,7 @@ from ray.train.v2.api.data_parallel_trainer import DataParallelTrainer
 from components.cluster import capacity
 from components.params import Compute
 from components.ray_training.conductor import End
-from components.ray_training.seat import MISTAKES, News, work
+from components.ray_training.worker import MISTAKES, News, work
 from components.storage import Storage
 
 

@@ -13,7 +13,7 @@ from typing import Any, Literal
 import ray
 
 from components.params import Compute
-from components.ray_training.seat import News
+from components.ray_training.worker import News
 from components.storage import Storage
 
 _START_TIMEOUT = "RAY_TRAIN_WORKER_GROUP_START_TIMEOUT_S"

@@ -1,7 +1,7 @@
 """A training on Ray Train: worker processes that find each other, and go on after any is lost.
 
 `fit` looks for room and lets Ray Train make an `attempt` with so many workers, until one comes to
-its end. Each worker runs the same function and meets the others in a process group (`seat`). What
+its end. Each worker runs the same function and meets the others in a process group (`worker`). What
 the function reports reaches the driver through an actor beside it (`conductor`), so that the driver
 alone talks to MLflow and the terminal, and no number is lost with a worker.
 """
@@ -16,10 +16,8 @@ from typing import Any
 from components import cluster
 from components.cluster import capacity
 from components.params import Compute, ElasticBatch, Workers
-from components.ray_training.seat import News, Point, Seat, Worker
+from components.ray_training.worker import News, Worker
 from components.storage import Storage
-
-__all__ = ["News", "Point", "Seat", "TrainingError", "Worker", "fit"]
 
 log = logging.getLogger(__name__)
 

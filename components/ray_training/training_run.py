@@ -1,15 +1,13 @@
 """One training from its parameters to a folder of weights: what all training stages share.
 
-    models/sd21-sdfm.partial/IDENTITY/checkpoints   where Ray Train keeps the checkpoints;
-                                                    with a data root, ROOT/trainings/IDENTITY
-    models/sd21-sdfm.partial/IDENTITY/trained       what becomes models/sd21-sdfm
+    models/sd21-sdfm.partial/FINGERPRINT/checkpoints   where Ray Train keeps the checkpoints;
+                                                    with a data root, ROOT/trainings/FINGERPRINT
+    models/sd21-sdfm.partial/FINGERPRINT/trained       what becomes models/sd21-sdfm
     models/sd21-sdfm/history.json                   the points of the history, beside the weights
 
 A stage that was killed goes on from its last checkpoint, in the same MLflow run.
 """
 
-import json
-import logging
 import os
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
@@ -17,37 +15,36 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from components import cluster, lineage
+from components import cluster, git, history, lineage
+from components.history import HISTORY, HistoryPoint
 from components.params import Compute, ElasticBatch, Workers
-from components.progress import TrainingProgress
+from components.progress import Progress
 from components.ray_training import distributed
-from components.ray_training.distributed import News, Point, TrainingError, Worker
+from components.ray_training.distributed import TrainingError
+from components.ray_training.worker import News, Worker
 from components.storage import Storage, data_root, sync_folder
 from components.tables import Table, unfinished
 from components.tracking.outages import TrackingError
 from components.tracking.runs import TrainingRun
 
-log = logging.getLogger(__name__)
-
 TRAINED = "trained"  # the folder in the last checkpoint that becomes the result
-HISTORY = "history.json"
 
 
 @dataclass(frozen=True)
 class Training:
-    """What a training is made from: all of it decides the result, and so the identity."""
+    """What a training is made from: all of it decides the result, and so the fingerprint."""
 
     stage: str  # as in dvc.yaml: `train@sd21-sdfm`
     module: str  # whose sources count: `pipelines.train`
     params: Mapping[str, Any]
-    inputs: Mapping[str, str]  # identities of tables and weights, by name
+    inputs: Mapping[str, str]  # fingerprints of tables and weights, by name
     workers: Workers
     num_steps: int
     elastic_batch: ElasticBatch = "global"
 
     @property
-    def identity(self) -> str:
-        return lineage.identity(
+    def fingerprint(self) -> str:
+        return lineage.fingerprint(
             stage=self.stage,
             params=dict(self.params),
             inputs=dict(self.inputs),
@@ -62,8 +59,8 @@ class Training:
         The parameters of `pairs` are among them: who tests the model alone degrades as it learned.
         """
         return {
-            "git": dict(lineage.git_commit()),
-            "training": self.identity,
+            "git": dict(git.commit(lineage.ROOT)),
+            "training": self.fingerprint,
             "inputs": dict(self.inputs),
             "params": {**self.params, "degrade": dict(pairs.params)},
         }
@@ -83,7 +80,7 @@ def run(
     Args:
         training: what it is made from.
         out: the result, replaced as a whole.
-        worker: see `distributed.fit`; gets `config` and its `identity`.
+        worker: see `distributed.fit`; gets `config` and its `fingerprint`.
         config: must pickle.
         compute: what a worker needs, and the waits of an elastic training.
         tags: gives more tags of the MLflow run.
@@ -91,24 +88,29 @@ def run(
     Raises: Locked if another process trains this; TrainingError, also if MLflow is away for longer
         than `outages.LIMIT_S`; TrackingError if it is away at the start.
     """
-    identity = training.identity
+    fingerprint = training.fingerprint
     with unfinished.lock(out):
-        partial = _resume(out, identity)
-        storage = _storage(partial, identity)
+        partial = _resume(out, fingerprint)
+        storage = _storage(partial, fingerprint)
         # One after the other: Ray, MLflow and DVC import each other's parts, and doing so from two
         # threads to save the seconds ended in deadlocks of the import system.
-        tracked = _begin(training, identity, tags())
+        tracked = _begin(training, fingerprint, tags())
         with cluster.session(compute):
             try:
                 checkpoint = _fit(
-                    training, storage, tracked, worker, {**config, "identity": identity}, compute
+                    training,
+                    storage,
+                    tracked,
+                    worker,
+                    {**config, "fingerprint": fingerprint},
+                    compute,
                 )
-                history = json.loads(checkpoint.read(HISTORY))
+                points = history.decode(checkpoint.read(HISTORY))
                 trained = partial / TRAINED
                 _copy(checkpoint / TRAINED, trained)
-                (trained / HISTORY).write_bytes(_history_bytes(history))
+                (trained / HISTORY).write_bytes(history.encode(points))
                 with _checkpoint_kept():
-                    tracked.log_points(history)  # if the training was complete already, all of them
+                    tracked.log_points(points)  # if the training was complete already, all of them
                     tracked.log_model(trained)
                     tracked.finish()  # first: without its checkpoints it would begin anew
                 _replace(out, trained)
@@ -120,7 +122,7 @@ def run(
 
 def lineage_tags(stage: str) -> dict[str, str]:
     """Give the git commit and the DVC hash of each input, as MLflow tags."""
-    commit = lineage.git_commit()
+    commit = git.commit(lineage.ROOT)
     return {
         "git.commit": commit["commit"] or "none",
         "git.dirty": str(commit["dirty"]).lower(),
@@ -128,22 +130,22 @@ def lineage_tags(stage: str) -> dict[str, str]:
     }
 
 
-def _resume(out: Path, identity: str) -> Path:
-    """Give the folder where a training waits; that of any other identity is discarded."""
+def _resume(out: Path, fingerprint: str) -> Path:
+    """Give the folder where a training waits; that of any other fingerprint is discarded."""
     root = out.absolute().with_name(f"{out.name}.partial")
-    if root.is_dir() and any(entry.name != identity for entry in root.iterdir()):
+    if root.is_dir() and any(entry.name != fingerprint for entry in root.iterdir()):
         unfinished.discard(out)
-    partial = root / identity
+    partial = root / fingerprint
     partial.mkdir(parents=True, exist_ok=True)
     return partial
 
 
-def _storage(partial: Path, identity: str) -> Storage:
+def _storage(partial: Path, fingerprint: str) -> Storage:
     """Say where checkpoints go: to the data root, or beside the result."""
     root = data_root()
     if root is None:
         return Storage(str(partial / "checkpoints"))
-    return root / "trainings" / identity
+    return root / "trainings" / fingerprint
 
 
 def _copy(source: Storage, target: Path) -> None:
@@ -165,9 +167,9 @@ def _replace(out: Path, trained: Path) -> None:
     unfinished.discard(out)
 
 
-def _begin(training: Training, identity: str, tags: Mapping[str, str]) -> TrainingRun:
+def _begin(training: Training, fingerprint: str, tags: Mapping[str, str]) -> TrainingRun:
     return TrainingRun.begin(
-        identity,
+        fingerprint,
         name=training.stage,
         params={
             **training.params,
@@ -186,12 +188,12 @@ def _fit(
     config: dict[str, Any],
     compute: Compute,
 ) -> Storage:
-    with TrainingProgress(training.stage, training.num_steps) as progress:
+    with Progress(training.stage, "steps", training.num_steps) as progress:
         recorder = Recorder(tracked, progress)
         return distributed.fit(
             worker,
             config,
-            name=config["identity"][:16],
+            name=config["fingerprint"][:16],
             storage=storage,
             workers=training.workers,
             compute=compute,
@@ -208,9 +210,9 @@ class Recorder:
     its server is away, are kept and offered again.
     """
 
-    def __init__(self, tracked: TrainingRun, progress: TrainingProgress) -> None:
+    def __init__(self, tracked: TrainingRun, progress: Progress) -> None:
         self._tracked, self._progress = tracked, progress
-        self._waiting: list[Point] = []
+        self._waiting: list[HistoryPoint] = []
         self._covered_step = -1.0
 
     def listen(self, news: News) -> None:
@@ -219,7 +221,8 @@ class Recorder:
             self._waiting.append(point)
         if news.points:
             last = news.points[-1]
-            self._progress.show(last["step"], last["loss"], last["images_per_s"])
+            told = f"loss {last['loss']:.4g}, {last['images_per_s']:.3g} images/s"
+            self._progress.show(last["step"], told)
         if news.covered_step is not None:
             self._covered_step = max(self._covered_step, news.covered_step)
         covered = [point for point in self._waiting if point["step"] <= self._covered_step]
@@ -237,9 +240,3 @@ def _checkpoint_kept() -> Iterator[None]:
         raise TrainingError(
             f"{error}: the training ends, its checkpoint is kept; the same command goes on from it"
         ) from error
-
-
-def _history_bytes(history: list[Point]) -> bytes:
-    """Write one line a point."""
-    lines = ",\n".join(json.dumps(point, allow_nan=False) for point in history)
-    return f"[\n{lines}\n]\n".encode()

@@ -1,1 +1,1 @@
-"""What came out: scores of a model against the truth, pictures, and one page that shows all."""
+"""Results: scores of a model against the true faces, pictures, and one page that shows them."""

@@ -1,4 +1,4 @@
-"""Charts as inline SVG: no library in the page, and colours that follow its light or dark theme.
+"""Charts as inline SVG: the page needs no library, and colours follow its light or dark theme.
 
 Colours are CSS classes of the page: `degraded`, `intermediate`, `restored` for roles, `s0` to `s5`
 for series.
@@ -33,7 +33,7 @@ class Curve:
 
 @dataclass(frozen=True)
 class Node:
-    """A stage of the line, with the items of its matrix and the stages that it reads from."""
+    """A stage, with the items of its matrix and the stages that it reads from."""
 
     name: str
     items: tuple[str, ...]
@@ -41,7 +41,7 @@ class Node:
 
 
 def curves_of(history: Sequence[Mapping[str, float]], *, without: Sequence[str]) -> list[Curve]:
-    """Give a curve for each quantity of a training's history, averaged in bins where it is long.
+    """Return a curve for each quantity of a training's history; a long one is averaged in bins.
 
     `loss`, the sum of all terms, comes first.
     """
@@ -61,7 +61,7 @@ def _names(history: Sequence[Mapping[str, float]]) -> list[str]:
 
 
 def line_chart(curves: Sequence[Curve], *, title: str) -> Markup:
-    """Draw curves over one axis of steps; the values of the nearest step are read by pointing."""
+    """Draw curves over steps; pointing at a step shows its values."""
     height, left, right, top, bottom = 240, 50, 10, 10, 36
     values = np.concatenate([curve.values for curve in curves])
     positive = values[values > 0]
@@ -107,7 +107,7 @@ def line_chart(curves: Sequence[Curve], *, title: str) -> Markup:
 
 
 def interval_chart(rows: Sequence[tuple[str, Mapping[str, Any]]], *, title: str) -> Markup:
-    """Draw for each model the mean of every role, with its interval as a whisker."""
+    """Draw the mean of every role for each model, with its interval as a whisker."""
     left, right, top, step = 10, 14, 6, 54
     height = top + step * len(rows) + 26
     bounds = [
@@ -141,7 +141,7 @@ def interval_chart(rows: Sequence[tuple[str, Mapping[str, Any]]], *, title: str)
 
 
 def stage_graph(nodes: Sequence[Node]) -> Markup:
-    """Draw the line of stages from left to right: a column a depth, an arrow a dependency."""
+    """Draw the stages from left to right: one column per depth, one arrow per dependency."""
     depths = _depths(nodes)
     columns: dict[int, list[Node]] = {}
     for node in nodes:
@@ -204,7 +204,7 @@ def _depths(nodes: Sequence[Node]) -> dict[str, int]:
 
 
 def _needed_edges(nodes: Sequence[Node]) -> list[tuple[str, str]]:
-    """Leave out an edge where a longer way leads along other stages to the same place."""
+    """Return the edges, without those that a longer way through other stages replaces."""
     reads = {node.name: node.reads for node in nodes}
 
     def behind(name: str) -> set[str]:
@@ -242,7 +242,7 @@ def _span(values: npt.NDArray[np.float64]) -> tuple[float, float]:
 
 
 def _ticks(low: float, high: float, wanted: int = 5) -> list[float]:
-    """Give round numbers between two bounds, about `wanted` of them."""
+    """Return round numbers between two bounds, about `wanted` of them."""
     if high <= low:
         return [low]
     rough = (high - low) / wanted
@@ -252,7 +252,7 @@ def _ticks(low: float, high: float, wanted: int = 5) -> list[float]:
 
 
 def _log_ticks(low: float, high: float) -> list[float]:
-    """Give 1, 2 and 5 times powers of ten between two exponents; powers alone if those are many."""
+    """Return 1, 2 and 5 times powers of ten between two exponents; if many, only the powers."""
     decades = range(math.floor(low), math.ceil(high) + 1)
     factors = (1, 2, 5) if high - low < 2.5 else (1,)
     ticks = [factor * 10.0**decade for decade in decades for factor in factors]
@@ -260,7 +260,7 @@ def _log_ticks(low: float, high: float) -> list[float]:
 
 
 def _short(value: float) -> str:
-    """Write a number in a few characters, without 0.30000000000000004."""
+    """Write a number in a few characters, never as 0.30000000000000004."""
     if value and (abs(value) < 1e-3 or abs(value) >= 1e5):
         return f"{value:.2g}".replace("e-0", "e-").replace("e+0", "e")
     return f"{value:.4g}"

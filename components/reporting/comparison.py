@@ -1,11 +1,11 @@
-"""Compare degraded, intermediate and restored faces with the true ones, and sum that up.
+"""Compare degraded, intermediate and restored faces with the true ones, and summarise.
 
 B batch. Images are RGB; scores are of 8-bit pictures, as a user gets them.
 """
 
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass
-from typing import Any, Protocol
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
@@ -16,33 +16,12 @@ from components import images
 from components.images import Image
 from components.metrics import bootstrap
 from components.metrics.catalogue import CATALOGUE, Metric
+from components.restorers.protocol import RestoresFaces
 
 ROLES = ("degraded", "intermediate", "restored")
 GAIN = "gain"  # restored minus degraded, face by face
 
 Scores = dict[str, dict[str, float]]  # metric -> role -> score
-
-
-class Restored(Protocol):
-    """What a model gives back for a batch; `components.restorer.Restoration` is one."""
-
-    @property
-    def restored_B3HW(self) -> Tensor: ...  # noqa: N802
-    @property
-    def intermediate_B3HW(self) -> Tensor | None: ...  # noqa: N802
-    @property
-    def alpha_BHW(self) -> Tensor | None: ...  # noqa: N802
-
-
-class RestoresFaces(Protocol):
-    """A model, `components.restorer.Restorer`, seen from here.
-
-    A page about results must not depend on every line of the model.
-    """
-
-    def restore(
-        self, lq_B3HW: Tensor, face_ids: Sequence[str], variants: Sequence[int]
-    ) -> Restored: ...
 
 
 @dataclass(frozen=True)
@@ -57,7 +36,7 @@ class Pair:
 
 @dataclass(frozen=True)
 class Compared:
-    """What a model made of one pair. `gate` is SDFM's alpha (h, w) in [0, 1], if it has one."""
+    """A model's result for one pair. `gate` is SDFM's alpha (h, w) in [0, 1], if there is one."""
 
     pair: Pair
     intermediate: Image | None
@@ -67,7 +46,7 @@ class Compared:
 
 
 class Comparison:
-    """Restore pairs with a model and score every role against the truth."""
+    """Restore pairs with a model and score every role against the true face."""
 
     def __init__(
         self, restorer: RestoresFaces, metrics: Mapping[str, Metric], *, device: torch.device
@@ -124,14 +103,14 @@ class FaceScores:
 def summarise(
     faces: Sequence[FaceScores], *, samples: int, seed: int
 ) -> dict[str, dict[str, dict[str, Any]]]:
-    """Give metric -> role or `gain` -> mean, low, high (95 % bootstrap interval) and n.
+    """Return metric -> role or `gain` -> mean, low, high (95 % bootstrap interval) and n.
 
     n counts faces: several degradations of one face are averaged first, since they are not
-    independent. `gain` is restored minus degraded, paired by face: above 0 is better where higher
-    is, below 0 where lower is.
+    independent. `gain` is restored minus degraded, paired by face: above 0 is better if higher
+    scores are better, below 0 if lower ones are.
     """
     if not faces:
-        raise ValueError("no face was scored, so there is nothing to sum up")
+        raise ValueError("no face was scored, so there is nothing to summarise")
     metrics = {name: list(roles) for name, roles in faces[0].scores.items()}
     return {
         name: _summary(_by_face(faces, name, roles), roles, samples=samples, seed=seed)
@@ -142,7 +121,7 @@ def summarise(
 def _by_face(
     faces: Iterable[FaceScores], metric: str, roles: Sequence[str]
 ) -> npt.NDArray[np.float64]:
-    """Give scores (faces, roles), averaged over the variants of a face."""
+    """Return scores (faces, roles), averaged over the variants of a face."""
     rows: dict[str, list[list[float]]] = {}
     for face in faces:
         rows.setdefault(face.face_id, []).append([face.scores[metric][role] for role in roles])
@@ -158,11 +137,11 @@ def _summary(
     return {role: asdict(interval) for role, interval in zip([*roles, GAIN], found, strict=True)}
 
 
-def model_facts(identity: str, backbone: str, condition: str) -> dict[str, str]:
-    """Say which model was scored."""
+def model_facts(fingerprint: str, backbone: str, condition: str) -> dict[str, str]:
+    """Return which model was scored, for a metrics file."""
     return {
         "name": f"{backbone}-{condition}",
-        "identity": identity,
+        "fingerprint": fingerprint,
         "backbone": backbone,
         "condition": condition,
     }
@@ -177,9 +156,9 @@ def result(
     samples: int,
     seed: int,
 ) -> dict[str, Any]:
-    """Put together the content of a metrics file: every number, and how it came about.
+    """Make the content of a metrics file: every number, and how it was measured.
 
-    `model` says which model, `protocol` on what it was scored.
+    `model` says which model was scored, `protocol` on which faces.
     """
     summary = summarise(faces, samples=samples, seed=seed)
     return {
@@ -200,7 +179,7 @@ def result(
 
 
 def intervals_of(result: Mapping[str, Any]) -> dict[str, dict[str, Any]]:
-    """Take out of a metrics file what the summary holds: metric -> role -> interval."""
+    """Return the summary of a metrics file: metric -> role -> interval."""
     return {
         name: {role: metric[role] for role in (*ROLES, GAIN) if role in metric}
         for name, metric in result["metrics"].items()

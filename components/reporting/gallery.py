@@ -1,6 +1,6 @@
-"""Pictures of what a model did: single PNGs with a list of them, and one strip to show around.
+"""Pictures of a model's results: single PNGs with a list, and one picture of all to show.
 
-A gate is SDFM's alpha (h, w) in [0, 1], a value a patch: near 1 the face's details come from the
+A gate is SDFM's alpha (h, w) in [0, 1], one value per patch: near 1 details come from the
 intermediate restoration, near 0 its structure comes from the degraded face.
 """
 
@@ -20,6 +20,7 @@ from PIL import Image as PillowImage
 from PIL import ImageDraw, ImageFont
 
 from components import images
+from components.files import write_json
 from components.images import Image
 from components.reporting.comparison import Compared, Scores
 
@@ -32,7 +33,7 @@ TITLES = {
 }
 COLOUR_MAP = "viridis"
 _LIST = "gallery.json"
-_ON_FACE = 0.62  # how much of a heat map is colour; the rest is the face below, in grey
+_ON_FACE = 0.62  # the share of colour in a heat map; the rest is the face, in grey
 
 Limits = tuple[float, float]  # the gate values at the two ends of the colour map
 
@@ -57,13 +58,13 @@ class Gallery:
 
     @classmethod
     def of(cls, model: str, compared: Sequence[Compared]) -> Self:
-        """Lay out what a model made of some faces; their gates share one colour scale."""
+        """Make the gallery of some faces; their gates share one colour scale."""
         gates = [one.gate for one in compared if one.gate is not None]
         limits = _limits(gates) if gates else None
         return cls(model, tuple(_face(one, limits) for one in compared), limits)
 
     def write(self, folder: Path) -> None:
-        """Write a folder of PNGs and their list, in one move."""
+        """Write a folder of PNGs and their list; it appears when it is complete."""
         partial = folder.with_name(f"{folder.name}.partial")
         shutil.rmtree(partial, ignore_errors=True)
         partial.mkdir(parents=True)
@@ -81,8 +82,7 @@ class Gallery:
                 }
             )
         content = {"model": self.model, "gate_limits": self.limits, "faces": listed}
-        text = json.dumps(content, indent=1, ensure_ascii=False)
-        (partial / _LIST).write_text(text + "\n", encoding="utf-8")
+        write_json(partial / _LIST, content)
         shutil.rmtree(folder, ignore_errors=True)
         partial.rename(folder)
 
@@ -107,13 +107,13 @@ class Gallery:
 
 
 def spread(total: int, wanted: int) -> set[int]:
-    """Pick `wanted` positions out of `total`, evenly: by place, never by result."""
+    """Return `wanted` positions of `total`, evenly spread, so never chosen by result."""
     wanted = min(wanted, total)
     return {math.floor((i + 0.5) * total / wanted) for i in range(wanted)}
 
 
 def heat_map(face: Image, gate_hw: npt.NDArray[np.float32], limits: Limits) -> Image:
-    """Lay a gate over the face that it looked at, a patch a tile, in the perceptual colour map."""
+    """Draw a gate over its face, one tile per patch, in the perceptual colour map."""
     low, high = limits
     steps = ((gate_hw - low) / (high - low) * 255).clip(0, 255).round().astype(np.uint8)
     height, width = face.shape[:2]
@@ -125,17 +125,17 @@ def heat_map(face: Image, gate_hw: npt.NDArray[np.float32], limits: Limits) -> I
 
 @cache
 def colours() -> npt.NDArray[np.float64]:
-    """Give the colour map: RGB of 256 steps, (256, 3) in 0 to 255."""
+    """Return the colour map: RGB of 256 steps, (256, 3) in 0 to 255."""
     from matplotlib import colormaps
 
     return np.asarray(colormaps[COLOUR_MAP](np.arange(256))[:, :3] * 255)
 
 
 def make_picture(gallery: Gallery, *, cell: int = 128) -> Image:
-    """Draw one strip: a row a face, a column a role, the roles' names on top.
+    """Draw one picture: one row per face, one column per role, the roles' names on top.
 
     Small pictures are enlarged to `cell` pixels by whole pixels, large ones reduced. The gate's
-    colour scale stands over its column.
+    colour scale is above its column.
     """
     if not gallery.faces:
         raise ValueError(f"the gallery of {gallery.model} has no face to draw")
@@ -164,7 +164,7 @@ def make_picture(gallery: Gallery, *, cell: int = 128) -> Image:
 
 
 def fit(picture: Image, size: int) -> Image:
-    """Make a picture `size` pixels wide: by whole pixels if it grows, by area if it shrinks."""
+    """Return a picture `size` pixels wide: enlarged by whole pixels, or reduced by area."""
     if picture.shape[0] >= size:
         return images.resize(picture, size)
     grown = cv2.resize(picture, (size, size), interpolation=cv2.INTER_NEAREST)
@@ -182,7 +182,7 @@ def _face(one: Compared, limits: Limits | None) -> Face:
 
 
 def _limits(gates: Iterable[npt.NDArray[np.float32]]) -> Limits:
-    """Round the range of all gates outwards, to hundredths."""
+    """Return the range of all gates, rounded outwards to hundredths."""
     values = np.concatenate([gate.ravel() for gate in gates])
     low, high = math.floor(values.min() * 100) / 100, math.ceil(values.max() * 100) / 100
     return (low, high) if high > low else (low, low + 0.01)

@@ -1,4 +1,4 @@
-"""The report: one HTML page that loads nothing. Charts are SVG, pictures data URIs."""
+"""The report: one HTML page that loads nothing. Charts are SVG, pictures are data URIs."""
 
 import base64
 from collections.abc import Mapping, Sequence
@@ -24,26 +24,26 @@ Named = TypeVar("Named")
 
 _TEMPLATE = "page.html.j2"
 _LARGEST = 384  # pixels of a picture on the page
-_LOSSLESS = 160  # up to here PNG; larger ones as WebP, or a page of 512-pixel faces is 80 MB
-_NUM_SHOWN = 200  # of rejected pictures, a table
+_LOSSLESS = 160  # larger pictures are WebP, not PNG: a page of 512-pixel faces would be 80 MB
+_NUM_SHOWN = 200  # rejected pictures per table
 _RATE = "images_per_s"
 _NO_LOSSES = (_RATE, "workers", "learning_rate")
 
 
 @dataclass(frozen=True)
 class TableFacts:
-    """What became of the pictures on the way into a table."""
+    """A table, and the pictures that were rejected on the way into it."""
 
     name: str
     stage: str
-    identity: str
+    fingerprint: str
     num_rows: int
     rejected: Sequence[tuple[str, str]]  # id, reason
 
 
 @dataclass(frozen=True)
 class WeightsFacts:
-    """Where pretrained weights come from, and how well an autoencoder passes faces through."""
+    """Where pretrained weights come from, and how well an autoencoder reproduces faces."""
 
     name: str
     kind: str
@@ -54,7 +54,7 @@ class WeightsFacts:
 
 @dataclass(frozen=True)
 class Output:
-    """A stage's output and its hash, as DVC keeps it."""
+    """A stage's output and its hash, as in `dvc.lock`."""
 
     stage: str
     path: str
@@ -115,7 +115,7 @@ def render(report: Report) -> str:
 
 
 def _in_order(named: Mapping[str, Named], first: Sequence[str]) -> list[tuple[str, Named]]:
-    """Give the items in the order of `first`, then those that it does not name."""
+    """Return the items in the order of `first`, then those that it does not name."""
     names = dict.fromkeys([*(name for name in first if name in named), *named])
     return [(name, named[name]) for name in names]
 
@@ -135,7 +135,7 @@ def _plain(value: Any) -> str:
 
 
 def _protocol(results: Mapping[str, Mapping[str, Any]]) -> Mapping[str, Any]:
-    """Give what all models were scored on. Numbers of different faces must not share a table."""
+    """Return what all models were scored on. Scores of different faces must not share a table."""
     models = list(results)
     first: Mapping[str, Any] = results[models[0]]["protocol"]
     for model in models[1:]:
@@ -151,7 +151,7 @@ def _protocol(results: Mapping[str, Mapping[str, Any]]) -> Mapping[str, Any]:
 
 
 def _metrics(results: Mapping[str, Mapping[str, Any]]) -> list[dict[str, Any]]:
-    """Give each metric's table: models from best to worst, and which values are the best."""
+    """Make each metric's table: models from best to worst, and the best values."""
     names = dict.fromkeys(name for result in results.values() for name in result["metrics"])
     return [_metric(name, results) for name in names]
 
@@ -182,7 +182,7 @@ def _metric(name: str, results: Mapping[str, Mapping[str, Any]]) -> dict[str, An
 
 
 def _verdict(gain: Mapping[str, Any], sign: int) -> str:
-    """Say whether the interval of a gain lies on one side of zero."""
+    """Return whether the interval of a gain lies on one side of zero."""
     if gain["low"] is None:
         return "open"
     bounds = sorted((sign * gain["low"], sign * gain["high"]))
@@ -256,6 +256,6 @@ def _uri(kind: str, data: bytes) -> str:
 
 @cache
 def _scale() -> Markup:
-    """Give the colour map as CSS stops."""
+    """Return the colour map as CSS stops."""
     stops = colours()[np.linspace(0, 255, 12).round().astype(int)].round().astype(int)
     return Markup(", ".join(f"rgb({red} {green} {blue})" for red, green, blue in stops))

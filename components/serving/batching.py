@@ -1,7 +1,8 @@
-"""Work for many callers at once: one batch at a time, the next one of all that came meanwhile.
+"""Collect the work of many callers into batches, one batch at a time.
 
-Ray Serve's own `@serve.batch` closes a batch as soon as its wait is over, though the one before is
-still being worked on: requests that come one by one then stay alone, however many are waiting.
+What arrives while a batch runs is in the next batch. Ray Serve's `@serve.batch` closes a batch when
+its wait is over, even if the previous batch still runs: requests that arrive one by one then stay
+alone, however many are waiting.
 """
 
 from __future__ import annotations
@@ -16,7 +17,7 @@ Answer = TypeVar("Answer")
 
 
 class Batcher(Generic[Asked, Answer]):
-    """Called with one piece of work, it is done with others'; for one event loop."""
+    """Does one caller's work together with that of others; for one event loop."""
 
     def __init__(
         self,
@@ -29,10 +30,10 @@ class Batcher(Generic[Asked, Answer]):
         """Prepare; nothing runs yet.
 
         Args:
-            work: gives an answer for each; it runs in a thread.
-            size: of a piece.
-            max_size: of a batch; a larger piece is a batch of its own.
-            wait_s: how long the first piece waits for others when nothing is being done.
+            work: returns an answer for each piece; it runs in a thread.
+            size: returns the size of a piece.
+            max_size: of a batch; a larger piece becomes a batch of its own.
+            wait_s: how long the first piece waits for others when no batch runs.
         """
         self._work, self._size = work, size
         self._max_size, self._wait_s = max_size, wait_s
@@ -40,7 +41,7 @@ class Batcher(Generic[Asked, Answer]):
         self._running: asyncio.Task[None] | None = None
 
     async def __call__(self, asked: Asked) -> Answer:
-        """Give the answer; raises what `work` raises. A caller that is cancelled is left out."""
+        """Return the answer; raises what `work` raises. Work of a cancelled caller is skipped."""
         answer: asyncio.Future[Answer] = asyncio.get_running_loop().create_future()
         self._waiting.append((asked, answer))
         if self._running is None or self._running.done():
@@ -53,7 +54,7 @@ class Batcher(Generic[Asked, Answer]):
             asked, futures = zip(*batch, strict=True)
             try:
                 answers = await asyncio.to_thread(self._work, asked)
-            except Exception as error:  # noqa: BLE001 - it is the callers'
+            except Exception as error:  # noqa: BLE001 - raised in the callers
                 for future in futures:
                     if not future.done():
                         future.set_exception(error)
@@ -63,7 +64,7 @@ class Batcher(Generic[Asked, Answer]):
                         future.set_result(answer)
 
     def _next(self) -> list[tuple[Asked, asyncio.Future[Answer]]]:
-        """Take as much as a batch holds, in order, without what nobody waits for any more."""
+        """Take as much as a batch holds, in order; skip work whose caller was cancelled."""
         batch: list[tuple[Asked, asyncio.Future[Answer]]] = []
         size = 0
         while self._waiting:

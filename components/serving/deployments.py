@@ -1,7 +1,7 @@
-"""The parts as deployments of Ray Serve: the HTTP side, face finding, each model, the counters.
+"""The parts of the endpoint as deployments of Ray Serve: face finder, models, counters, page.
 
-Each lives in processes of its own. A call whose replica dies is made again on another one, within
-the request's deadline; a full queue is refused at once.
+Each part has its own processes. If a replica dies, its calls are repeated on another one within the
+request's deadline; a call to a full queue is refused at once.
 """
 
 from __future__ import annotations
@@ -30,16 +30,12 @@ from components import cluster, logs
 from components.faces.detect import Detector, open_detector
 from components.images import Image
 from components.photographs import restoration
-from components.photographs.restoration import Prepared, RestoreOptions
-from components.serving.api import Event
+from components.photographs.options import RestoreOptions
+from components.photographs.restoration import Prepared
 from components.serving.batching import Batcher
 from components.serving.forwarding import Forwarded, answered
-from components.serving.model import (
-    FacesToRestore,
-    FollowingModel,
-    ModelState,
-    RestoredFaces,
-)
+from components.serving.guard import Event
+from components.serving.model import FacesAnswer, FacesRequest, FollowingModel, ModelState
 from components.serving.refusal import Refusal, Refused, another_version, busy
 
 T = TypeVar("T")
@@ -49,11 +45,11 @@ log = logging.getLogger(__name__)
 _RETRY_AFTER_S = 0.2
 _STATES_EVERY_S = 1.0
 _COUNT_EVERY_S = 0.5
-_PATIENCE_S = 5.0  # with what goes on beside the requests
+_CALL_TIMEOUT_S = 5.0  # of a call in background work
 
 
 class FaceFinder:
-    """Finds faces and cuts them out."""
+    """Finds the faces of photographs and cuts them out."""
 
     def __init__(self, detector: Path | None, min_score: float, cpus: float) -> None:
         logs.configure()
@@ -61,7 +57,7 @@ class FaceFinder:
         self._detector: Detector | None = None
         if detector is not None:
             self._detector = open_detector(detector, min_score=min_score)
-        self._threads = ThreadPoolExecutor(max(1, int(cpus)), thread_name_prefix="finds")
+        self._threads = ThreadPoolExecutor(max(1, int(cpus)), thread_name_prefix="finder")
 
     async def find(self, image: Image, options: RestoreOptions, size: int) -> Prepared | Refused:
         """Do as `restoration.prepare`."""
@@ -73,7 +69,7 @@ class FaceFinder:
 
 
 class Model:
-    """Restores faces of many requests at once, with the newest version of its source."""
+    """Restores the faces of many requests at once, with the newest version of its source."""
 
     def __init__(
         self,
@@ -95,21 +91,21 @@ class Model:
             max_size=max_batch,
             wait_s=batch_wait_s,
         )
-        # Before Serve sends requests here. Without a model it answers as well: that there is none.
+        # Before Serve sends requests here. If no model can be loaded, the answers say so.
         self._model.follow()
         self._is_over = threading.Event()
-        threading.Thread(target=self._follow, daemon=True, name="follows-the-source").start()
+        threading.Thread(target=self._follow, daemon=True, name="follow-source").start()
 
     def _follow(self) -> None:
         while not self._is_over.wait(self._look_every_s):
             self._model.follow()
 
-    async def restore(self, asked: FacesToRestore) -> RestoredFaces | Refused:
-        """Restore the faces of a request, in one batch with those of others."""
+    async def restore(self, asked: FacesRequest) -> FacesAnswer | Refused:
+        """Restore the faces of a request, in a batch with those of other requests."""
         return await self._together(asked)
 
     async def state(self) -> ModelState:
-        """Say how this replica is."""
+        """Return the state of this replica's model."""
         return self._model.state(self._name)
 
     def __del__(self) -> None:
@@ -117,7 +113,7 @@ class Model:
 
 
 class Meter:
-    """Counts for all replicas of the HTTP side: a scrape meets one of them."""
+    """Counts for all replicas of the ingress: a scrape reaches only one of them."""
 
     def __init__(self) -> None:
         self._registry = prometheus_client.CollectorRegistry()
@@ -143,7 +139,7 @@ class Meter:
 
 
 class Page:
-    """The page: in one process, where Gradio's queue lives."""
+    """The page; it has one process, because Gradio's queue is in its memory."""
 
     async def __init__(self, make: Callable[[], Starlette]) -> None:  # type: ignore[misc]
         logs.configure()
@@ -161,8 +157,8 @@ class Page:
         await self._lifespan.__aexit__(None, None, None)
 
 
-def through(page: DeploymentHandle[Any]) -> Forwarded:
-    """Give the page as an application of this process."""
+def forward_to(page: DeploymentHandle[Any]) -> Forwarded:
+    """Return an application that forwards requests to the page."""
 
     async def ask(scope: Scope, body: bytes) -> AsyncGenerator[Message, None]:
         messages: Any = page.options(stream=True).answer.remote(scope, body)
@@ -170,7 +166,7 @@ def through(page: DeploymentHandle[Any]) -> Forwarded:
             async for message in messages:
                 yield message
         except (BackPressureError, DeploymentUnavailableError, RayActorError):
-            raise Refusal(503, "unavailable", "the page is not there: reload it") from None
+            raise Refusal(503, "unavailable", "the page does not answer: reload it") from None
         finally:
             messages.cancel()
 
@@ -178,7 +174,7 @@ def through(page: DeploymentHandle[Any]) -> Forwarded:
 
 
 class ServeParts:
-    """Finding and restoring behind handles; see `components.serving.api.Parts`."""
+    """Finds and restores through handles of deployments; see `components.serving.api.Parts`."""
 
     def __init__(
         self,
@@ -199,26 +195,26 @@ class ServeParts:
         found: Prepared = await _called(lambda: self._finder.find.remote(image, options, size))
         return found
 
-    async def restore(self, model: str, asked: FacesToRestore) -> RestoredFaces:
-        """Restore as many faces at a time as a batch holds."""
+    async def restore(self, model: str, asked: FacesRequest) -> FacesAnswer:
+        """Restore the faces, one full batch after the other."""
         handle, most = self._models[model].restore, self._max_batch
         pieces = [
             replace(asked, faces=asked.faces[start : start + most])
             for start in range(0, max(1, len(asked.faces)), most)
         ]
         try:
-            # One by one: a photograph of many faces takes no other's place in the queue.
-            done: list[RestoredFaces] = [
+            # One by one: a photograph of many faces must not fill the queue.
+            done: list[FacesAnswer] = [
                 await _called(partial(handle.remote, piece)) for piece in pieces
             ]
             if len({one.version for one in done}) > 1:
                 raise another_version().refusal()
         except Refusal as refusal:
             if refusal.refused == another_version():
-                self._states[model] = ModelState(model, None, None, "it changes its version")
+                self._states[model] = ModelState(model, None, None, "its version is changing")
             raise
         angles = [angle for one in done for angle in one.angles or ()]
-        return RestoredFaces(
+        return FacesAnswer(
             [face for one in done for face in one.faces],
             None if done[0].angles is None else angles,
             done[0].version,
@@ -227,7 +223,7 @@ class ServeParts:
     async def states(self) -> Sequence[ModelState]:
         self._start()
         if any(state.size is None for state in self._states.values()):
-            await self._look()
+            await self._ask_states()
         return list(self._states.values())
 
     def count(self, event: Event) -> None:
@@ -235,37 +231,37 @@ class ServeParts:
         self._events.append(event)
 
     async def metrics(self) -> bytes:
-        return await asyncio.wait_for(_called(lambda: self._meter.text.remote()), _PATIENCE_S)
+        return await asyncio.wait_for(_called(lambda: self._meter.text.remote()), _CALL_TIMEOUT_S)
 
     def _start(self) -> None:
-        """Begin what goes on beside the requests; it needs a running loop.
+        """Start the background work; it needs a running loop.
 
-        In a context of its own: Serve would take it for a part of the request that is just being
-        answered, and cancel it when that request's client leaves.
+        It gets its own context: Serve takes a task for a part of the request that started it, and
+        cancels it when that request's client leaves.
         """
         if not self._background:
             self._background = [
-                asyncio.create_task(_again(work, every_s), context=contextvars.Context())
+                asyncio.create_task(_repeat(work, every_s), context=contextvars.Context())
                 for work, every_s in (
-                    (self._look, _STATES_EVERY_S),
+                    (self._ask_states, _STATES_EVERY_S),
                     (self._send_events, _COUNT_EVERY_S),
                 )
             ]
 
-    async def _look(self) -> None:
+    async def _ask_states(self) -> None:
         for name, handle in self._models.items():
             with contextlib.suppress(Refusal, asyncio.TimeoutError):
                 state = _called(partial(handle.state.remote))
-                self._states[name] = await asyncio.wait_for(state, _PATIENCE_S)
+                self._states[name] = await asyncio.wait_for(state, _CALL_TIMEOUT_S)
 
     async def _send_events(self) -> None:
         events, self._events = self._events, []
         if events:
-            await asyncio.wait_for(_called(lambda: self._meter.add.remote(events)), _PATIENCE_S)
+            await asyncio.wait_for(_called(lambda: self._meter.add.remote(events)), _CALL_TIMEOUT_S)
 
 
 async def _called(call: Callable[[], Any]) -> Any:
-    """Call a deployment, again and again if its replica is lost: the caller has a deadline.
+    """Call a deployment; repeat the call while its replica is lost. The caller has a deadline.
 
     Raises: Refusal.
     """
@@ -277,17 +273,17 @@ async def _called(call: Callable[[], Any]) -> Any:
         except BackPressureError:
             raise busy().refusal() from None
         except DeploymentUnavailableError:
-            raise Refused(503, "unavailable", "a part of the server has failed").refusal() from None
+            raise Refused(503, "unavailable", "a part of the server failed").refusal() from None
         else:
             if isinstance(answer, Refused):
                 raise answer.refusal()
             return answer
 
 
-async def _again(work: Callable[[], Awaitable[None]], every_s: float) -> None:
+async def _repeat(work: Callable[[], Awaitable[None]], every_s: float) -> None:
     while True:
         try:
             await work()
-        except Exception as error:  # noqa: BLE001 - beside the requests: the next time may go well
+        except Exception as error:  # noqa: BLE001 - background work: the next try may succeed
             log.warning("%s", error)
         await asyncio.sleep(every_s)

@@ -1,7 +1,7 @@
-"""An ASGI application that runs in another process: the two ends of the line between.
+"""Forward requests to an ASGI application in another process: both ends of the connection.
 
-The page has one process, whatever the number of the endpoint's; its answers may go on for minutes
-(server-sent events), so they are passed on message by message.
+The page runs in one process, however many processes the endpoint has. Its answers may last minutes
+(server-sent events), so they are forwarded message by message.
 """
 
 from __future__ import annotations
@@ -15,8 +15,8 @@ from typing import Any
 from starlette.requests import ClientDisconnect, Request
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
-# What travels of a request; the rest of a scope belongs to the process that it came to.
-_KEPT = (
+# The part of a request that is sent; the rest of a scope belongs to the process that received it.
+_SENT_KEYS = (
     *("type", "asgi", "http_version", "method", "scheme", "server", "client"),
     *("path", "raw_path", "query_string", "root_path", "headers"),
 )
@@ -25,7 +25,7 @@ Ask = Callable[[Scope, bytes], AsyncGenerator[Message, None]]
 
 
 class Forwarded:
-    """The near end: an application that asks the far one; a visitor who leaves ends the work."""
+    """The near end: an application that asks the far end, until the answer or the client ends."""
 
     def __init__(self, ask: Ask) -> None:
         self._ask = ask
@@ -37,28 +37,28 @@ class Forwarded:
             body = await Request(scope, receive).body()
         except ClientDisconnect:
             return
-        kept = {key: scope[key] for key in _KEPT if key in scope}
-        passing = asyncio.create_task(self._pass_on(kept, body, send))
+        sent = {key: scope[key] for key in _SENT_KEYS if key in scope}
+        forwarding = asyncio.create_task(self._forward(sent, body, send))
         leaving = asyncio.create_task(_left(receive))
         try:
-            await asyncio.wait({passing, leaving}, return_when=asyncio.FIRST_COMPLETED)
-            if passing.done():
-                passing.result()
+            await asyncio.wait({forwarding, leaving}, return_when=asyncio.FIRST_COMPLETED)
+            if forwarding.done():
+                forwarding.result()
         finally:
-            for task in (passing, leaving):
+            for task in (forwarding, leaving):
                 task.cancel()
-            await asyncio.gather(passing, leaving, return_exceptions=True)
+            await asyncio.gather(forwarding, leaving, return_exceptions=True)
 
-    async def _pass_on(self, scope: Scope, body: bytes, send: Send) -> None:
+    async def _forward(self, scope: Scope, body: bytes, send: Send) -> None:
         async with aclosing(self._ask(scope, body)) as messages:
             async for message in messages:
                 await send(message)
 
 
 async def answered(app: ASGIApp, scope: Scope, body: bytes) -> AsyncGenerator[Message, None]:
-    """Run one request in the far end's application; yields what it sends, as it sends it.
+    """Run one request in the application of the far end; yield each message that it sends.
 
-    Closing this ends the request, as a visitor's leaving does.
+    Closing this generator ends the request, as a client that leaves does.
     """
     sent: asyncio.Queue[Message | None] = asyncio.Queue()
     unread = [body]
@@ -66,7 +66,7 @@ async def answered(app: ASGIApp, scope: Scope, body: bytes) -> AsyncGenerator[Me
     async def receive() -> Message:
         if unread:
             return {"type": "http.request", "body": unread.pop(), "more_body": False}
-        await asyncio.Event().wait()  # until this request is over
+        await asyncio.Event().wait()  # until this request ends
         raise AssertionError
 
     async def run() -> None:

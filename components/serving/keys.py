@@ -1,7 +1,7 @@
-"""API keys: who has one may ask for restorations.
+"""API keys: a client that has one may send requests.
 
-The file holds names and SHA-256 hashes. A key has 256 random bits, so a plain hash gives nothing
-away: there is no word list to try against it. Who may read the file learns no key.
+The file holds names and SHA-256 hashes, never a key. A key has 256 random bits, so a plain hash is
+safe: no list of likely keys can be tried against it.
 
     {"anna": {"sha256": "9f86...", "made": "2026-01-31T09:00:00+00:00"}}
 """
@@ -17,12 +17,12 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
-_PREFIX = "hdrface-"  # so that a key is recognised where one has leaked
+_PREFIX = "hdrface-"  # so that a leaked key is recognised
 _RANDOM_BYTES = 32
 
 
 class Keys:
-    """The keys of a file, read again whenever it has changed."""
+    """The keys of a file; the file is read again when it has changed."""
 
     def __init__(self, file: Path) -> None:
         self._file = file
@@ -30,7 +30,7 @@ class Keys:
         self._hashes: dict[str, str] = {}
 
     def owner(self, key: str) -> str | None:
-        """Return whose key it is. Takes as long for a wrong key as for a right one."""
+        """Return the owner of a key. A wrong key takes as long as a right one."""
         self._refresh()
         given = _hash(key)
         found = None
@@ -54,7 +54,7 @@ class Keys:
 def read(file: Path) -> dict[str, dict[str, str]]:
     """Return the entries of a file by name; none if there is no file.
 
-    Raises: ValueError naming the file if it is not one of keys.
+    Raises: ValueError naming the file if it is not a file of keys.
     """
     try:
         entries = json.loads(file.read_text())
@@ -68,13 +68,13 @@ def read(file: Path) -> dict[str, dict[str, str]]:
 
 
 def add(file: Path, name: str) -> str:
-    """Make a key, keep its hash under a name, and return the key: it cannot be had again.
+    """Make a key, store its hash under a name, and return the key; it is not stored.
 
     Raises: ValueError if the name is taken.
     """
     entries = read(file)
     if name in entries:
-        raise ValueError(f"{file} has a key for {name!r} already: remove it first, or say another")
+        raise ValueError(f"{file} has a key for {name!r} already: remove it, or use another name")
     key = _PREFIX + secrets.token_urlsafe(_RANDOM_BYTES)
     made = datetime.now(UTC).isoformat(timespec="seconds")
     _write(file, {**entries, name: {"sha256": _hash(key), "made": made}})
@@ -82,9 +82,9 @@ def add(file: Path, name: str) -> str:
 
 
 def remove(file: Path, name: str) -> None:
-    """Forget a key; running servers refuse it from then on.
+    """Remove a key; running servers refuse it from then on.
 
-    Raises: ValueError if there is none of this name.
+    Raises: ValueError if no key has this name.
     """
     entries = read(file)
     if entries.pop(name, None) is None:
@@ -102,7 +102,7 @@ def _is_entry(entry: Any) -> bool:
 
 def _write(file: Path, entries: Mapping[str, Mapping[str, str]]) -> None:
     file.parent.mkdir(parents=True, exist_ok=True)
-    # Readable by its owner alone, from the first byte on.
+    # Only its owner can read it, from the first byte on.
     descriptor, name = tempfile.mkstemp(dir=file.parent, prefix=f".{file.name}-")
     with os.fdopen(descriptor, "w") as temporary:
         json.dump(entries, temporary, indent=1)

@@ -1,7 +1,7 @@
-"""A model behind the endpoint: it restores faces and follows its source to new versions.
+"""A model of the endpoint: it restores faces, and loads new versions of its source.
 
-The next version is loaded and tested beside the present one, which goes on answering; then they
-change places between two batches. What fails its test is not tried again.
+A new version is loaded and tested while the present one still answers; then it replaces the present
+one between two batches. A version that fails its test is not tried again.
 """
 
 from __future__ import annotations
@@ -13,9 +13,9 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 
 from components import images
+from components.backbones.color_fix import ColorFix
 from components.images import Image
 from components.metrics.identity import IdentityAngle
-from components.photographs.color_fix import ColorFix
 from components.photographs.face_restorer import FaceRestorer, RestoredFace
 from components.serving import self_test
 from components.serving.refusal import Refused, another_version, not_ready, too_late
@@ -25,40 +25,40 @@ log = logging.getLogger(__name__)
 
 @dataclass(frozen=True)
 class Version:
-    """One version of a model: what answers name."""
+    """One version of a model; each answer names it."""
 
     name: str  # "hdrface/3" of a registry, or a folder's name
-    identity: str  # of the trained folder
+    fingerprint: str  # of the trained folder
     run_id: str | None = None  # of MLflow
 
 
 @dataclass(frozen=True)
-class FacesToRestore:
-    """What one request asks of a model: aligned faces of its size, uint8 (size, size, 3)."""
+class FacesRequest:
+    """The aligned faces of one request, in the model's size, uint8 (size, size, 3)."""
 
     faces: Sequence[Image]
     fidelity: float = 1.0
     color_fix: ColorFix | None = None
-    give_up_at: float = float("inf")  # seconds since the epoch: nobody waits for it then
+    give_up_at: float = float("inf")  # seconds since the epoch: the client's deadline
 
 
 @dataclass(frozen=True)
-class RestoredFaces:
-    """The faces, the angles between their identities before and after, and who restored them."""
+class FacesAnswer:
+    """The restored faces of one request, their identity angles, and the version that did it."""
 
     faces: Sequence[RestoredFace]
-    angles: Sequence[float] | None  # degrees; None: there is no identity network
+    angles: Sequence[float] | None  # degrees; None: the server has no identity network
     version: Version
 
 
 @dataclass(frozen=True)
 class ModelState:
-    """How a model is, as `/v1/models` shows it."""
+    """The state of a model, as `/v1/models` shows it."""
 
     name: str
-    version: Version | None  # that restores now; None: not ready
+    version: Version | None  # the one that restores now; None: not ready
     size: int | None  # pixels of a face
-    problem: str  # why it is not ready, or why another version is not taken; "" otherwise
+    problem: str  # why it is not ready, or why a new version is not used; "" otherwise
 
 
 @dataclass(frozen=True)
@@ -69,10 +69,10 @@ class Loaded:
 
 @dataclass
 class FollowingModel:
-    """Restores with the newest version of a source that has passed its test.
+    """Restores with the newest version of a source that passed its self-test.
 
-    `locate` says cheaply which version is asked for, `load` gets it; both raise OSError or
-    ValueError with what is missing.
+    `locate` finds the wanted version, cheaply; `load` loads it. Both raise OSError or ValueError
+    naming what is missing.
     """
 
     locate: Callable[[], Version]
@@ -80,32 +80,32 @@ class FollowingModel:
     min_psnr: float  # dB, of the self-test
     angle: IdentityAngle | None = None
     present: Loaded | None = None
-    problem: str = "it is being loaded"
+    problem: str = "it is still being loaded"
     failed: dict[str, str] = field(default_factory=dict)  # reason by version
     _following: threading.Lock = field(default_factory=threading.Lock)
 
     def follow(self) -> None:
-        """Look for another version, and take it if it is sound. To be called again and again."""
+        """Look for a new version, and use it if it passes its self-test. Called repeatedly."""
         with self._following:
             try:
                 version = self.locate()
                 if self._is_new(version):
                     self._take(version)
-            except Exception as error:  # noqa: BLE001 - a lost server costs no loaded model
-                self._say(str(error))
+            except Exception as error:  # noqa: BLE001 - a lost server must not end a loaded model
+                self._report(str(error))
 
-    def restore(self, asked: Sequence[FacesToRestore]) -> list[RestoredFaces | Refused]:
-        """Restore the faces of several requests as one batch; late ones are dropped."""
+    def restore(self, asked: Sequence[FacesRequest]) -> list[FacesAnswer | Refused]:
+        """Restore the faces of several requests as one batch; skip requests that are too late."""
         loaded = self.present
         if loaded is None:
             return [not_ready(self.problem)] * len(asked)
         now = time.time()
-        answers: list[RestoredFaces | Refused] = [too_late()] * len(asked)
-        alike: dict[tuple[float, ColorFix | None], list[int]] = {}
+        answers: list[FacesAnswer | Refused] = [too_late()] * len(asked)
+        groups: dict[tuple[float, ColorFix | None], list[int]] = {}
         for index, one in enumerate(asked):
             if one.give_up_at > now:
-                alike.setdefault((one.fidelity, one.color_fix), []).append(index)
-        for (fidelity, color_fix), indices in alike.items():
+                groups.setdefault((one.fidelity, one.color_fix), []).append(index)
+        for (fidelity, color_fix), indices in groups.items():
             some = [asked[index] for index in indices]
             for index, answer in zip(
                 indices, self._restore(loaded, some, fidelity, color_fix), strict=True
@@ -122,17 +122,17 @@ class FollowingModel:
     def _restore(
         self,
         loaded: Loaded,
-        asked: Sequence[FacesToRestore],
+        asked: Sequence[FacesRequest],
         fidelity: float,
         color_fix: ColorFix | None,
-    ) -> Sequence[RestoredFaces | Refused]:
-        """Restore what is asked for with the same options."""
+    ) -> Sequence[FacesAnswer | Refused]:
+        """Restore the faces of requests that have the same options."""
         squares = [face for one in asked for face in one.faces]
         if any(len(square) != loaded.restorer.size for square in squares):
             return [another_version()] * len(asked)
         try:
             faces = loaded.restorer.restore(squares, fidelity=fidelity, color_fix=color_fix)
-        except ValueError as error:  # a choice that this model has not
+        except ValueError as error:  # an option that this model does not have
             return [Refused(422, "bad_options", str(error))] * len(asked)
         angles = self._angles(faces, squares)
         answers, start = [], 0
@@ -140,7 +140,7 @@ class FollowingModel:
             own = slice(start, start + len(one.faces))
             start = own.stop
             answers.append(
-                RestoredFaces(faces[own], None if angles is None else angles[own], loaded.version)
+                FacesAnswer(faces[own], None if angles is None else angles[own], loaded.version)
             )
         return answers
 
@@ -163,13 +163,13 @@ class FollowingModel:
         restorer = self.load(version)
         if reason := self_test.failure(restorer, self.min_psnr):
             self.failed[version.name] = reason
-            kept = f"; {self.present.version.name} stays" if self.present else ""
+            kept = f"; {self.present.version.name} stays in use" if self.present else ""
             raise ValueError(f"{version.name} failed its self-test: {reason}{kept}")
-        before = f" after {self.present.version.name}" if self.present else ""
+        before = f" instead of {self.present.version.name}" if self.present else ""
         self.present, self.problem = Loaded(version, restorer), ""
-        log.info("%s restores%s", version.name, before)
+        log.info("now restoring with %s%s", version.name, before)
 
-    def _say(self, problem: str) -> None:
+    def _report(self, problem: str) -> None:
         if problem != self.problem:
             log.warning("%s", problem)
         self.problem = problem

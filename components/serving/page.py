@@ -1,7 +1,7 @@
-"""The page at `/`: a photograph in, its restoration beside it, face by face.
+"""The page at `/`: restore a photograph and compare it, face by face.
 
-It asks the endpoint as any client does, with the key of whoever sits before it. A visitor leaves
-nothing but files, which go after an hour: there are no sessions, so an open page costs nothing.
+It sends requests to the endpoint as any client does, with the visitor's key. The server keeps only
+a visitor's files, for an hour; there are no sessions, so an open page costs nothing.
 """
 
 from __future__ import annotations
@@ -11,27 +11,33 @@ import os
 import tempfile
 from collections.abc import AsyncIterator, Sequence
 from contextlib import asynccontextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
-from typing import Any, get_args
+from typing import Any
 
 import gradio as gr
 import httpx
 from fastapi import FastAPI
 from starlette.types import ASGIApp
 
-from components.photographs.color_fix import ColorFix
-from components.photographs.photograph import DEFAULT_QUALITY, FileFormat
+from components.param_fields import ParamField, fields_of
 from components.serving import page_results
 from components.serving.page_results import ResultPane
+from components.serving.requests import RequestOptions
 
 TITLE = "HDRFace"
-_FILES_LAST_S = 3600
-_AT_ONCE = 8  # restorations; the endpoint has limits of its own
-_WAITING = 64
+_KEEP_FILES_S = 3600
+_MAX_RUNNING = 8  # restorations; the endpoint has its own limits
+_MAX_WAITING = 64
 _LOOK_FOR_WORK_EVERY_S = 0.05
-_FROM_FILE, _FROM_MODEL = "as it came", "as the model wants it"
+_DEFAULT = "default"  # the choice that leaves an option out of the request
+
+# Options that are always visible; the others are below "More options".
+_MAIN_OPTIONS = ("model", "scale", "only_center_face")
+_NOT_ON_PAGE = ("timeout_s",)
+_NEED_ANGLES = ("max_angle", "leave_flagged")
+_SLIDER_STEP = 0.05  # of numbers that are not whole
 
 _CSS = """
 .gradio-container { max-width: 1200px !important; margin: auto }
@@ -40,7 +46,7 @@ _CSS = """
 #gate img { width: 100%; height: 100%; object-fit: contain; image-rendering: pixelated }
 """
 
-# Gradio's slider knows the mouse alone. Arrow keys move its divider by a twentieth.
+# Gradio's slider supports only the mouse. With this, arrow keys move its divider by a twentieth.
 _HEAD = """<script>
 (() => {
   const unnamed = "#slider .outer:not([tabindex])";
@@ -70,35 +76,35 @@ _HEAD = """<script>
 
 @dataclass(frozen=True)
 class Server:
-    """The endpoint behind the page."""
+    """The endpoint that the page sends requests to."""
 
     api: ASGIApp
     models: Sequence[str]  # the first is the default
-    finds_faces: bool  # otherwise all photographs must be aligned
+    finds_faces: bool  # if not, all photographs must be aligned
     measures_angles: bool
     upload_bytes: int
 
 
 def build(server: Server) -> FastAPI:
     """Make the page's application."""
-    # A folder of its own, which nobody else may read: people's photographs lie there.
+    # Only this user can read the folder: it holds people's photographs.
     folder = tempfile.TemporaryDirectory(prefix="hdrface-page-")
     os.environ["GRADIO_TEMP_DIR"] = folder.name
     blocks = _blocks(server)
-    blocks.queue(max_size=_WAITING, default_concurrency_limit=_AT_ONCE, api_open=False)
-    # By itself it looks for work a thousand times a second, and takes 6 % of a core for that.
+    blocks.queue(max_size=_MAX_WAITING, default_concurrency_limit=_MAX_RUNNING, api_open=False)
+    # By default it looks for work a thousand times a second, which takes 6 % of a core.
     blocks._queue.sleep_when_free = _LOOK_FOR_WORK_EVERY_S
-    app = FastAPI(openapi_url=None, lifespan=partial(_removed_at_the_end, folder))
+    app = FastAPI(openapi_url=None, lifespan=partial(_remove_at_end, folder))
     gr.mount_gradio_app(
         app,
         blocks,
         path="/",
         footer_links=[],
         run_history=False,
-        show_error=False,  # an unexpected one may name paths
+        show_error=False,  # an unexpected error may contain paths
         max_file_size=server.upload_bytes,
         ssr_mode=False,
-        # Its own fonts would be fetched from elsewhere.
+        # The theme's own fonts would be fetched from another server.
         theme=gr.themes.Soft(font=["system-ui", "sans-serif"], font_mono=["monospace"]),
         css=_CSS,
         head=_HEAD,
@@ -107,7 +113,7 @@ def build(server: Server) -> FastAPI:
 
 
 @asynccontextmanager
-async def _removed_at_the_end(
+async def _remove_at_end(
     folder: tempfile.TemporaryDirectory[str], _: FastAPI
 ) -> AsyncIterator[None]:
     with folder:
@@ -116,89 +122,91 @@ async def _removed_at_the_end(
 
 def _blocks(server: Server) -> Any:
     with gr.Blocks(
-        title=TITLE, analytics_enabled=False, delete_cache=(_FILES_LAST_S // 4, _FILES_LAST_S)
+        title=TITLE, analytics_enabled=False, delete_cache=(_KEEP_FILES_S // 4, _KEEP_FILES_S)
     ) as blocks:
-        gr.Markdown(f"# {TITLE}\nDrop a photograph, or paste one: its faces come back restored.")
+        gr.Markdown(f"# {TITLE}\nDrop or paste a photograph to restore its faces.")
         with gr.Row():
             with gr.Column(scale=2, min_width=280):
                 photo = gr.Image(
                     label="Photograph", sources=["upload", "clipboard"], elem_id="photograph"
                 )
-                # It is not opened here: the endpoint says best what is wrong with a file.
+                # Gradio does not open the file: the endpoint explains better what is wrong with it.
                 photo.preprocess = _path_of  # type: ignore[assignment]
                 button = gr.Button("Restore", variant="primary", elem_id="restore")
                 controls = _controls(server)
             with gr.Column(scale=3, min_width=320):
-                said = gr.Markdown(elem_id="said")
+                message = gr.Markdown(elem_id="message")
                 pane = ResultPane()
-        asking = _Asking(server, list(controls))
-        outputs = [said, *pane.components]
+        client = _Client(server, list(controls))
+        outputs = [message, *pane.components]
         gr.on(
             [photo.upload, button.click],
-            asking.answer,
+            client.restore,
             [photo, *controls.values()],
             outputs,
             api_visibility="private",
         )
-        photo.clear(lambda: page_results.nothing(""), None, outputs, api_visibility="private")
+        photo.clear(lambda: page_results.message_only(""), None, outputs, api_visibility="private")
         pane.faces.select(
-            page_results.picked, pane.pickable, [pane.slider, pane.gate], api_visibility="private"
+            page_results.show_view, pane.views, [pane.slider, pane.gate], api_visibility="private"
         )
     return blocks
 
 
 def _controls(server: Server) -> dict[str, gr.components.Component]:
-    """Lay out what can be asked for, by the names of the endpoint's options."""
-    controls: dict[str, gr.components.Component] = {}
-    if len(server.models) > 1:
-        names = list(server.models)
-        controls["model"] = gr.Dropdown(names, value=names[0], label="Model")
-    controls["scale"] = gr.Slider(1, 4, 1, step=0.5, label="Enlarge")
-    controls["only_center_face"] = gr.Checkbox(False, label="Only the face nearest to the centre")
-    with gr.Accordion("More", open=not server.finds_faces):
-        controls["aligned"] = gr.Checkbox(
-            not server.finds_faces,
-            label="It is one aligned face (FFHQ), nothing else",
-            info=None if server.finds_faces else "This server has no face detector.",
-        )
-        controls["min_face"] = gr.Number(16, precision=0, minimum=1, label="Narrowest face, pixels")
-        controls["fidelity"] = gr.Slider(
-            0, 1, 1, step=0.05, label="Fidelity", info="Below 1 for models on Qwen-Image alone."
-        )
-        controls["color_fix"] = gr.Dropdown(
-            [_FROM_MODEL, *get_args(ColorFix)], value=_FROM_MODEL, label="Colour fix"
-        )
-        if server.measures_angles:
-            controls["max_angle"] = gr.Number(
-                None,
-                minimum=1,
-                maximum=180,
-                label="Flag faces whose identity turns by more, degrees",
-            )
-            controls["leave_flagged"] = gr.Checkbox(False, label="Leave flagged faces as they were")
-        controls["format"] = gr.Dropdown(
-            [_FROM_FILE, *get_args(FileFormat)], value=_FROM_FILE, label="File"
-        )
-        controls["quality"] = gr.Slider(
-            1, 100, DEFAULT_QUALITY, step=1, label="Quality of JPEG and WebP"
-        )
-    return controls
+    """Lay out one control for each option of a request, by the option's name."""
+    hidden = {*_NOT_ON_PAGE}
+    if len(server.models) == 1:
+        hidden.add("model")
+    if not server.measures_angles:
+        hidden.update(_NEED_ANGLES)
+    fields = {field.name: field for field in fields_of(RequestOptions) if field.name not in hidden}
+    if "model" in fields:
+        fields["model"] = replace(fields["model"], choices=tuple(server.models))
+    main = {name: _control(fields.pop(name)) for name in _MAIN_OPTIONS if name in fields}
+    with gr.Accordion("More options", open=not server.finds_faces):
+        more = {name: _control(field) for name, field in fields.items()}
+    if not server.finds_faces:
+        more["aligned"].value = True
+        more["aligned"].info = "This server has no face detector."
+    return main | more
 
 
-class _Asking:
-    """Asks the endpoint for what the controls say."""
+def _control(field: ParamField) -> gr.components.Component:
+    """Make the control of an option from its schema: its first sentence is the label."""
+    label, _, more = field.description.removesuffix(".").partition(". ")
+    text: dict[str, Any] = {"label": label, "info": f"{more}." if more else None}
+    is_whole = field.type is int
+    if field.choices:
+        return gr.Dropdown([_DEFAULT, *field.choices], value=field.default or _DEFAULT, **text)
+    if field.type is bool:
+        return gr.Checkbox(field.default, **text)
+    if field.default is not None and field.low is not None and field.high is not None:
+        step = 1 if is_whole else _SLIDER_STEP
+        return gr.Slider(field.low, field.high, field.default, step=step, **text)
+    return gr.Number(
+        field.default,
+        precision=0 if is_whole else None,
+        minimum=field.low,
+        maximum=field.high,
+        **text,
+    )
+
+
+class _Client:
+    """Sends requests to the endpoint with the options of the controls."""
 
     def __init__(self, server: Server, names: Sequence[str]) -> None:
         self._server, self._names = server, names
 
-    async def answer(self, request: gr.Request, file: str | None, *values: Any) -> list[Any]:
-        """Restore a file; give the values of all outputs, in their order."""
+    async def restore(self, request: gr.Request, file: str | None, *values: Any) -> list[Any]:
+        """Restore a file; return the values of all outputs, in their order."""
         if file is None:
-            return page_results.nothing("Drop a photograph first.")
+            return page_results.message_only("Choose a photograph first.")
         options = {
             name: str(value)
             for name, value in zip(self._names, values, strict=True)
-            if value not in (None, _FROM_FILE, _FROM_MODEL)
+            if value not in (None, _DEFAULT)
         }
         data = Path(file).read_bytes()
         headers = {"content-type": "application/octet-stream", "accept": "application/json"}
@@ -210,7 +218,7 @@ class _Asking:
             answer = await client.post("/v1/restore", params=options, content=data, headers=headers)
         content = answer.json()
         if answer.is_error:
-            return page_results.nothing(
+            return page_results.message_only(
                 f"**Not restored:** {page_results.escaped(content['error']['message'])}"
             )
         return await asyncio.to_thread(page_results.values_for, Path(file), data, content)

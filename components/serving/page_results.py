@@ -1,6 +1,6 @@
 """What the page shows of an answer: the photograph and each face, before and after.
 
-The pictures lie in files that the page serves; which of them is shown, the visitor's browser knows.
+The pictures are files that the page serves; the visitor's browser knows which of them it shows.
 """
 
 from __future__ import annotations
@@ -20,16 +20,17 @@ from gradio.processing_utils import save_bytes_to_cache
 
 from components.images import Image
 from components.photographs import photograph
-from components.photographs.photograph import SUFFIXES, FileFormat, Photograph
+from components.photographs.options import FileFormat
+from components.photographs.photograph import SUFFIXES, Photograph
 
-_SHOWN_SIDE = 1600  # pixels of the longer side; the download has all of them
-_SHOWN_QUALITY = 92
-_AROUND_FACE = 0.35  # of its box, on each side
+_MAX_VIEW_SIDE = 1600  # pixels; only the download has the full size
+_VIEW_QUALITY = 92  # of WebP
+_FACE_MARGIN = 0.35  # on each side of a face, in sides of its box
 
 
 @dataclass(frozen=True)
 class View:
-    """What can be looked at: the whole photograph, or a face; both pictures have one size."""
+    """A pair of pictures to compare, of one size: the whole photograph, or one face."""
 
     caption: str
     before: Image
@@ -38,7 +39,7 @@ class View:
 
 
 class ResultPane:
-    """Where results are shown. What is picked from stays in the visitor's browser, hidden."""
+    """The part of the page that shows results. Hidden galleries keep all views in the browser."""
 
     def __init__(self) -> None:
         with gr.Column(visible=False, elem_id="result") as self.column:
@@ -51,7 +52,7 @@ class ResultPane:
             )
             self.download = gr.DownloadButton("Download", variant="primary", elem_id="download")
             self.faces = gr.Gallery(
-                label="Look closer at",
+                label="Choose a view",
                 height="auto",
                 buttons=[],
                 allow_preview=False,
@@ -59,7 +60,7 @@ class ResultPane:
                 elem_id="faces",
             )
             self.gate = gr.Image(
-                label="Gate: bright takes details, dark keeps structure",
+                label="Gate: bright parts take new details, dark parts keep the structure",
                 height=260,
                 interactive=False,
                 buttons=[],
@@ -67,31 +68,31 @@ class ResultPane:
                 elem_id="gate",
             )
             with gr.Accordion("Each face", open=False):
-                self.told = gr.Markdown(elem_id="each-face")
-            self.pickable = [gr.Gallery(visible=False) for _ in ("before", "after", "gate")]
+                self.each_face = gr.Markdown(elem_id="each-face")
+            self.views = [gr.Gallery(visible=False) for _ in ("before", "after", "gate")]
         self.components = [
-            *(self.column, self.slider, self.download, self.faces, self.gate, self.told),
-            *self.pickable,
+            *(self.column, self.slider, self.download, self.faces, self.gate, self.each_face),
+            *self.views,
         ]
 
 
-def nothing(said: str) -> list[Any]:
-    """Give the values of all outputs where there is nothing to show."""
+def message_only(message: str) -> list[Any]:
+    """Return the values of all outputs for a message without a result."""
     hidden = gr.Image(None, visible=False)
-    return [said, gr.Column(visible=False), None, None, None, hidden, None, *[None] * 3]
+    return [message, gr.Column(visible=False), None, None, None, hidden, None, *[None] * 3]
 
 
 def values_for(file: Path, data: bytes, content: Mapping[str, Any]) -> list[Any]:
-    """Give the values of all outputs for an answer of the endpoint."""
+    """Return the values of all outputs for an answer of the endpoint."""
     picture = base64.b64decode(content["picture"])
     kind: FileFormat = content["media_type"].removeprefix("image/")
     views = list(_views(photograph.read(data), photograph.read(picture), content))
     before, after = (
-        [_saved(getattr(view, side)) for view in views] for side in ("before", "after")
+        [_view_file(getattr(view, side)) for view in views] for side in ("before", "after")
     )
-    # A gallery holds no gaps: a face without a gate has its own picture there.
+    # A gallery has no empty places: a face without a gate has its own picture there.
     gates = [
-        one if view.gate is None else _cached(view.gate, "gate.png")
+        one if view.gate is None else _served_file(view.gate, "gate.png")
         for view, one in zip(views, before, strict=True)
     ]
     captions = [view.caption for view in views]
@@ -99,7 +100,7 @@ def values_for(file: Path, data: bytes, content: Mapping[str, Any]) -> list[Any]
         _headline(content),
         gr.Column(visible=True),
         (before[0], after[0]),
-        _cached(picture, f"{file.stem}-restored{SUFFIXES[kind]}"),
+        _served_file(picture, f"{file.stem}-restored{SUFFIXES[kind]}"),
         gr.Gallery(list(zip(after, captions, strict=True)), selected_index=0),
         gr.Image(None, visible=False),
         _each_face(content["record"]["faces"]),
@@ -108,22 +109,22 @@ def values_for(file: Path, data: bytes, content: Mapping[str, Any]) -> list[Any]
 
 
 def _views(before: Photograph, after: Photograph, content: Mapping[str, Any]) -> Iterator[View]:
-    """Cut out what can be looked at: all of it first, then each face."""
+    """Make the view of the whole photograph, then one of each face."""
     large = after.pixels
     height, width = large.shape[:2]
     small = _resized(before.pixels, width, height)
-    shrink = min(1.0, _SHOWN_SIDE / max(width, height))
+    shrink = min(1.0, _MAX_VIEW_SIDE / max(width, height))
     whole = round(width * shrink), round(height * shrink)
-    yield View("all", _resized(small, *whole), _resized(large, *whole))
+    yield View("whole picture", _resized(small, *whole), _resized(large, *whole))
     scale = width / before.pixels.shape[1]
     faces = zip(content["record"]["faces"], content["gates"], strict=True)
     for number, (face, gate) in enumerate(faces, start=1):
         left, top, right, bottom = face["box"]
-        around = _AROUND_FACE * max(right - left, bottom - top)
-        columns = _within(left - around, right + around, scale, width)
-        rows = _within(top - around, bottom + around, scale, height)
+        margin = _FACE_MARGIN * max(right - left, bottom - top)
+        columns = _within(left - margin, right + margin, scale, width)
+        rows = _within(top - margin, bottom + margin, scale, height)
         yield View(
-            f"face {number}" if face["restored"] else f"face {number}: left as it was",
+            f"face {number}" if face["restored"] else f"face {number}: not restored",
             small[rows, columns],
             large[rows, columns],
             None if gate is None else base64.b64decode(gate),
@@ -133,15 +134,15 @@ def _views(before: Photograph, after: Photograph, content: Mapping[str, Any]) ->
 def _headline(content: Mapping[str, Any]) -> str:
     record, model = content["record"], content["model"]
     seconds = sum(content["seconds"].values())
-    told = (
+    text = (
         f"**{record['num_restored']} of {len(record['faces'])} faces restored** by "
-        f"{escaped(model['name'])} at {record['model_size']} pixels a face, in {seconds:.1f} s"
+        f"{escaped(model['name'])} at {record['model_size']} pixels per face, in {seconds:.1f} s"
     )
-    return f"{told}\n\n{escaped(record['note'])}" if record["note"] else told
+    return f"{text}\n\n{escaped(record['note'])}" if record["note"] else text
 
 
 def _each_face(faces: Sequence[Mapping[str, Any]]) -> str:
-    """Say what became of each face, in a list."""
+    """List what was done to each face."""
     lines = []
     for number, face in enumerate(faces, start=1):
         facts = [] if face["width"] is None else [f"about {face['width']:.0f} pixels wide"]
@@ -149,15 +150,15 @@ def _each_face(faces: Sequence[Mapping[str, Any]]) -> str:
             flag = " **(flagged)**" if face["flagged"] else ""
             facts.append(f"identity turned by {face['angle']:.0f}°{flag}")
         if face["reason"]:
-            facts.append(f"left as it was: {escaped(face['reason'])}")
+            facts.append(f"not restored: {escaped(face['reason'])}")
         lines.append(f"- face {number}: {', '.join(facts)}")
     return "\n".join(lines)
 
 
-def picked(
+def show_view(
     chosen: gr.SelectData, before: Any, after: Any, gates: Any
 ) -> tuple[tuple[str, str], gr.Image]:
-    """Show what was picked in the slider, and its gate if it has one."""
+    """Show the chosen view in the slider, and its gate if it has one."""
     one, other, gate = (kind[chosen.index][0] for kind in (before, after, gates))
     return (one, other), gr.Image(gate, visible=gate != one)
 
@@ -174,16 +175,17 @@ def _resized(image: Image, width: int, height: int) -> Image:
     return np.asarray(cv2.resize(image, (width, height), interpolation=how), dtype=np.uint8)
 
 
-def _saved(image: Image) -> str:
-    encoded = photograph.encode(Photograph(image, "webp"), format="webp", quality=_SHOWN_QUALITY)
-    return _cached(encoded, "view.webp")
+def _view_file(image: Image) -> str:
+    """Write a picture that the page shows, and return its path."""
+    encoded = photograph.encode(Photograph(image, "webp"), format="webp", quality=_VIEW_QUALITY)
+    return _served_file(encoded, "view.webp")
 
 
-def _cached(data: bytes, name: str) -> str:
-    """Write a file where the page serves from."""
+def _served_file(data: bytes, name: str) -> str:
+    """Write a file into the folder that the page serves, and return its path."""
     return str(save_bytes_to_cache(data, name, os.environ["GRADIO_TEMP_DIR"]))
 
 
 def escaped(text: str) -> str:
-    """Keep Markdown from reading what came with a request, or from a server, as its own."""
+    """Escape text from a request or a server, so that Markdown shows it unchanged."""
     return re.sub(r"([\\`*_{}\[\]()<>#+!|~$-])", r"\\\1", text)

@@ -1,6 +1,6 @@
-"""Why a request is not answered, said in HTTP's terms, as a value that travels between processes.
+"""Why a request is refused, in HTTP's terms, as a value that is sent between processes.
 
-An exception would arrive wrapped in a trace of another machine, with its paths.
+An exception from another process would carry a trace with that machine's paths.
 """
 
 from dataclasses import dataclass
@@ -8,7 +8,7 @@ from dataclasses import dataclass
 
 @dataclass(frozen=True)
 class Refused:
-    """`message` is for whoever sent the request."""
+    """A refusal as a value; the client reads `message`."""
 
     status: int
     code: str
@@ -19,7 +19,7 @@ class Refused:
 
 
 class Refusal(Exception):  # noqa: N818 - it is an answer, not a fault
-    """Ends the handling of a request."""
+    """Ends the work on a request."""
 
     def __init__(self, status: int, code: str, message: str) -> None:
         super().__init__(message)
@@ -31,13 +31,13 @@ def too_late() -> Refused:
 
 
 def busy() -> Refused:
-    return Refused(429, "busy", "all places are taken: try again after a moment")
+    return Refused(429, "busy", "too many requests are waiting: try again in a moment")
 
 
 def not_ready(problem: str) -> Refused:
-    return Refused(503, "not_ready", f"there is no model to restore with: {problem}")
+    return Refused(503, "not_ready", f"no model is loaded: {problem}")
 
 
 def another_version() -> Refused:
-    """Say that faces were cut for, or restored by, a version that has gone: cut them anew."""
-    return Refused(409, "another_version", "the model has changed: ask again")
+    """Refuse faces that belong to a model version that was replaced: cut them again."""
+    return Refused(409, "another_version", "the model has changed: send the request again")

@@ -1,9 +1,9 @@
-"""What a request may ask for, and its body, which is bounded while it arrives."""
+"""What a request may ask for, and its body, whose size is limited while it arrives."""
 
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import Annotated, Any
+from typing import Any
 
 from pydantic import Field, ValidationError
 from starlette.datastructures import UploadFile
@@ -11,8 +11,7 @@ from starlette.exceptions import HTTPException
 from starlette.requests import Request
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
-from components.photographs.photograph import DEFAULT_QUALITY, FileFormat
-from components.photographs.restoration import RestoreOptions
+from components.photographs.options import FileOptions, RestoreOptions
 from components.serving.refusal import Refusal
 
 _MAX_FIELDS = 32
@@ -20,22 +19,27 @@ _MAX_FIELD_BYTES = 1024
 _FILE = "image"
 
 
-class RequestOptions(RestoreOptions):
-    """What a request may ask for, in its query or its form."""
+class RequestOptions(RestoreOptions, FileOptions):
+    """The options of a request, in its query or its form."""
 
-    model: str | None = None  # None: the first one of the server
-    format: FileFormat | None = None  # None: as it came
-    quality: Annotated[int, Field(ge=1, le=100)] = DEFAULT_QUALITY
-    timeout_s: Annotated[float, Field(gt=0)] | None = None  # None, or more: the server's own
+    model: str | None = Field(
+        None, description="Name of the model. By default, the first model of the server."
+    )
+    timeout_s: float | None = Field(
+        None,
+        gt=0,
+        description="Deadline of the request, in seconds. By default, and at most, the server's "
+        "own.",
+    )
 
     def restoring(self) -> RestoreOptions:
-        """Give the part that restoring is about."""
+        """Return the options of the restoration itself."""
         fields = self.model_dump(include=set(RestoreOptions.model_fields))
         return RestoreOptions.model_validate(fields)
 
 
 class BoundedBody:
-    """Ends the reading of a body that grows beyond a limit, whatever its headers promise."""
+    """Stops reading a body that grows above a limit, whatever its headers say."""
 
     def __init__(self, app: ASGIApp, *, max_bytes: int) -> None:
         self._app, self._max_bytes = app, max_bytes
@@ -59,7 +63,7 @@ class BoundedBody:
 
 
 async def read(request: Request) -> tuple[bytes, RequestOptions]:
-    """Read the picture and the options: the query's, and over them the form's.
+    """Read the picture and the options; an option in the form replaces the same one in the query.
 
     Raises: Refusal.
     """
@@ -83,7 +87,7 @@ async def read(request: Request) -> tuple[bytes, RequestOptions]:
 
 
 def options(asked: Mapping[str, Any]) -> RequestOptions:
-    """Check what was asked for. Raises: Refusal naming each field that is wrong."""
+    """Check the options of a request. Raises: Refusal naming each field that is wrong."""
     try:
         return RequestOptions.model_validate_strings(dict(asked))
     except ValidationError as error:
@@ -104,19 +108,20 @@ async def _form(request: Request) -> tuple[bytes, dict[str, str]]:
                 raise Refusal(400, "no_picture", f"the form has no file in '{_FILE}'")
             fields = {key: value for key, value in form.items() if isinstance(value, str)}
             return await file.read(), fields
-    except HTTPException as error:  # as Starlette says it inside an application
+    except HTTPException as error:  # what Starlette raises for a form inside an application
         raise Refusal(400, "bad_form", f"the form cannot be read: {error.detail}") from error
 
 
-def described() -> dict[str, Any]:
-    """Describe a request's options and body in OpenAPI's terms."""
+def openapi() -> dict[str, Any]:
+    """Return the OpenAPI description of a request's options and body."""
     binary = {"type": "string", "format": "binary"}
     fields = RequestOptions.model_json_schema()["properties"]
     form = {"type": "object", "required": [_FILE], "properties": {_FILE: binary, **fields}}
     pictures = {f"image/{kind}": {"schema": binary} for kind in ("jpeg", "png", "webp")}
     return {
         "parameters": [
-            {"name": name, "in": "query", "schema": schema} for name, schema in fields.items()
+            {"name": name, "in": "query", "description": schema["description"], "schema": schema}
+            for name, schema in fields.items()
         ],
         "requestBody": {
             "required": True,
@@ -124,8 +129,8 @@ def described() -> dict[str, Any]:
         },
         "responses": {
             "200": {
-                "description": "The restored picture, or with Accept: application/json what became "
-                "of each face beside it",
+                "description": "The restored picture; with Accept: application/json, the picture "
+                "and a record of each face",
                 "content": {**pictures, "application/json": {"schema": {"type": "object"}}},
             }
         },

@@ -1,4 +1,4 @@
-"""Build a table: find out what is there, have the missing shards made, write the manifest."""
+"""Build a table: find what is there, make the missing shards, write the manifest."""
 
 import logging
 from collections.abc import Mapping, Sequence
@@ -32,12 +32,12 @@ def build(
 ) -> Table:
     """Make the table `out`: shard i holds what `maker(**maker_args)(work[i])` returns, a `Made`.
 
-    The maker is constructed once a worker. Its result may depend on its arguments and the work item
-    alone: a shard is made by any worker, and again after a crash. A work item is light (a path, an
-    index), never rows. `inputs` names every input with its identity, and so decides `work`;
-    `module` is the stage's module, whose sources count. All of that is the table's identity: a
-    table of the same identity is returned as it is, and shards that an interrupted run has finished
-    are kept.
+    The maker is constructed once per worker. Its result must depend only on its arguments and the
+    work item: any worker may make a shard, and again after a crash. A work item is light (a path,
+    an index), never rows. `inputs` names every input with its fingerprint, and so decides `work`;
+    `module` is the stage's module, whose sources count. All of that is hashed to the table's
+    fingerprint. A table of the same fingerprint is returned as it is; finished shards of an
+    interrupted run are kept.
 
     Raises: ShardError if the maker raises; LockedError if another process makes the same table.
     """
@@ -48,27 +48,23 @@ def build(
         "inputs": dict(inputs),
         "sources": lineage.source_hashes(module),
     }
-    identity = lineage.identity(**made_from)
+    fingerprint = lineage.fingerprint(**made_from)
     if not work:
         raise ValueError(f"{stage} has nothing to make {out} from")
     with unfinished.lock(out):
-        if (table := _finished(out, identity)) is not None:
-            if len(table.shards) != len(work):
-                raise ValueError(
-                    f"{out} was made from {len(table.shards)} work items, now there are "
-                    f"{len(work)} under the same identity: the inputs of {stage} lack something"
-                )
+        if (table := _finished(out, fingerprint)) is not None:
+            _check_work(table, stage, len(work))
             unfinished.discard(out)
             log.info("%s: %s is up to date", stage, out)
             return table
-        partial = Unfinished.resume(out, identity, len(work), data_root())
+        partial = Unfinished.resume(out, fingerprint, len(work), data_root())
         manifest = _manifest_of_another_run(partial)
         if manifest is None:
             _make(partial, stage, work, maker, maker_args, compute)
             manifest = _manifest_of_another_run(partial)
         if manifest is None:
             contents = _contents(stage, _notes(partial, len(work)))
-            manifest = shards.json_bytes(made_from | {"identity": identity} | contents)
+            manifest = shards.json_bytes(made_from | {"fingerprint": fingerprint} | contents)
         partial.finish(out, MANIFEST, manifest)
     table = Table.open(out)
     log.info(
@@ -78,22 +74,31 @@ def build(
     return table
 
 
-def _finished(out: Path, identity: str) -> Table | None:
-    """Give the table if it needs no work. Raises: ValueError if `out` holds something else."""
+def _finished(out: Path, fingerprint: str) -> Table | None:
+    """Return the table if it is up to date. Raises: ValueError if `out` holds something else."""
     if not out.exists() or (out.is_dir() and not any(out.iterdir())):
         return None
     if not (out / MANIFEST).is_file():
-        raise ValueError(f"{out} is there and is no table: move it away, or write elsewhere")
+        raise ValueError(f"{out} exists and is not a table: move it away, or write elsewhere")
     try:
         table = Table.open(out)
     except (FileNotFoundError, ValueError) as error:
         log.warning("%s will be made again: %s", out, error)
         return None
-    return table if table.identity == identity else None
+    return table if table.fingerprint == fingerprint else None
+
+
+def _check_work(table: Table, stage: str, num_items: int) -> None:
+    if len(table.shards) != num_items:
+        raise ValueError(
+            f"{table.path} was made from {len(table.shards)} work items, now there are "
+            f"{num_items} under the same fingerprint: the inputs of {stage} do not determine its "
+            "work"
+        )
 
 
 def _manifest_of_another_run(partial: Unfinished) -> bytes | None:
-    """Give the manifest in the data root, if another run has made the whole table there."""
+    """Return the manifest in the data root, if another run has made the whole table there."""
     if partial.shared is None:
         return None
     try:
@@ -110,10 +115,10 @@ def _make(
     maker_args: Mapping[str, Any],
     compute: Compute,
 ) -> None:
-    """Make the shards that are not there."""
+    """Make the missing shards."""
     kept = partial.kept()
     if kept:
-        log.info("%s: going on, %d of %d shards are done", stage, len(kept), len(work))
+        log.info("%s: %d of %d shards are done, the rest follows", stage, len(kept), len(work))
     todo = {index: item for index, item in enumerate(work) if index not in kept}
     if todo:
         make_shards(partial, stage, todo, maker, maker_args, compute)
@@ -123,7 +128,7 @@ def _notes(partial: Unfinished, num_shards: int) -> list[Note]:
     kept = partial.kept()
     if gone := [index for index in range(num_shards) if index not in kept]:
         raise RuntimeError(
-            f"shard {gone[0]} of {partial.table.url} was made and is gone: run again"
+            f"shard {gone[0]} of {partial.table.url} was made and is missing now: run again"
         )
     return [kept[index] for index in range(num_shards)]
 
@@ -134,7 +139,7 @@ def _contents(stage: str, notes: Sequence[Note]) -> dict[str, Any]:
         if note.columns != columns:
             raise ValueError(
                 f"{stage}: {note.shard.file} has columns {note.columns}, "
-                f"{notes[0].shard.file} has {columns}: a maker gives every shard the same"
+                f"{notes[0].shard.file} has {columns}: every shard needs the same columns"
             )
     rejected = [rejection for note in notes for rejection in note.rejected]
     return {

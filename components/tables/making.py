@@ -1,4 +1,4 @@
-"""Make shards on the workers of a Ray cluster: one Ray Data job, one block a shard."""
+"""Make shards on the workers of a Ray cluster: one Ray Data job, one block per shard."""
 
 import logging
 import traceback
@@ -10,20 +10,21 @@ import numpy as np
 from components import cluster, logs
 from components.cluster import capacity
 from components.params import Compute
+from components.progress import Progress
 from components.tables.shards import Made
 from components.tables.unfinished import Unfinished
 
-# A shard that takes its worker down this often (a node lost, no memory) ends the stage: Ray itself
-# would try a poisonous one for ever.
+# When a shard's worker has died this often (a node lost, no memory), the stage ends: Ray itself
+# would try for ever.
 _MOST_TRIES = 5
 
 
 class ShardError(RuntimeError):
-    """A maker raised an exception; the message repeats it, a note shows where."""
+    """A maker raised an exception; the message repeats it, and a note has the traceback."""
 
 
 class ShardWriter:
-    """Ray Data actor: makes one shard a call and writes it; only its number leaves the worker."""
+    """A Ray Data actor that makes and writes one shard per call; only its number is sent back."""
 
     def __init__(
         self, partial: Unfinished, maker: bytes, cpus: float, place: cluster.Workplace
@@ -55,12 +56,14 @@ class ShardWriter:
             cluster.limit_threads(self.cpus)  # now for the libraries that the maker imported
             self.maker = maker(**arguments)
         if (tries := self.partial.count_try(index)) > _MOST_TRIES:
-            raise RuntimeError(f"its worker died {tries - 1} times, perhaps for want of memory")
+            raise RuntimeError(f"its worker died {tries - 1} times, perhaps because memory ran out")
         if self.partial.note(index) is not None:
             return  # made by a worker that died before it said so, or by another run
         made = self.maker(cloudpickle.loads(work))
         if not isinstance(made, Made):
-            raise TypeError(f"a maker returns Made, {type(self.maker).__name__} gave {type(made)}")
+            raise TypeError(
+                f"a maker returns Made; {type(self.maker).__name__} returned {type(made)}"
+            )
         self.partial.keep(index, made)
 
 
@@ -96,8 +99,8 @@ def make_shards(
             },
             batch_size=1,
             **capacity.options(compute),
-            # A fixed pool as large as the cluster hangs. A worker has its next shard waiting: with
-            # one at a time it idles a fifth of its time until the driver has noticed.
+            # A fixed pool as large as the cluster hangs. Each worker has a second shard waiting:
+            # without it, it idles a fifth of its time, until the driver notices that it is free.
             compute=ActorPoolStrategy(
                 min_size=1,
                 max_size=most,
@@ -105,13 +108,13 @@ def make_shards(
                 max_tasks_in_flight_per_actor=2,
             ),
         )
-        progress = logs.Progress(stage, "shards", len(work))
+        progress = Progress(stage, "shards", len(work))
         for row in done.iter_rows():
             if row["error"]:
                 failed = ShardError(f"{stage}, shard {row['index']}: {row['error']}")
                 failed.add_note(f"On the worker:\n{row['trace']}")
                 raise failed
-            if not logs.on_terminal():  # Ray Data's bars are there
+            if not logs.on_terminal():  # there, Ray Data draws bars
                 progress.advance()
 
 
@@ -129,7 +132,7 @@ def _configure_ray_data() -> None:
     context = DataContext.get_current()
     context.enable_progress_bars = bars
     context.print_on_execution_start = False
-    # More workers are wanted when all are busy, not only when each has a second shard waiting.
+    # The pool grows when all workers are busy, not only when each has a second shard waiting.
     context.autoscaling_config.actor_pool_util_upscaling_threshold = 1.0
     if not bars:  # it warns, once, that there are no bars
         disable_log_once_globally()  # type: ignore[no-untyped-call]

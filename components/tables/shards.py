@@ -1,6 +1,6 @@
-"""One shard of a table: rows as Parquet bytes that depend on nothing but the rows.
+"""One shard of a table: rows as Parquet bytes that depend only on the rows.
 
-Everything that touches a file of a table goes through this page and `unfinished.py`.
+Only this module and `unfinished.py` touch the files of a table.
 """
 
 import hashlib
@@ -22,7 +22,7 @@ Columns = list[dict[str, str]]  # name and Arrow type of each column, in order
 
 @dataclass(frozen=True)
 class Rejection:
-    """Something that could not be used (a picture, a face), and why."""
+    """A picture or face that could not be used, and why."""
 
     id: str
     reason: str
@@ -48,7 +48,7 @@ class Shard:
 
 @dataclass(frozen=True)
 class Note:
-    """What the manifest will say about a shard; written after it: a shard with a note is whole."""
+    """What the manifest will say about a shard; written after the shard, when that is complete."""
 
     shard: Shard
     columns: Columns
@@ -72,16 +72,16 @@ def shard_file(index: int) -> str:
 
 
 def encode(file: str, made: Made) -> tuple[bytes, Note]:
-    """Turn rows into Parquet bytes: equal rows give equal bytes, however they were put together."""
+    """Encode rows as Parquet: equal rows give equal bytes, however they were put together."""
     rows = made.rows.replace_schema_metadata(None).combine_chunks()
     sink = pa.BufferOutputStream()
     pq.write_table(
         rows,
         sink,
-        row_group_size=max(rows.num_rows, 1),  # a shard is read whole: one group, few seeks
+        row_group_size=max(rows.num_rows, 1),  # a shard is read as a whole: one group, few seeks
         compression="zstd",
         compression_level=1,
-        # Pictures and tensors neither repeat nor sort.
+        # Pictures and tensors do not repeat, and nobody searches by them.
         use_dictionary=False,
         write_statistics=False,
     )
@@ -120,13 +120,13 @@ def sha256_of(place: Storage, file: str) -> str:
 
 
 def json_bytes(value: Mapping[str, Any]) -> bytes:
-    """Readable JSON with one form only: sorted keys, two spaces, a line end."""
+    """Encode readable JSON in only one form: sorted keys, two spaces, a line end."""
     text = json.dumps(value, sort_keys=True, indent=2, ensure_ascii=False, allow_nan=False)
     return f"{text}\n".encode()
 
 
 def tensor_column(array: np.ndarray) -> pa.Array:
-    """Make a column of (B, ...) float16: one tensor of fixed shape a row.
+    """Make a column of (B, ...) float16: one tensor of fixed shape per row.
 
     Raises: ValueError for another dtype: rounding is the maker's decision.
     """
@@ -134,20 +134,10 @@ def tensor_column(array: np.ndarray) -> pa.Array:
         raise ValueError(f"a tensor column holds float16, got {array.dtype}: round it first")
     if array.ndim < 2 or 0 in array.shape[1:]:
         raise ValueError(f"a tensor column needs (rows, ...), got shape {array.shape}")
-    # `from_numpy_ndarray` refuses zero rows, and notes a permutation that Arrow cannot rebuild.
+    # `from_numpy_ndarray` refuses zero rows, and stores a permutation that Arrow cannot read back.
     column_type = pa.fixed_shape_tensor(pa.float16(), array.shape[1:])
     values = pa.array(np.ascontiguousarray(array).reshape(-1))
     width = int(np.prod(array.shape[1:]))
     return pa.ExtensionArray.from_storage(
         column_type, pa.FixedSizeListArray.from_arrays(values, width)
     )
-
-
-def tensor_values(column: pa.Array | pa.ChunkedArray) -> np.ndarray:
-    """Give a tensor column as a (B, ...) array; read-only, without a copy where possible."""
-    if isinstance(column, pa.ChunkedArray):
-        column = column.combine_chunks()
-    if not isinstance(column.type, pa.FixedShapeTensorType):
-        raise ValueError(f"not a tensor column: {column.type}")
-    values: np.ndarray = column.storage.flatten().to_numpy(zero_copy_only=True)
-    return values.reshape(len(column), *column.type.shape)

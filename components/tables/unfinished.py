@@ -1,20 +1,20 @@
-"""What waits beside a table until it is whole: finished shards, their notes, and who is writing.
+"""What lies beside a table until it is complete: finished shards, their notes, and the lock.
 
-    data/faces.partial.lock               held by the one process that may write data/faces
-    data/faces.partial/IDENTITY-10/table  what will be renamed to data/faces
-    data/faces.partial/IDENTITY-10/notes  one note a finished shard
-    data/faces.partial/IDENTITY-10/open   files being written
+    data/faces.partial.lock               held by the only process that may write data/faces
+    data/faces.partial/FINGERPRINT-10/table  what will be renamed to data/faces
+    data/faces.partial/FINGERPRINT-10/notes  one note per finished shard
+    data/faces.partial/FINGERPRINT-10/open   files being written
 
-DVC empties a stage's output before the stage runs, never this folder, so a rerun goes on here.
-The identity is part of the path: a worker that outlives its stage cannot write into the table of
-another identity, and after the rename it finds no folder at all.
+DVC empties a stage's output before the stage runs, but not this folder: a rerun continues here.
+The fingerprint is part of the path: a worker that outlives its stage cannot write into the table of
+another fingerprint, and after the rename it finds no folder at all.
 
-With a data root (`components.storage`) shards and notes go there, and data/faces gets the manifest:
+With a data root (`components.storage`), shards and notes lie there, data/faces has the manifest:
 
-    ROOT/tables/IDENTITY                  the shards; the manifest last
-    ROOT/tables/IDENTITY.partial          notes, until the manifest is there
+    ROOT/tables/FINGERPRINT                  the shards; the manifest last
+    ROOT/tables/FINGERPRINT.partial          notes, until the manifest is there
 
-Two runs that make the same table write the same bytes there, so neither has to wait.
+Two runs that make the same table write the same bytes there, so neither waits for the other.
 """
 
 import contextlib
@@ -36,7 +36,7 @@ from components.tables import shards
 from components.tables.shards import Made, Note
 
 _DOOMED = ".discarded-"
-_REQUESTS_AT_ONCE = 16  # to S3: an answer takes long, not work
+_REQUESTS_AT_ONCE = 16  # to S3: they wait more than they work
 
 
 class LockedError(RuntimeError):
@@ -45,9 +45,9 @@ class LockedError(RuntimeError):
 
 @contextlib.contextmanager
 def lock(out: Path) -> Iterator[None]:
-    """Be the only writer of `out`; the kernel releases the lock when the process dies.
+    """Hold the lock on `out` in the block, as its only writer; it ends with the process.
 
-    Raises: LockedError, at once, naming the process that holds it.
+    Raises: LockedError at once, naming the process that holds the lock.
     """
     out.parent.mkdir(parents=True, exist_ok=True)
     file = out.with_name(f"{out.name}.partial.lock")
@@ -87,25 +87,27 @@ def _held_by(owner: bytes, out: Path) -> str:
         found = json.loads(owner)
         who = f"process {found['pid']} on {found['host']} (since {found['since']})"
         hint = f"wait until it has finished, or end it with 'kill {found['pid']}' and run again"
-    except (ValueError, KeyError):  # it has the lock, and has not yet said who it is
+    except (ValueError, KeyError):  # it has the lock, but has not yet written who it is
         who, hint = "another process", "wait until it has finished"
     return f"{out} is being written by {who}: {hint}"
 
 
 @dataclass(frozen=True)
 class Unfinished:
-    """One table being made; light, so that it travels to the workers."""
+    """One table being made; light enough to be sent to workers."""
 
-    folder: Path  # OUT.partial/IDENTITY-SHARDS
-    run: str  # tries are counted a run
-    shared: Storage | None = None  # ROOT/tables/IDENTITY
+    folder: Path  # OUT.partial/FINGERPRINT-SHARDS
+    run: str  # tries are counted per run
+    shared: Storage | None = None  # ROOT/tables/FINGERPRINT
 
     @classmethod
-    def resume(cls, out: Path, identity: str, num_shards: int, root: Storage | None = None) -> Self:
-        """Go on with the shards of this identity; those of any other are discarded."""
+    def resume(
+        cls, out: Path, fingerprint: str, num_shards: int, root: Storage | None = None
+    ) -> Self:
+        """Open the unfinished table of this fingerprint; those of any other are discarded."""
         beside = _root(out)
-        shared = None if root is None else root / "tables" / identity
-        found = cls(beside / f"{identity}-{num_shards}", uuid.uuid4().hex, shared)
+        shared = None if root is None else root / "tables" / fingerprint
+        found = cls(beside / f"{fingerprint}-{num_shards}", uuid.uuid4().hex, shared)
         if beside.is_dir():
             _empty(beside, keep=found.folder)
         for name in ("table", "notes", "open"):
@@ -116,7 +118,7 @@ class Unfinished:
 
     @property
     def table(self) -> Storage:
-        """Where the shards go."""
+        """Return where the shards are written."""
         return self.shared or self._local("table")
 
     @property
@@ -132,7 +134,7 @@ class Unfinished:
         return local_folder(self.folder / name, self.folder / "open")
 
     def count_try(self, index: int) -> int:
-        """Count how often this run has begun to make a shard."""
+        """Return how often this run has begun to make a shard, this time included."""
         file, counts = f"{shards.shard_file(index)}.tries-{self.run}", self._beside("open")
         try:
             tries = int(counts.read(file)) + 1
@@ -150,7 +152,7 @@ class Unfinished:
         return note
 
     def note(self, index: int) -> Note | None:
-        """Give the note of a shard if the shard is whole."""
+        """Read the note of a shard if the shard is complete."""
         try:
             note = Note.loads(self.notes.read(_note_file(index)))
         except FileNotFoundError:
@@ -158,7 +160,7 @@ class Unfinished:
         return note if self.table.size(note.shard.file) == note.shard.bytes else None
 
     def kept(self) -> dict[int, Note]:
-        """Give the notes of all shards that are whole, by their number."""
+        """Read the notes of all complete shards, by their number."""
         names = {_note_file(index): index for index in range(self._num_shards)}
         there = [names[name] for name in self.notes.sizes() if name in names]
         with ThreadPoolExecutor(_REQUESTS_AT_ONCE) as pool:
@@ -170,7 +172,7 @@ class Unfinished:
         return int(self.folder.name.rpartition("-")[2])
 
     def finish(self, out: Path, manifest_file: str, manifest: bytes) -> None:
-        """Rename the table to `out`, in place of an older one, and forget the rest."""
+        """Rename the table to `out`, which replaces an older one, and delete the rest."""
         if self.shared is not None:
             self.shared.write(manifest_file, manifest)
             replace(self.shared, url=f"{self.shared.url}.partial").delete_all()
@@ -187,7 +189,7 @@ def _note_file(index: int) -> str:
 
 
 def discard(out: Path) -> None:
-    """Forget whatever waits beside `out`."""
+    """Delete the unfinished tables beside `out`."""
     root = _root(out)
     if root.is_dir():
         _empty(root)

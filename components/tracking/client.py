@@ -1,7 +1,7 @@
-"""The connection to MLflow: which server, with which timeouts, and no password in an address.
+"""The connection to MLflow: the server, the timeouts, and no password in an address.
 
-`MLFLOW_TRACKING_URI` says where; without it, `mlflow.db` and `mlartifacts/` in the working
-directory.
+`MLFLOW_TRACKING_URI` names the server; without it, MLflow writes `mlflow.db` and `mlartifacts/` in
+the working directory.
 """
 
 import logging
@@ -17,13 +17,14 @@ if TYPE_CHECKING:
 
 URI_VARIABLE = "MLFLOW_TRACKING_URI"
 _QUIET = ("alembic", "mlflow")
-_TIMEOUT_S, _UPLOAD_TIMEOUT_S = 10, 300  # the server answers an upload when its storage has all
+_TIMEOUT_S, _UPLOAD_TIMEOUT_S = 10, 300  # the server answers an upload when all of it is stored
 
 
 def uri() -> str | None:
-    """Give `MLFLOW_TRACKING_URI`.
+    """Return `MLFLOW_TRACKING_URI`.
 
-    Raises: ValueError, without its value, if it has a password in it: it is written into logs.
+    Raises: ValueError if it has a password in it, since it is written into logs; the message does
+        not repeat it.
     """
     given = os.environ.get(URI_VARIABLE)
     if not given:
@@ -32,25 +33,25 @@ def uri() -> str | None:
         parts = urlsplit(given)
     except ValueError:
         raise ValueError(
-            f"{URI_VARIABLE} is no URL: give http://HOST:PORT of an MLflow server"
+            f"{URI_VARIABLE} is not a URL: give http://HOST:PORT of an MLflow server"
         ) from None
     is_web = parts.scheme in ("http", "https")
     if parts.password or (is_web and "@" in parts.netloc) or "password=" in parts.query:
         raise ValueError(
-            f"{URI_VARIABLE} has a user name or password in it, and is written into logs: take it "
-            "out, and set MLFLOW_TRACKING_USERNAME and MLFLOW_TRACKING_PASSWORD or write "
+            f"{URI_VARIABLE} has a user name or password in it, but is written into logs: remove "
+            "it, and set MLFLOW_TRACKING_USERNAME and MLFLOW_TRACKING_PASSWORD or write "
             "~/.mlflow/credentials"
         )
     return given
 
 
 def open_client() -> "MlflowClient":
-    """Give MLflow's client; `outages.Server` repeats its calls. Raises: ValueError as `uri`."""
+    """Make MLflow's client; `outages.Server` repeats its calls. Raises: ValueError as `uri`."""
     given = uri()
     os.environ.setdefault("MLFLOW_DISABLE_TELEMETRY", "1")
     os.environ.setdefault("MLFLOW_SUPPRESS_PRINTING_URL_TO_STDOUT", "1")
-    os.environ.setdefault("MLFLOW_ENABLE_ARTIFACTS_PROGRESS_BAR", "false")  # one a file
-    # MLflow would wait for minutes, and send again what the server has perhaps written.
+    os.environ.setdefault("MLFLOW_ENABLE_ARTIFACTS_PROGRESS_BAR", "false")  # a bar per file
+    # MLflow would wait for minutes, and repeat requests that the server may have carried out.
     os.environ["MLFLOW_HTTP_REQUEST_MAX_RETRIES"] = "0"
     os.environ.setdefault("MLFLOW_HTTP_REQUEST_TIMEOUT", str(_TIMEOUT_S))
     for name in _QUIET:
@@ -59,13 +60,13 @@ def open_client() -> "MlflowClient":
 
     for name in _QUIET:  # importing mlflow sets the level of its own logger
         logging.getLogger(name).setLevel(logging.WARNING)
-    # Absolute: MLflow keeps one connection a name, wherever the process has gone since.
+    # Absolute: MLflow keeps one connection per name, even after the process changes its folder.
     return MlflowClient(given or f"sqlite:///{Path('mlflow.db').absolute()}")
 
 
 @contextmanager
 def time_to_transfer() -> Iterator[None]:
-    """Let the server take longer for its answer: it comes when the last byte is stored."""
+    """Raise the timeout in the block: the server answers when the last byte is stored."""
     before = os.environ["MLFLOW_HTTP_REQUEST_TIMEOUT"]
     os.environ["MLFLOW_HTTP_REQUEST_TIMEOUT"] = str(max(int(before), _UPLOAD_TIMEOUT_S))
     try:

@@ -1,7 +1,7 @@
-"""An MLflow server that is away for a while: which errors say so, and how long to wait for it.
+"""When an MLflow server is away for a while: which errors mean that, and how long to wait.
 
-What a server refuses, it refuses again, and the error is raised at once. What fails on the way, or
-in the server (5xx), is tried again until the server has been away for longer than a limit.
+A request that the server refuses would be refused again: the error is raised at once. A request
+that fails on the way or in the server (5xx) is repeated until the server has been away too long.
 """
 
 import logging
@@ -11,7 +11,7 @@ from typing import TypeVar
 
 log = logging.getLogger(__name__)
 
-LIMIT_S = 600.0  # a server that is away for longer is away for good
+LIMIT_S = 600.0  # after that, the server counts as gone
 _RETRY_EVERY_S = 3.0
 _UNAUTHORIZED = (401, 403)
 _BUSY = (408, 429)
@@ -20,27 +20,27 @@ Answer = TypeVar("Answer")
 
 
 class TrackingError(RuntimeError):
-    """MLflow cannot be used; the message, one line, says which server and why."""
+    """MLflow cannot be used; the message says in one line which server and why."""
 
 
 class AwayError(TrackingError):
-    """The server did not answer: worth another try."""
+    """The server did not answer: another attempt may succeed."""
 
 
 class Server:
-    """The calls to one MLflow, and since when it has not answered.
+    """Calls to one MLflow, and the time since it stopped answering.
 
     A file on this machine is never away: its errors are raised as they are.
     """
 
     def __init__(self, uri: str) -> None:
-        """Call nothing yet; `uri` must have no password in it, it is written into messages."""
+        """Keep the address, which must have no password in it: messages repeat it."""
         self._uri = uri
         self._away_since: float | None = None
         self._next_attempt = 0.0
 
     def insist(self, call: Callable[[], Answer], limit_s: float | None = None) -> Answer:
-        """Call until there is an answer; `call` must be one that may be repeated.
+        """Run `call` until the server answers; it must be safe to repeat.
 
         Raises: TrackingError if the server refuses, or is away for longer than `limit_s` (seconds,
             `LIMIT_S` unless given).
@@ -52,7 +52,7 @@ class Server:
                 time.sleep(_RETRY_EVERY_S)
 
     def attempt(self, call: Callable[[], object]) -> bool:
-        """Call unless the server was away a moment ago; tell whether it answered.
+        """Run `call` unless the server was away a moment ago; return whether it answered.
 
         Raises: TrackingError as `insist` does.
         """
@@ -82,13 +82,13 @@ class Server:
         return answer
 
     def _judge(self, error: Exception, started: float, limit_s: float) -> None:
-        """Raise what the error means, if that is more than it says."""
+        """Raise a clearer error, if the server was away or let nobody in."""
         if not self._uri.startswith(("http://", "https://")):
             return
         status = _status(error)
         if status in _UNAUTHORIZED:
             raise TrackingError(
-                f"MLflow at {self._uri} does not let this user in ({status}): set "
+                f"MLflow at {self._uri} refuses this user ({status}): set "
                 "MLFLOW_TRACKING_USERNAME and MLFLOW_TRACKING_PASSWORD, or MLFLOW_TRACKING_TOKEN, "
                 "or write ~/.mlflow/credentials"
             ) from error
@@ -105,7 +105,7 @@ class Server:
 
 
 def _status(error: Exception) -> int:
-    """Give the HTTP status; 500 where there was no answer, as MLflow does."""
+    """Return the HTTP status; 500 if there was no answer, as MLflow does."""
     response = getattr(error, "response", None)
     if response is not None:
         return int(response.status_code)
@@ -114,7 +114,7 @@ def _status(error: Exception) -> int:
 
 
 def _innermost(error: BaseException) -> str:
-    """Give the first line of what went wrong first: `[Errno 111] Connection refused`."""
+    """Return the first line of the first cause: `[Errno 111] Connection refused`."""
     while (inner := error.__cause__ or error.__context__) is not None:
         error = inner
     return (str(error).strip() or type(error).__name__).splitlines()[0][:200]

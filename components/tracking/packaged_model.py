@@ -1,7 +1,7 @@
-"""A registered restorer as `mlflow.pyfunc.load_model` gets it: this file is the model.
+"""A registered restorer for `mlflow.pyfunc.load_model`: this file is the model.
 
 MLflow runs it where it lies in a model version, beside the trained folder's files; `needs/` holds
-what those name by hash. Weights are safetensors, and nothing is unpickled.
+what those name by hash. Weights are safetensors; nothing is unpickled.
 """
 
 import hashlib
@@ -12,31 +12,31 @@ import mlflow
 from mlflow.pyfunc.model import PythonModel
 
 if TYPE_CHECKING:
-    from components.restorer import Restorer
+    from components.restorers.hdrface import HDRFace
 
 _FOLDER = Path(__file__).parent
 
 
-class FaceRestorer(PythonModel):
+class PackagedModel(PythonModel):
     """Restore pictures of aligned faces."""
 
-    restorer: "Restorer"
+    restorer: "HDRFace"
 
     def load_context(self, context: Any) -> None:  # noqa: ARG002 - the files lie beside this one
         """Load the trained folder, on a GPU if there is one."""
         import torch
 
-        from components.restorer import Restorer
+        from components.restorers.folder import load_restorer
 
         self.device = "cuda" if torch.cuda.is_available() else "cpu"
         hints = sorted((_FOLDER / "needs").iterdir())
-        self.restorer = Restorer.load(_FOLDER, hints).to(self.device)
+        self.restorer = load_restorer(_FOLDER, hints).to(self.device)
 
-    # MLflow takes the signature of the model from these two types.
+    # MLflow reads the signature of the model from these two types.
     def predict(self, model_input: list[bytes]) -> list[bytes]:  # type: ignore[override]
-        """Give a PNG of the model's size for each encoded square picture of an aligned face.
+        """Restore each encoded square picture of an aligned face, to a PNG of the model's size.
 
-        The same bytes give the same bytes back, whatever else is asked for: the noise is keyed by
+        The same bytes always give the same bytes back, alone or with others: the noise is keyed by
         the picture's hash, and each face is a batch of its own.
 
         Raises: ImageError if a picture cannot be decoded, ValueError if it is not square.
@@ -53,4 +53,4 @@ class FaceRestorer(PythonModel):
         return images.encode_png(images.from_tensor(restored.restored_B3HW)[0])
 
 
-mlflow.models.set_model(FaceRestorer())
+mlflow.models.set_model(PackagedModel())

@@ -1,8 +1,8 @@
-"""MLflow's model registry: trained folders as model versions, and which of them is the champion.
+"""MLflow's model registry: trained folders as model versions, one of which is the champion.
 
-A version lies where its training has stored it, in the artifact `model` of the run: see
-`components.tracking.package`. `@champion` is moved by one call, so that there always is one.
-The champions before it are listed in a tag of the registered model.
+A version lies where its training stored it, in the artifact `model` of the run: see
+`components.tracking.package`. One call moves `@champion`, so there is always one. A tag of the
+registered model lists the champions before it.
 """
 
 import json
@@ -14,24 +14,25 @@ from functools import partial
 from pathlib import Path, PurePosixPath
 from typing import TYPE_CHECKING, Any, TypeVar
 
+from components.files import write_json
 from components.tracking import client, package
 from components.tracking.outages import LIMIT_S, Server
 from components.tracking.package import LINEAGE, NEEDS, Closure
 from components.tracking.runs import MODEL_PATH
-from components.weights.manifest import DESCRIPTIONS, RESTORER, Description, write_json
+from components.weights.manifest import DESCRIPTIONS, RESTORER, Description
 from components.weights.store import bring, stores
 
 if TYPE_CHECKING:
     from mlflow.entities.model_registry import ModelVersion, RegisteredModel
 
 CHAMPION, CHALLENGER = "champion", "challenger"  # aliases
-IDENTITY_TAG = "hdrface.identity"  # of a version: its trained folder's
+FINGERPRINT_TAG = "hdrface.fingerprint"  # of a version: its trained folder's
 REASON_TAG = "hdrface.reason"  # why it is the champion, or not
-DECIDED_TAG = "hdrface.decided"  # hash of what the stage `register` decided by
-REPLACED_TAG = "hdrface.replaced_by_hand"  # "true": only a hand makes it the champion again
-CHAMPIONS_TAG = "hdrface.champions"  # of the registered model: versions, the present one last
+DECIDED_TAG = "hdrface.decided"  # hash of what the decision of the stage `register` was based on
+REPLACED_TAG = "hdrface.replaced_by_hand"  # "true": only a manual promote makes it champion again
+CHAMPIONS_TAG = "hdrface.champions"  # of the registered model: versions, the current one last
 SCORES = "scores.json"
-_ASKING_LIMIT_S = 8.0  # nothing is lost: better an error at once
+_ASKING_LIMIT_S = 8.0  # nothing is lost: an early error is better
 _REFERENCE = re.compile(r"(?:models:/)?(?P<name>[^/@:]+)(?:/(?P<version>\d+)|@(?P<alias>[\w-]+))")
 
 Answer = TypeVar("Answer")
@@ -53,28 +54,28 @@ class Registry:
     """
 
     def __init__(self, name: str) -> None:
-        """Ask nothing yet. Raises: ValueError if `MLFLOW_TRACKING_URI` has a password in it."""
+        """Open a client. Raises: ValueError if `MLFLOW_TRACKING_URI` has a password in it."""
         self.name = name
         self._client = client.open_client()
         self.uri = self._client.tracking_uri
         self._server = Server(self.uri)
 
-    def version_of(self, identity: str) -> "ModelVersion | None":
+    def version_of(self, fingerprint: str) -> "ModelVersion | None":
         """Find the version of a trained folder."""
-        return self._ask(lambda: self._version_of(identity))
+        return self._ask(lambda: self._version_of(fingerprint))
 
     def register(
         self, closure: Closure, run_id: str, *, story: Mapping[str, Any], tags: Mapping[str, str]
     ) -> "ModelVersion":
-        """Make a trained folder a version, once, however often it is called.
+        """Make a trained folder a version; calling it again makes no second one.
 
-        Of the folder and what it names, what the run has already is not stored again.
+        Files of the folder, and of what it names, that the run has already are not stored again.
 
         Args:
             closure: the trained folder and all that it names, verified.
             run_id: of its training.
             story: becomes `lineage.json`.
-            tags: of the version, beside its identity.
+            tags: of the version, beside its fingerprint.
 
         Raises: ValueError if the run holds another model.
         """
@@ -89,33 +90,33 @@ class Registry:
             files = Path(folder) / "package"
             package.write(files, story)
             self._transfer(partial(self._client.log_artifacts, run_id, str(files), MODEL_PATH))
-        return self._create(trained.identity, run_id, tags)
+        return self._create(trained.fingerprint, run_id, tags)
 
     def keep_scores(self, version: "ModelVersion", scores: Mapping[str, Any]) -> None:
         """Store the scores of every test face with a version; they replace older ones."""
         with tempfile.TemporaryDirectory() as folder:
             file = Path(folder) / SCORES
-            write_json(file, scores)
+            write_json(file, scores, sort_keys=True)
             self._transfer(
                 partial(self._client.log_artifact, version.run_id, str(file), MODEL_PATH)
             )
 
     def scores(self, version: "ModelVersion") -> dict[str, Any] | None:
-        """Give the scores that were kept with a version, if there are any."""
+        """Read the scores that were stored with a version, if there are any."""
         return self._document(version.run_id, SCORES)
 
     def story(self, version: "ModelVersion") -> dict[str, Any] | None:
-        """Give the lineage that a version was registered with, if it has one."""
+        """Read the lineage of a version, if it has one."""
         return self._document(version.run_id, LINEAGE)
 
     def champions(self) -> Champions:
-        """Tell the champion, the challenger and the champions before."""
+        """Return the champion, the challenger and the earlier champions."""
         model = self._model()
         if model is None:
             return Champions(None, None, ())
         aliases = {alias: str(number) for alias, number in model.aliases.items()}
         now, listed = aliases.get(CHAMPION), model.tags.get(CHAMPIONS_TAG, "").split()
-        # The list is written before the alias: after a kill its end may never have been champion.
+        # The list is written before the alias: after a kill, its end may never have been champion.
         while now in listed and listed[-1] != now:
             listed.pop()
         # A champion that was made in MLflow's own page is not in the list.
@@ -123,7 +124,7 @@ class Registry:
         return Champions(now, aliases.get(CHALLENGER), tuple(before))
 
     def version_at(self, alias: str) -> "ModelVersion":
-        """Give the version with an alias. Raises: ValueError saying which aliases there are."""
+        """Find the version with an alias. Raises: ValueError that lists the known aliases."""
         model = self._model()
         if model is None or alias not in model.aliases:
             known = ", ".join(f"@{name}" for name in sorted(model.aliases)) if model else ""
@@ -134,14 +135,14 @@ class Registry:
         return self.version(str(model.aliases[alias]))
 
     def version(self, number: str) -> "ModelVersion":
-        """Give a version by its number. Raises: ValueError if it is not registered."""
+        """Find a version by its number. Raises: ValueError if it is not registered."""
         found = self._found(lambda: self._client.get_model_version(self.name, number))
         if found is None:
             raise ValueError(f"{self.name} has no version {number} at {self.uri}: {self._remedy}")
         return found
 
     def crown(self, number: str) -> None:
-        """Make a version the champion; the one before is noted first."""
+        """Make a version the champion; the list of champions is written first."""
         champions = self.champions()
         if champions.now != number:
             before = [*champions.before, *([champions.now] if champions.now else [])]
@@ -151,7 +152,7 @@ class Registry:
             self._ask(lambda: self._client.delete_registered_model_alias(self.name, CHALLENGER))
 
     def uncrown(self) -> str:
-        """Make the champion before the present one champion again, and give its number.
+        """Make the previous champion the champion again; return its number.
 
         Raises: ValueError if there was none, or it is no longer registered.
         """
@@ -162,7 +163,7 @@ class Registry:
                 f"make another one with 'hdrface promote {self.name}/VERSION'"
             )
         before = champions.before[-1]
-        self.version(before)  # raises: MLflow's own words would name no remedy
+        self.version(before)  # raises: MLflow's own message names no remedy
         self._point(CHAMPION, before)
         self._note_champions(champions.before)
         return before
@@ -172,26 +173,26 @@ class Registry:
         self._point(CHALLENGER, number)
 
     def tag(self, number: str, tags: Mapping[str, str]) -> None:
-        """Write tags of a version, one after the other."""
+        """Write tags of a version."""
         for key, value in tags.items():
             self._ask(partial(self._client.set_model_version_tag, self.name, number, key, value))
 
     def fetch(self, version: "ModelVersion") -> Path:
-        """Bring a version into this machine's store, and give its folder there to `Restorer.load`.
+        """Fetch a version into this machine's store; return its folder there, for `load_restorer`.
 
-        What the store has already is not downloaded. No code of the version is run.
+        What the store has already is not downloaded. No code of the version runs.
 
         Raises: FileNotFoundError or ValueError naming a missing or damaged file.
         """
-        identity = version.tags.get(IDENTITY_TAG)
+        fingerprint = version.tags.get(FINGERPRINT_TAG)
         run_id = version.run_id
-        if identity is None or not run_id:
+        if fingerprint is None or not run_id:
             raise ValueError(
                 f"version {version.version} of {self.name} was not registered by this project: "
                 "name one that the stage 'register' made"
             )
         store = stores()[0]
-        place = store / identity
+        place = store / fingerprint
         if (place / RESTORER).is_file():  # entered as a whole, after all that it names
             return place
         store.mkdir(parents=True, exist_ok=True)
@@ -212,35 +213,35 @@ class Registry:
     @property
     def _remedy(self) -> str:
         return (
-            "look what is registered there with 'make mlflow', run 'dvc repro register', or set "
+            "list what is registered there with 'make mlflow', run 'dvc repro register', or set "
             f"{client.URI_VARIABLE} to the server that has it"
         )
 
     def _check_run(self, trained: Description, run_id: str) -> None:
         stored = self._document(run_id, RESTORER)
-        if stored is not None and stored["identity"] != trained.identity:
+        if stored is not None and stored["fingerprint"] != trained.fingerprint:
             folder = trained.file.parent
             raise ValueError(
-                f"the MLflow run {run_id} holds the model {stored['identity']}, {folder} is "
-                f"{trained.identity}: run 'dvc repro --force train@{folder.name}'"
+                f"the MLflow run {run_id} holds the model {stored['fingerprint']}, {folder} is "
+                f"{trained.fingerprint}: run 'dvc repro --force train@{folder.name}'"
             )
 
-    def _create(self, identity: str, run_id: str, tags: Mapping[str, str]) -> "ModelVersion":
+    def _create(self, fingerprint: str, run_id: str, tags: Mapping[str, str]) -> "ModelVersion":
         if self._model() is None:
             self._ask(lambda: self._client.create_registered_model(self.name))
         source = f"{self._ask(lambda: self._client.get_run(run_id)).info.artifact_uri}/{MODEL_PATH}"
-        given = {IDENTITY_TAG: identity, **tags}
+        given = {FINGERPRINT_TAG: fingerprint, **tags}
 
         def found_or_created() -> "ModelVersion":
-            # Perhaps only the answer to the last attempt was lost.
-            return self._version_of(identity) or self._client.create_model_version(
+            # Perhaps the last attempt succeeded, and only its answer was lost.
+            return self._version_of(fingerprint) or self._client.create_model_version(
                 self.name, source, run_id, tags=given
             )
 
         return self._ask(found_or_created)
 
-    def _version_of(self, identity: str) -> "ModelVersion | None":
-        wanted = f"name = '{self.name}' AND tags.`{IDENTITY_TAG}` = '{identity}'"
+    def _version_of(self, fingerprint: str) -> "ModelVersion | None":
+        wanted = f"name = '{self.name}' AND tags.`{FINGERPRINT_TAG}` = '{fingerprint}'"
         found = self._client.search_model_versions(wanted)
         return min(found, key=lambda version: int(version.version), default=None)
 
@@ -255,7 +256,7 @@ class Registry:
         self._ask(lambda: self._client.set_registered_model_tag(self.name, CHAMPIONS_TAG, noted))
 
     def _files(self, run_id: str, folder: str = MODEL_PATH) -> Iterator[tuple[str, int | None]]:
-        """Give the files of the run's model, relative to it, with their sizes in bytes."""
+        """List the files of the run's model, relative to it, with their sizes in bytes."""
         for entry in self._ask(lambda: self._client.list_artifacts(run_id, folder)):
             if entry.is_dir:
                 yield from self._files(run_id, entry.path)
@@ -263,7 +264,7 @@ class Registry:
                 yield entry.path.removeprefix(f"{MODEL_PATH}/"), entry.file_size
 
     def _document(self, run_id: str | None, name: str) -> dict[str, Any] | None:
-        """Give a JSON file of the run's model, if there is one."""
+        """Read a JSON file of the run's model, if there is one."""
         if not run_id:  # a version that was registered elsewhere
             return None
         path = f"{MODEL_PATH}/{name}"
@@ -279,7 +280,7 @@ class Registry:
         return self._server.insist(call, _ASKING_LIMIT_S)
 
     def _found(self, call: Callable[[], Answer]) -> Answer | None:
-        """Ask for what need not be there."""
+        """Ask for something that may not exist; return None if it does not."""
         from mlflow.exceptions import MlflowException
 
         try:
@@ -295,9 +296,9 @@ class Registry:
 
 
 def find(reference: str) -> tuple[Registry, "ModelVersion"]:
-    """Give the version that NAME/VERSION or NAME@ALIAS means; 'models:/' before it may be left out.
+    """Find the version that NAME/VERSION or NAME@ALIAS names; 'models:/' before it is optional.
 
-    Raises: ValueError if it means nothing, or nothing that is registered.
+    Raises: ValueError if it has another form, or is not registered.
     """
     asked = _REFERENCE.fullmatch(reference)
     if asked is None:
@@ -312,7 +313,7 @@ def find(reference: str) -> tuple[Registry, "ModelVersion"]:
 
 
 def _is_wanted(path: PurePosixPath, store: Path) -> bool:
-    """Tell whether a version's file is part of a trained folder that the store lacks."""
+    """Return whether a version's file is part of a trained folder that the store lacks."""
     if path.parts[0] == NEEDS:
         return not any((store / path.parts[1] / name).is_file() for name in DESCRIPTIONS)
     return path.parts[0] != package.CODE

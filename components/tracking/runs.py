@@ -1,8 +1,7 @@
-"""MLflow: a run a training, found again by the training's identity, so that it is never split.
+"""MLflow: one run per training, found again by the training's fingerprint, so it is never split.
 
-`MLFLOW_TRACKING_URI` says where; without it, `mlflow.db` and `mlartifacts/` in the working
-directory. Only the driver writes here: a worker may be lost at any moment. A server that is away
-for a while costs no point of a history: see `components.tracking.outages`.
+Only the driver writes here: a worker may be lost at any moment. While a server is away for a while,
+no point of a history is lost: see `components.tracking.outages`.
 """
 
 import logging
@@ -11,6 +10,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Self
 
+from components.history import HistoryPoint
 from components.tracking.client import URI_VARIABLE, open_client, time_to_transfer
 from components.tracking.outages import Server
 
@@ -21,18 +21,16 @@ if TYPE_CHECKING:
 log = logging.getLogger(__name__)
 
 EXPERIMENT = "hdrface"
-IDENTITY_TAG = "hdrface.identity"
+FINGERPRINT_TAG = "hdrface.fingerprint"
 MODEL_PATH = "model"
 GALLERY_PATH = "gallery"
-_LONGEST_PARAM = 6000  # characters, MLflow's limits
+_LONGEST_PARAM = 6000  # characters, MLflow's limit
 _LARGEST_BATCH = 1000  # metrics
-_BEGIN_LIMIT_S = 8.0  # nothing is lost yet: better an error at once
-
-Point = Mapping[str, float]
+_BEGIN_LIMIT_S = 8.0  # nothing is lost yet: an early error is better
 
 
 class TrainingRun:
-    """The MLflow run of one training; `begin` is the way to get one.
+    """The MLflow run of one training; `begin` makes one.
 
     All methods but `fail` raise TrackingError when the server refuses or is away for good.
     """
@@ -42,20 +40,20 @@ class TrainingRun:
     ) -> None:
         self.id = run_id
         self._client, self._server = client, server
-        self._last_step = last_step  # of what MLflow has already
-        self._unanswered_since_ms: int | None = None  # points were sent, and no answer came
+        self._last_step = last_step  # the last one that MLflow has
+        self._unanswered_since_ms: int | None = None  # points were sent, but no answer came
 
     @classmethod
     def begin(
-        cls, identity: str, *, name: str, params: Mapping[str, Any], tags: Mapping[str, str]
+        cls, fingerprint: str, *, name: str, params: Mapping[str, Any], tags: Mapping[str, str]
     ) -> Self:
-        """Go on with the unfinished run of this identity, or begin one.
+        """Continue the unfinished run of this fingerprint, or begin one.
 
         Args:
-            identity: of the training, from all that decides its result.
+            fingerprint: of the training, from all that decides its result.
             name: shown in the UI.
             params: nested; MLflow gets `optimization.learning_rate` and the like.
-            tags: beside the identity's.
+            tags: in addition to the fingerprint's.
 
         Raises: TrackingError within seconds if the server does not answer; ValueError if
             `MLFLOW_TRACKING_URI` has a password in it.
@@ -64,7 +62,7 @@ class TrainingRun:
         server = Server(client.tracking_uri)
 
         def found_or_made() -> tuple[str, int]:
-            run_id = _unfinished(client, identity) or _create(client, identity, name)
+            run_id = _unfinished(client, fingerprint) or _create(client, fingerprint, name)
             client.update_run(run_id, status="RUNNING")
             _set_tags(client, run_id, tags)
             _log_params(client, run_id, params)
@@ -75,21 +73,21 @@ class TrainingRun:
         log.info("MLflow run %s%s", run_id, goes_on)
         return cls(run_id, client, server, last_step)
 
-    def log_points(self, points: Sequence[Point]) -> None:
-        """Write points of the history by their `step`; what MLflow has already is left out.
+    def log_points(self, points: Sequence[HistoryPoint]) -> None:
+        """Write points of the history by their `step`; those that MLflow has already are left out.
 
-        Whole points in one transaction each time, so a kill leaves no point in halves.
+        Each transaction has whole points, so a kill never leaves half a point.
         """
         self._server.insist(lambda: self._log_points(points))
 
-    def offer_points(self, points: Sequence[Point]) -> bool:
-        """Do as `log_points`, without waiting for a server that is away: offer them again then.
+    def offer_points(self, points: Sequence[HistoryPoint]) -> bool:
+        """Write points as `log_points`, but without waiting for a server: offer them again later.
 
         Returns: whether the points are written.
         """
         return self._server.attempt(lambda: self._log_points(points))
 
-    def _log_points(self, points: Sequence[Point]) -> None:
+    def _log_points(self, points: Sequence[HistoryPoint]) -> None:
         from mlflow.entities import Metric
 
         if self._unanswered_since_ms is not None:
@@ -97,7 +95,7 @@ class TrainingRun:
             self._last_step = _last_step(self._client, self.id)
         new = [point for point in points if point["step"] > self._last_step]
         for batch in _batches(new):
-            # Points that the server is still writing are the same to it if their time is, too.
+            # A point that the server is still writing is no second one if it has the same time.
             sent_ms = self._unanswered_since_ms = self._unanswered_since_ms or _now_ms()
             metrics = [
                 Metric(key, value, sent_ms, int(point["step"]))
@@ -122,9 +120,9 @@ class TrainingRun:
         self._server.insist(lambda: self._client.set_terminated(self.id, "FINISHED"))
 
     def fail(self) -> None:
-        """Mark the run as failed; the same training, run again, goes on with it.
+        """Mark the run as failed; when the same training runs again, it continues this run.
 
-        Raises nothing: it is called because of an error, which must be seen.
+        Raises nothing: it is called because of another error, which must not be hidden.
         """
         try:
             self._client.set_terminated(self.id, "FAILED")
@@ -132,13 +130,13 @@ class TrainingRun:
             log.warning("MLflow run %s stays as it is: %s", self.id, type(error).__name__)
 
 
-def run_of(identity: str) -> str | None:
-    """Find the run of a training: a finished one before others, the latest first.
+def run_of(fingerprint: str) -> str | None:
+    """Find the run of a training: the latest finished one, otherwise the latest.
 
     Raises: TrackingError if the server refuses or is away for good; ValueError as `begin`.
     """
     client = open_client()
-    runs = Server(client.tracking_uri).insist(lambda: _runs(client, identity))
+    runs = Server(client.tracking_uri).insist(lambda: _runs(client, fingerprint))
     finished = [run for run in runs if run.info.status == "FINISHED"]
     found = next(iter([*finished, *runs]), None)
     return found.info.run_id if found else None
@@ -156,7 +154,7 @@ def log_evaluation(run_id: str, metrics: Mapping[str, float], pictures: Sequence
     def write() -> None:
         known = client.get_run(run_id).data.metrics
         now = _now_ms()
-        # An evaluation that is repeated says the same; MLflow would show each value twice.
+        # A repeated evaluation has the same values; MLflow would show each of them twice.
         new = [
             Metric(key, value, now, 0) for key, value in metrics.items() if known.get(key) != value
         ]
@@ -170,9 +168,9 @@ def log_evaluation(run_id: str, metrics: Mapping[str, float], pictures: Sequence
 
 
 def download_model(run_id: str, folder: Path) -> Path:
-    """Bring the artifact `model` of a run into a folder, and say where it lies there.
+    """Fetch the artifact `model` of a run into a folder; return its place there.
 
-    Raises: ValueError if there is no such run, or none with a model; otherwise as `run_of`.
+    Raises: ValueError if there is no such run, or it has no model; otherwise as `run_of`.
     """
     from mlflow.exceptions import MlflowException
 
@@ -187,8 +185,8 @@ def download_model(run_id: str, folder: Path) -> Path:
     except (MlflowException, OSError) as error:
         first_line = str(error).partition("\n")[0]
         raise ValueError(
-            f"run {run_id} at {client.tracking_uri} has no model ({first_line}): look which runs "
-            f"have one with 'make mlflow', or set {URI_VARIABLE} to the server that has it"
+            f"run {run_id} at {client.tracking_uri} has no model ({first_line}): find the runs "
+            f"that have one with 'make mlflow', or set {URI_VARIABLE} to the server that has it"
         ) from error
 
 
@@ -201,7 +199,7 @@ def _experiment(client: "MlflowClient") -> str:
     try:
         return str(client.create_experiment(EXPERIMENT, _artifact_location(client.tracking_uri)))
     except MlflowException:
-        # Another training was faster.
+        # Another training made it first.
         found = client.get_experiment_by_name(EXPERIMENT)
         if found is None:
             raise
@@ -209,39 +207,39 @@ def _experiment(client: "MlflowClient") -> str:
 
 
 def _artifact_location(uri: str) -> str | None:
-    """Keep artifacts beside a SQLite file; a server decides for itself."""
+    """Return where artifacts lie: beside a SQLite file; a server decides itself."""
     scheme = "sqlite:///"
     if not uri.startswith(scheme):
         return None
     return (Path(uri.removeprefix(scheme)).absolute().parent / "mlartifacts").as_uri()
 
 
-def _runs(client: "MlflowClient", identity: str) -> list["MlflowRun"]:
-    """Give the runs of a training, latest first."""
+def _runs(client: "MlflowClient", fingerprint: str) -> list["MlflowRun"]:
+    """Find the runs of a training, latest first."""
     experiment = client.get_experiment_by_name(EXPERIMENT)
     if experiment is None:
         return []
     return list(
         client.search_runs(
             [experiment.experiment_id],
-            filter_string=f"tags.`{IDENTITY_TAG}` = '{identity}'",
+            filter_string=f"tags.`{FINGERPRINT_TAG}` = '{fingerprint}'",
             order_by=["attributes.start_time DESC"],
         )
     )
 
 
-def _unfinished(client: "MlflowClient", identity: str) -> str | None:
-    unfinished = [run for run in _runs(client, identity) if run.info.status != "FINISHED"]
+def _unfinished(client: "MlflowClient", fingerprint: str) -> str | None:
+    unfinished = [run for run in _runs(client, fingerprint) if run.info.status != "FINISHED"]
     return str(unfinished[0].info.run_id) if unfinished else None
 
 
-def _create(client: "MlflowClient", identity: str, name: str) -> str:
-    run = client.create_run(_experiment(client), run_name=name, tags={IDENTITY_TAG: identity})
+def _create(client: "MlflowClient", fingerprint: str, name: str) -> str:
+    run = client.create_run(_experiment(client), run_name=name, tags={FINGERPRINT_TAG: fingerprint})
     return str(run.info.run_id)
 
 
 def _last_step(client: "MlflowClient", run_id: str) -> int:
-    """Give the step of the last point that MLflow has, or -1."""
+    """Find the step of the last point that MLflow has; -1 without one."""
     return max((metric.step for metric in client.get_metric_history(run_id, "loss")), default=-1)
 
 
@@ -256,7 +254,7 @@ def _set_tags(client: "MlflowClient", run_id: str, tags: Mapping[str, str]) -> N
 
 
 def _log_params(client: "MlflowClient", run_id: str, params: Mapping[str, Any]) -> None:
-    """Write what the run has not yet: parameters are part of the identity and do not change."""
+    """Write the parameters that are missing; they are part of the fingerprint and do not change."""
     from mlflow.entities import Param
 
     known = client.get_run(run_id).data.params
@@ -265,12 +263,12 @@ def _log_params(client: "MlflowClient", run_id: str, params: Mapping[str, Any]) 
         for key, value in flattened(params)
         if key not in known
     ]
-    for start in range(0, len(flat), 100):  # MLflow's limit a call
+    for start in range(0, len(flat), 100):  # MLflow's limit per call
         client.log_batch(run_id, params=flat[start : start + 100])
 
 
 def flattened(params: Mapping[str, Any], prefix: str = "") -> Iterator[tuple[str, Any]]:
-    """Give `("optimization.steps", 200)` for `{"optimization": {"steps": 200}}`."""
+    """Return `("optimization.steps", 200)` for `{"optimization": {"steps": 200}}`."""
     for key, value in params.items():
         if isinstance(value, Mapping):
             yield from flattened(value, f"{prefix}{key}.")
@@ -278,9 +276,9 @@ def flattened(params: Mapping[str, Any], prefix: str = "") -> Iterator[tuple[str
             yield f"{prefix}{key}", value
 
 
-def _batches(points: Sequence[Point]) -> Iterator[list[Point]]:
+def _batches(points: Sequence[HistoryPoint]) -> Iterator[list[HistoryPoint]]:
     """Cut points into lists of at most `_LARGEST_BATCH` metrics; never within a point."""
-    batch: list[Point] = []
+    batch: list[HistoryPoint] = []
     size = 0
     for point in points:
         if batch and size + len(point) > _LARGEST_BATCH:

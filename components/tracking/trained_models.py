@@ -1,4 +1,4 @@
-"""Find a trained folder by what people call it: a path, a registered model, an MLflow run."""
+"""Find a trained folder by its name: a path, a registered model or an MLflow run."""
 
 import re
 from dataclasses import dataclass
@@ -13,34 +13,34 @@ _REGISTERED = "models:/"
 
 @dataclass(frozen=True)
 class TrainedModel:
-    """A trained folder, and the folders that came with it of what it names by hash."""
+    """A trained folder, and folders that came with it and hold what it names by hash."""
 
     folder: Path
     hints: tuple[Path, ...] = ()
 
 
 def locate(model: str, downloads: Path) -> TrainedModel:
-    """Give a trained folder that is there, or bring it from MLflow.
+    """Find a trained folder on this machine, or fetch it from MLflow.
 
-    A registered version comes into this machine's store, once; a run's model into `downloads`.
+    A registered version is kept in this machine's store; a run's model goes to `downloads`.
 
     Args:
         model: a folder, `models:/NAME@ALIAS`, `models:/NAME/VERSION`, `runs:/ID/model`, or a run's
             id.
-        downloads: an existing folder, for what is in no store.
+        downloads: an existing folder, for models that no store keeps.
 
-    Raises: ValueError or OSError saying what was looked for where, and what to do; TrackingError if
-        the server refuses or is away.
+    Raises: ValueError or OSError that says what was not found where, and what to do; TrackingError
+        if the server refuses or is away.
     """
     if Path(model).is_dir():
         return _described(model, Path(model))
     run = _RUN.fullmatch(model)
     if run is None and not model.startswith(_REGISTERED):
         raise ValueError(
-            f"{model!r} is no folder here, and no name of MLflow's: give a trained folder, "
+            f"{model!r} is neither a folder here nor a name in MLflow: give a trained folder, "
             "models:/NAME@ALIAS, models:/NAME/VERSION or runs:/ID/model"
         )
-    if client.uri() is None and not Path("mlflow.db").is_file():  # MLflow would make one
+    if client.uri() is None and not Path("mlflow.db").is_file():  # MLflow would make the file
         raise ValueError(
             f"{model} cannot be looked up: {client.URI_VARIABLE} is not set and there is no "
             "mlflow.db here: set it, or name a trained folder"

@@ -1,1 +1,1 @@
-"""How a restorer learns: a step and its losses, the loop, checkpoints, the order of rows."""
+"""How a restorer is trained: a step and its losses, the loop, checkpoints, the order of rows."""

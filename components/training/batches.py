@@ -1,4 +1,4 @@
-"""From rows of a table to the batches of a training step.
+"""Make the batches of a training step from rows of a table.
 
 B batch, N tokens, C token width or latent channels, H and W: of the image, or of the latent.
 """
@@ -20,7 +20,7 @@ ENCODED_TOGETHER = 16  # rows
 
 
 class FeatureBatches:
-    """Batches of a features table: what the frozen networks say is there already."""
+    """Batches of a features table: the frozen networks' outputs are cached in it."""
 
     def __init__(self, stream: RowStream, device: torch.device) -> None:
         self._stream, self._device = stream, device
@@ -49,7 +49,7 @@ class FeatureBatches:
 class PairBatches:
     """Batches of a pairs table, for a restorer without tokens: latents are encoded here.
 
-    With `mirror`, half of the rows are flipped, drawn by their number in the stream.
+    With `mirror`, half of the rows are flipped; the draw is keyed by their number in the stream.
     """
 
     def __init__(
@@ -61,7 +61,7 @@ class PairBatches:
         seed: int,
         mirror: bool,
     ) -> None:
-        """Take the frozen encoder as `encode`: image_B3HW in [0, 1] to latent_BCHW, no gradient."""
+        """Make batches; `encode` is the frozen encoder: image_B3HW in [0, 1] -> latent_BCHW."""
         self._stream, self._encode, self._device = stream, encode, device
         self._seed, self._mirror = seed, mirror
         self._latents: dict[tuple[int, int, bool], tuple[Tensor, Tensor]] = {}
@@ -95,10 +95,10 @@ class PairBatches:
         )
 
     def _remembered(self, row: Row, flip: bool) -> tuple[Tensor, Tensor]:
-        """Encode a part of a small table once, HQ and LQ: each row comes up hundreds of times.
+        """Encode a part of a small table once, HQ and LQ: each row is used hundreds of times.
 
-        Always the same rows together, since the last bits depend on what shares a batch, and a
-        resumed training meets the rows in other company.
+        The same rows are always encoded together: the last bits depend on the other rows of a
+        batch, and a resumed training has others.
         """
         part, place = divmod(row.index, ENCODED_TOGETHER)
         key = (row.shard, part, flip)
@@ -116,7 +116,7 @@ class PairBatches:
     def _is_flipped(self, row: Row) -> bool:
         if not self._mirror:
             return False
-        # The place in the table, beside the number: streams count alike.
+        # With the place in the table, since every stream counts from 0.
         place = f"shard {row.shard} row {row.index}"
         return bool(generator(self._seed, place, row.position, "mirror").random() < 0.5)
 

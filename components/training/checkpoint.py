@@ -1,4 +1,4 @@
-"""A training at rest: everything that the next step depends on, in safetensors and JSON.
+"""The checkpoint of a training: all that the next step depends on, in safetensors and JSON.
 
     model.safetensors          trainable parameters and buffers         written by rank 0
     optimizer.safetensors      KIND/PARAMETER, e.g. exp_avg/unet.conv_in.weight
@@ -20,22 +20,23 @@ import torch
 from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
+from components import history
+from components.history import HISTORY, HistoryPoint
 from components.training.streams import Stream
 
 FORMAT = 2
-Point = dict[str, float]  # of the history: `step`, `loss` and its terms, `images_per_s`, ...
 
 
 @dataclass
 class Progress:
-    """Where a training stands."""
+    """The progress of a training."""
 
     step: int = 0  # optimizer steps taken
-    history: list[Point] = field(default_factory=list)
+    history: list[HistoryPoint] = field(default_factory=list)
 
 
 class Moving(NamedTuple):
-    """What a training step changes, beside its streams."""
+    """What a training step changes, apart from its streams."""
 
     model: nn.Module
     optimizer: torch.optim.Optimizer
@@ -50,7 +51,7 @@ def save(
     num_streams: int,
     is_first_rank: bool = True,
 ) -> None:
-    """Write this rank's part of a checkpoint, `streams` of all, into an existing folder."""
+    """Write this rank's part of a checkpoint, with its `streams`, into an existing folder."""
     for stream in streams:
         name = f"stream-{stream.number}"
         save_file(stream.random_states(), folder / f"{name}.safetensors")
@@ -59,7 +60,7 @@ def save(
         model, optimizer = moving
         save_file(_contiguous(_trained(model)), folder / "model.safetensors")
         save_file(_contiguous(dict(_moments(model, optimizer))), folder / "optimizer.safetensors")
-        _write(folder / "history.json", progress.history)
+        (folder / HISTORY).write_bytes(history.encode(progress.history))
         _write(
             folder / "state.json",
             {"format": FORMAT, "step": progress.step, "num_streams": num_streams},
@@ -67,12 +68,12 @@ def save(
 
 
 def load(folder: Path, moving: Moving, streams: Sequence[Stream], *, num_streams: int) -> Progress:
-    """Put a checkpoint into `moving` and this rank's `streams`, whichever ranks wrote it.
+    """Load a checkpoint into `moving` and this rank's `streams`, whichever ranks wrote it.
 
-    If it is of another number of streams, the rows are dealt anew: all streams start where an even
-    share of the rows read so far ends, so that some rows of the epoch come twice and others not.
+    If it has another number of streams, rows are distributed again: all streams start after an even
+    share of the rows read so far, so some rows of the epoch come twice and others never.
 
-    Raises: ValueError if the checkpoint is of another format or model.
+    Raises: ValueError if the checkpoint has another format or model.
     """
     state = json.loads((folder / "state.json").read_text())
     if state["format"] != FORMAT:
@@ -88,7 +89,8 @@ def load(folder: Path, moving: Moving, streams: Sequence[Stream], *, num_streams
             stream.resume(positions[stream.number], states)
         else:
             stream.start(sum(positions) // num_streams)
-    return Progress(step=state["step"], history=json.loads((folder / "history.json").read_text()))
+    points = history.decode((folder / HISTORY).read_bytes())
+    return Progress(step=state["step"], history=points)
 
 
 def _position(folder: Path, stream: int) -> int:
@@ -97,7 +99,7 @@ def _position(folder: Path, stream: int) -> int:
 
 
 def _trained(model: nn.Module) -> dict[str, Tensor]:
-    """Give what training may change: parameters that are not frozen, and buffers that are saved."""
+    """Return what training can change: parameters that are not frozen, and saved buffers."""
     frozen = {
         name
         for name, parameter in model.named_parameters(remove_duplicate=False)
@@ -127,7 +129,7 @@ def _load_model(file: Path, model: nn.Module) -> None:
 
 def _moments(model: nn.Module, optimizer: torch.optim.Optimizer) -> Iterator[tuple[str, Tensor]]:
     for name, parameter in model.named_parameters():
-        # A parameter without a gradient so far has no state yet.
+        # A parameter that had no gradient yet has no state.
         for kind, value in optimizer.state.get(parameter, {}).items():
             yield f"{kind}/{name}", value
 
@@ -137,7 +139,7 @@ def _load_moments(file: Path, model: nn.Module, optimizer: torch.optim.Optimizer
     for key, value in load_file(file).items():
         kind, _, name = key.partition("/")
         parameter = parameters[name]
-        # The optimizer keeps `step` where it makes it: on the CPU unless fused on a GPU.
+        # The optimizer keeps `step` where it was made: on the CPU unless fused on a GPU.
         optimizer.state[parameter][kind] = value.to(parameter.device)
 
 

@@ -1,83 +1,68 @@
-"""The training loop: plain PyTorch, on one process or on many that share their gradients.
+"""The training loop: plain PyTorch, in one process or in several that share their gradients.
 
 It knows no cluster. Rows come in streams (`components.training.streams`): their number decides the
 batch and the rows of a step, and how many processes serve them does not. Points of the history and
-checkpoints leave through a callable `report`, which every rank calls at the same steps: Ray Train's
-in a stage, a list's `append` in a test.
+checkpoints leave through the seat's callable `report`: Ray Train's in a stage, a list's `append` in
+a test.
 """
 
-import logging
 import math
 import tempfile
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 
 import torch
 import torch.distributed as dist
 from torch import Tensor, nn
 
+from components.history import HistoryPoint
 from components.training import checkpoint
-from components.training.checkpoint import Moving, Point, Progress
+from components.training.checkpoint import Moving, Progress
 from components.training.optimization import OptimizationParams
+from components.training.seat import Seat
 from components.training.streams import Batches, Stream
-
-log = logging.getLogger(__name__)
-
-# New points of the history, and the folder of a checkpoint that covers all points so far, or None.
-Report = Callable[[list[Point], Path | None], None]
 
 
 class NonFiniteLossError(ArithmeticError):
-    """A loss was infinite or not a number; going on would only spoil the weights."""
+    """A loss was infinite or not a number; another step would spoil the weights."""
 
 
 def train(
     step: nn.Module,
     batches: Callable[[int], Batches],
     optimization: OptimizationParams,
+    seat: Seat,
     *,
-    report: Report,
-    rank: int = 0,
-    world_size: int = 1,
-    num_streams: int | None = None,
-    device: torch.device | None = None,
-    resume_from: Path | None = None,
     export: Callable[[Path], None] | None = None,
 ) -> None:
     """Train what is not frozen in `step` for `optimization.steps` steps, and leave it in `step`.
 
     Args:
-        step: `step(batch, noise_generator)` gives {"loss": scalar, and its terms by name}.
-        batches: gives the rows of a stream by its number, from 0.
+        step: `step(batch, noise_generator)` gives {"loss": scalar, and its terms by name}; it is on
+            the seat's device.
+        batches: gives the rows of a stream by its number, from 0; each stream gives `batch_size`
+            rows to every backward pass of a step.
         optimization: the optimizer's side of the training.
-        report: called with each new point of the history after `log_every` steps (after a resume,
-            first with all points so far), and with a checkpoint's folder after `checkpoint_every`
-            steps and the last; the folder is deleted when `report` returns.
-        rank: number of this process; more than one need an initialised `torch.distributed`.
-        world_size: number of processes.
-        num_streams: number of streams, of which each gives `batch_size` rows to every backward pass
-            of a step; at least `world_size`, which it is if not given.
-        device: where `step` is.
-        resume_from: the folder of a checkpoint, with the parts of all ranks.
+        seat: this process's place, and where its points and checkpoints go.
         export: adds files to the last checkpoint, on rank 0.
 
     Raises: NonFiniteLossError naming step and term, before a checkpoint holds the damage.
     """
-    device = device or torch.device("cpu")
-    num_streams = num_streams or world_size
+    rank, world_size, num_streams = seat.rank, seat.world_size, seat.num_streams
     streams = [
-        Stream(batches(number), number, seed=optimization.seed, device=device)
+        Stream(batches(number), number, seed=optimization.seed, device=seat.device)
         for number in range(rank, num_streams, world_size)
     ]
     trainable = [parameter for parameter in step.parameters() if parameter.requires_grad]
     optimizer = optimization.optimizer(trainable)
     moving = Moving(step, optimizer)
     progress = Progress()
-    if resume_from is not None:
-        progress = checkpoint.load(resume_from, moving, streams, num_streams=num_streams)
-        report(list(progress.history), None)
-    forward = _shared(step, device) if world_size > 1 else step
+    if seat.resume_from is not None:
+        progress = checkpoint.load(seat.resume_from, moving, streams, num_streams=num_streams)
+        seat.report(list(progress.history), None)
+    forward = _shared(step, seat.device) if world_size > 1 else step
     # Ranks average their gradients, so one with more streams than others counts for more.
     passes = optimization.accumulate * num_streams / world_size
     window = _Window(optimization.batch_size * optimization.accumulate * num_streams)
@@ -89,27 +74,31 @@ def train(
         window.add(_descend(forward, streams, optimizer, trainable, passes, optimization))
         progress.step += 1
         is_last = progress.step == optimization.steps
-        points: list[Point] = []
+        points: list[HistoryPoint] = []
         if is_last or progress.step % optimization.log_every == 0:
             points = [{**window.close(progress.step, world_size), "learning_rate": rate}]
             progress.history += points
         if is_last or progress.step % optimization.checkpoint_every == 0:
-            with tempfile.TemporaryDirectory(prefix="checkpoint-") as name:
-                folder, is_first = Path(name), rank == 0
-                checkpoint.save(
-                    folder,
-                    moving,
-                    progress,
-                    streams,
-                    num_streams=num_streams,
-                    is_first_rank=is_first,
-                )
-                if is_last and export is not None and is_first:
+            with _saved(moving, progress, streams, num_streams, rank) as folder:
+                if is_last and export is not None and rank == 0:
                     export(folder)
-                report(points, folder)
+                seat.report(points, folder)
             window.restart_clock()
         elif points:
-            report(points, None)
+            seat.report(points, None)
+
+
+@contextmanager
+def _saved(
+    moving: Moving, progress: Progress, streams: Sequence[Stream], num_streams: int, rank: int
+) -> Iterator[Path]:
+    """Write this rank's part of a checkpoint into a folder that is there during the block."""
+    with tempfile.TemporaryDirectory(prefix="checkpoint-") as name:
+        folder, is_first = Path(name), rank == 0
+        checkpoint.save(
+            folder, moving, progress, streams, num_streams=num_streams, is_first_rank=is_first
+        )
+        yield folder
 
 
 def _descend(
@@ -120,10 +109,10 @@ def _descend(
     passes: float,
     optimization: OptimizationParams,
 ) -> dict[str, Tensor]:
-    """Take one step of the optimizer and give this rank's part of the mean loss and terms.
+    """Take one step of the optimizer; return this rank's part of the mean loss and terms.
 
-    `passes` is how many backward passes a rank makes on average: over all ranks, the parts have as
-    their mean the mean of all passes, and so have the gradients.
+    `passes` is how many backward passes a rank makes on average, so the mean over all ranks is the
+    mean over all passes, for losses and gradients.
     """
     optimizer.zero_grad(set_to_none=True)
     sums: dict[str, Tensor] = {}
@@ -144,23 +133,22 @@ def _descend(
 
 
 class _Window:
-    """The losses since the last point of the history, left on their device until it is due."""
+    """The losses since the last point of the history; they stay on their device until the next."""
 
     def __init__(self, images_per_step: int) -> None:
         self._images_per_step = images_per_step
         self._steps: list[dict[str, Tensor]] = []
-        self._timed_steps, self._seconds = 0, 0.0
         self.restart_clock()
 
     def restart_clock(self) -> None:
-        """Leave what has passed since the last point (a checkpoint) out of the rate."""
+        """Start the clock again: the time of a checkpoint is not part of the rate."""
         self._since = time.perf_counter()
 
     def add(self, losses: dict[str, Tensor]) -> None:
         self._steps.append(losses)
 
-    def close(self, step: int, world_size: int) -> Point:
-        """Give the means over the steps since the last point, on all ranks."""
+    def close(self, step: int, world_size: int) -> HistoryPoint:
+        """Return the means since the last point, over steps and ranks."""
         names = list(self._steps[0])
         values_ST = torch.stack(
             [torch.stack([losses[name].float() for name in names]) for losses in self._steps]
@@ -183,7 +171,7 @@ def _what_is_not_finite(values_ST: Tensor, names: Sequence[str], step: int) -> s
     first = step - len(values_ST) + 1
     hint = "lower the learning rate, clip gradients or look at this step's rows"
     for offset, values_T in enumerate(values_ST.tolist()):
-        # The sum is named last: a term says more.
+        # The sum comes last: the name of a term says more.
         for name, value in sorted(
             zip(names, values_T, strict=True), key=lambda term: term[0] == "loss"
         ):
@@ -193,13 +181,13 @@ def _what_is_not_finite(values_ST: Tensor, names: Sequence[str], step: int) -> s
 
 
 def _shared(step: nn.Module, device: torch.device) -> nn.Module:
-    """Average gradients over all ranks; start from the weights of rank 0."""
+    """Return the step with gradients averaged over all ranks, and the weights of rank 0."""
     return nn.parallel.DistributedDataParallel(
         step,
         device_ids=[device] if device.type == "cuda" else None,
         forward_sync_buffers=False,  # nothing here changes them
         gradient_as_bucket_view=True,
-        # Not for unused parameters alone: without it, DDP rearranges its buckets after the first
+        # Not only for unused parameters: without it, DDP rearranges its buckets after the first
         # backward pass. Three or more ranks add in an order that depends on the place in a bucket,
         # so the first step after a resume would differ in the last bits.
         find_unused_parameters=True,

@@ -1,4 +1,4 @@
-"""How a training descends: steps, batch, AdamW and the learning rate at each step."""
+"""The optimizer of a training: steps, batch, AdamW and the learning rate at each step."""
 
 import math
 from collections.abc import Iterable
@@ -15,14 +15,14 @@ class OptimizationParams(Params):
     """The optimizer's side of a training; the losses and what trains are declared elsewhere."""
 
     steps: PositiveInt  # of the optimizer
-    batch_size: PositiveInt  # rows a worker and backward pass
+    batch_size: PositiveInt  # rows per worker and backward pass
     learning_rate: PositiveFloat  # after the warm-up
     weight_decay: NonNegativeFloat = 0.01  # PyTorch's default for AdamW; the paper names none
     betas: tuple[NonNegativeFloat, NonNegativeFloat] = (0.9, 0.999)
     warmup_steps: NonNegativeInt = 0
     schedule: Literal["constant", "cosine"] = "constant"  # cosine: down to 0 at the last step
-    gradient_clip: PositiveFloat | None = None  # largest norm of all gradients together
-    accumulate: PositiveInt = 1  # backward passes a step
+    gradient_clip: PositiveFloat | None = None  # the largest norm of all gradients together
+    accumulate: PositiveInt = 1  # backward passes per step
     checkpoint_every: PositiveInt  # steps
     log_every: PositiveInt  # steps; a point of the history is the mean over them
     seed: int = 0
@@ -43,7 +43,7 @@ class OptimizationParams(Params):
         return self
 
     def learning_rate_at(self, step: int) -> float:
-        """Give the rate of a step, counted from 0; nothing else decides, so nothing is saved."""
+        """Return the learning rate of a step, counted from 0. It depends on nothing else."""
         if step < self.warmup_steps:
             return self.learning_rate * (step + 1) / self.warmup_steps
         if self.schedule == "constant":
@@ -58,5 +58,5 @@ class OptimizationParams(Params):
             lr=self.learning_rate,
             betas=self.betas,
             weight_decay=self.weight_decay,
-            fused=True,  # one call for all tensors, on CPU too: small models are full of small ones
+            fused=True,  # one call for all tensors, also on a CPU: small models have many
         )

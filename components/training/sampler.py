@@ -2,7 +2,7 @@
 
 In epoch e the shards are permuted, and stream s of S takes every S-th of them. It opens a few at a
 time (a group) and permutes the rows of the group. Both permutations are keyed by the seed and the
-epoch, so a stream is told by one number, the rows read so far, and goes on exactly there.
+epoch, so one number, the rows read so far, says where a stream stands and continues.
 """
 
 from collections.abc import Callable, Iterator, Sequence
@@ -26,10 +26,10 @@ class Row:
 
 
 class RowStream:
-    """The rows of one stream, one after the other.
+    """The rows of one stream, one after another.
 
-    A table of at most `shuffle_shards` shards is one group: it is read once and kept. Of a larger
-    one, a group and the next one, read ahead in a thread, are in memory.
+    A table of at most `shuffle_shards` shards is one group: it is read once and kept. For a larger
+    one, two groups are in memory: the current one, and the next, which a thread reads ahead.
     """
 
     def __init__(
@@ -42,7 +42,7 @@ class RowStream:
         num_streams: int = 1,
         shuffle_shards: int = 8,
     ) -> None:
-        """Take the rows of each shard and the function that reads one.
+        """Make a stream from the number of rows of each shard and the function that reads a shard.
 
         Raises: ValueError if there are fewer shards with rows than streams.
         """
@@ -50,8 +50,8 @@ class RowStream:
         self._shards = [index for index, rows in enumerate(num_rows) if rows]
         if len(self._shards) < num_streams:
             raise ValueError(
-                f"{num_streams} workers need a shard each, and the table has {len(self._shards)} "
-                "with rows: train with fewer workers, or make the table with fewer rows a shard"
+                f"{num_streams} workers need a shard each, but the table has {len(self._shards)} "
+                "with rows: train with fewer workers, or make the table with fewer rows per shard"
             )
         self._read_shard = read_shard
         self._seed, self._number, self._num_streams = seed, number, num_streams
@@ -63,16 +63,16 @@ class RowStream:
 
     @property
     def position(self) -> int:
-        """How many rows have been read."""
+        """Return how many rows have been read."""
         return self._position
 
     def seek(self, position: int) -> None:
-        """Go on after `position` rows, as if they had been read."""
+        """Continue after `position` rows, as if they had been read."""
         self._position = position
         self._rows = self._from(position)
 
     def kept(self, shard: int) -> pa.Table:
-        """Give a whole shard of a small table, one that has been read (`is_kept`)."""
+        """Return a whole shard that has been read, of a small table (`is_kept`)."""
         return self._kept[shard]
 
     def take(self, count: int) -> list[Row]:
@@ -94,7 +94,7 @@ class RowStream:
             skip = following
 
     def _groups_from(self, position: int) -> Iterator[tuple[int, tuple[int, list[int]]]]:
-        """Give (rows to skip, (epoch, shards)) of the group of row `position` and all after it."""
+        """Return (rows to skip, (epoch, shards)) for the group of row `position` and later ones."""
         skip, epoch = position, 0
         while True:
             mine = self._shards_of(epoch)
@@ -113,13 +113,13 @@ class RowStream:
             epoch += 1
 
     def _shards_of(self, epoch: int) -> list[int]:
-        """Give this stream's shards of an epoch; every stream permutes all of them alike."""
+        """Return this stream's shards of an epoch; all streams permute all shards the same way."""
         order = generator(self._seed, "", epoch, "order of shards").permutation(len(self._shards))
         return [self._shards[place] for place in order[self._number :: self._num_streams]]
 
     def _order(self, epoch: int, shards: Sequence[int]) -> list[tuple[int, int]]:
         rows = [(shard, index) for shard in shards for index in range(self._num_rows[shard])]
-        # The first shard names the group: no other group of the epoch has it, in any stream.
+        # The first shard names the group: in this epoch no other group has it, in any stream.
         order = generator(self._seed, f"shard {shards[0]}", epoch, "order of rows")
         return [rows[place] for place in order.permutation(len(rows))]
 
@@ -143,7 +143,9 @@ class RowStream:
         table = self._read_shard(shard).combine_chunks()
         if table.num_rows != self._num_rows[shard]:
             promised = self._num_rows[shard]
-            raise ValueError(f"shard {shard} has {table.num_rows} rows, {promised} were promised")
+            raise ValueError(
+                f"shard {shard} has {table.num_rows} rows, but {promised} were announced"
+            )
         return table
 
 

@@ -1,6 +1,6 @@
 """Small networks of the published classes for the `tiny` profile, where no pretrained weights are.
 
-The autoencoders are trained for real on the train faces; UNet, MMDiT and DINOv3 come from fixed
+The autoencoders are trained for real on the train faces; generators and DINOv3 come from fixed
 seeds. All are written as folders in the published layout, so nothing behind this file can tell.
 """
 
@@ -17,7 +17,10 @@ from safetensors.torch import save_file
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from components.backbones.backbone import Backbone
+from components.backbones.catalogue import FAMILIES
 from components.params import Params
+from components.weights.prompt import PROMPT_FILE
 
 log = logging.getLogger(__name__)
 
@@ -120,7 +123,7 @@ def _random_crops(data: Tensor, params: AutoencoderTraining, draw: np.random.Gen
 def make(
     name: str, params: StandInParams, faces: Mapping[str, np.ndarray], folder: Path
 ) -> dict[str, Any]:
-    """Make the stand-in of `sd21`, `qwen` or `dinov3` in `folder` and return what is worth knowing.
+    """Make the stand-in of a backbone or of `dinov3` in `folder`; return what is worth knowing.
 
     Args:
         name: of the network.
@@ -128,20 +131,14 @@ def make(
         faces: `train` and `test`, uint8 (N, H, W, 3); needed where an autoencoder is trained.
         folder: exists; gets the published layout.
 
-    Raises: ValueError naming a section of `params` that this network needs.
+    Raises: ValueError naming a section of `params` that this network needs, or an unknown name.
     """
     torch.manual_seed(params.seed)
     if name == "dinov3":
         return _make_encoder(_given(params.encoder, name, "encoder"), folder)
-    training = _given(params.autoencoder, name, "autoencoder")
-    vae_sizes = _given(params.vae, name, "vae")
-    generator_sizes = _given(params.generator, name, "generator")
-    prompt = _given(params.prompt, name, "prompt")
-    make_parts = {"sd21": _make_stable_diffusion, "qwen": _make_qwen_image}[name]
-    facts, width = make_parts(vae_sizes, generator_sizes, training, faces, params.seed, folder)
-    prompt_LC = torch.randn(prompt.tokens, width)
-    save_file({"prompt": prompt_LC}, folder / "prompt.safetensors")
-    return facts
+    if name not in FAMILIES:
+        raise ValueError(f"no stand-in of {name!r}: there are {', '.join(FAMILIES)} and dinov3")
+    return _make_backbone(FAMILIES[name], name, params, faces, folder)
 
 
 def _given(value: Any, name: str, section: str) -> Any:
@@ -159,88 +156,33 @@ def _make_encoder(sizes: Mapping[str, Any], folder: Path) -> dict[str, Any]:
     return {"parameters": _count(network)}
 
 
-def _make_stable_diffusion(
-    vae_sizes: Mapping[str, Any],
-    unet_sizes: Mapping[str, Any],
-    training: AutoencoderTraining,
+def _make_backbone(
+    family: type[Backbone],
+    name: str,
+    params: StandInParams,
     faces: Mapping[str, np.ndarray],
-    seed: int,
     folder: Path,
-) -> tuple[dict[str, Any], int]:
-    from diffusers.models.autoencoders.autoencoder_kl import AutoencoderKL
-    from diffusers.models.unets.unet_2d_condition import UNet2DConditionModel
-    from diffusers.schedulers.scheduling_ddpm import DDPMScheduler
-
-    vae = AutoencoderKL(**vae_sizes)
-
-    def encode(image_B3HW: Tensor) -> Tensor:
-        mean: Tensor = vae.encode(image_B3HW).latent_dist.mean
-        return mean
-
-    def decode(latent_BCHW: Tensor) -> Tensor:
-        image: Tensor = vae.decode(latent_BCHW).sample
-        return image
-
-    psnr, latents = _train_and_measure(vae, encode, decode, faces, training, seed)
-    vae.register_to_config(scaling_factor=float(1 / latents.std()))
+) -> dict[str, Any]:
+    training = _given(params.autoencoder, name, "autoencoder")
+    vae_sizes = _given(params.vae, name, "vae")
+    generator_sizes = _given(params.generator, name, "generator")
+    prompt = _given(params.prompt, name, "prompt")
+    # The order decides the random numbers that each part gets.
+    vae = family.make_vae(vae_sizes)
+    psnr, latents = _train_and_measure(family, vae, faces, training, params.seed)
+    family.scale_latents(vae, latents)
     vae.save_pretrained(folder / "vae")
-    unet = UNet2DConditionModel(**unet_sizes)
-    nn.init.zeros_(
-        unet.conv_out.weight
-    )  # starts by predicting nothing, as training from scratch does
-    nn.init.zeros_(unet.conv_out.bias)
-    unet.save_pretrained(folder / "unet")
-    DDPMScheduler(
-        beta_start=0.00085, beta_end=0.012, beta_schedule="scaled_linear", prediction_type="epsilon"
-    ).save_pretrained(folder / "scheduler")
-    facts = {"reconstruction_psnr": psnr, "parameters": _count(vae) + _count(unet)}
-    return facts, int(unet.config.cross_attention_dim)
-
-
-def _make_qwen_image(
-    vae_sizes: Mapping[str, Any],
-    transformer_sizes: Mapping[str, Any],
-    training: AutoencoderTraining,
-    faces: Mapping[str, np.ndarray],
-    seed: int,
-    folder: Path,
-) -> tuple[dict[str, Any], int]:
-    from diffusers.models.autoencoders.autoencoder_kl_qwenimage import AutoencoderKLQwenImage
-    from diffusers.models.transformers.transformer_qwenimage import QwenImageTransformer2DModel
-
-    from components.backbones.qwen_image import use_single_frame_convolutions
-
-    channels = vae_sizes["z_dim"]
-    unscaled = {"latents_mean": [0.0] * channels, "latents_std": [1.0] * channels}
-    vae = AutoencoderKLQwenImage(**vae_sizes, **unscaled)
-    use_single_frame_convolutions(vae)
-
-    def encode(image_B3HW: Tensor) -> Tensor:
-        mean_BC1HW: Tensor = vae.quant_conv(vae.encoder(image_B3HW.unsqueeze(2))).chunk(2, dim=1)[0]
-        return mean_BC1HW.squeeze(2)
-
-    def decode(latent_BCHW: Tensor) -> Tensor:
-        image_B31HW: Tensor = vae.decoder(vae.post_quant_conv(latent_BCHW.unsqueeze(2)))
-        return image_B31HW.squeeze(2)
-
-    psnr, latents = _train_and_measure(vae, encode, decode, faces, training, seed)
-    vae.register_to_config(
-        latents_mean=latents.mean(dim=(0, 2, 3)).tolist(),
-        latents_std=latents.std(dim=(0, 2, 3)).tolist(),
-    )
-    vae.save_pretrained(folder / "vae")
-    transformer = QwenImageTransformer2DModel(**transformer_sizes)
-    nn.init.zeros_(transformer.proj_out.weight)  # as flow models start: no velocity at first
-    nn.init.zeros_(transformer.proj_out.bias)
-    transformer.save_pretrained(folder / "transformer")
-    facts = {"reconstruction_psnr": psnr, "parameters": _count(vae) + _count(transformer)}
-    return facts, int(transformer.config.joint_attention_dim)
+    generator, width = family.make_generator(generator_sizes)
+    generator.save_pretrained(folder / family.generator_folder)
+    family.save_schedule(folder)
+    prompt_LC = torch.randn(prompt.tokens, width)
+    save_file({"prompt": prompt_LC}, folder / PROMPT_FILE)
+    return {"reconstruction_psnr": psnr, "parameters": _count(vae) + _count(generator)}
 
 
 def _train_and_measure(
+    family: type[Backbone],
     vae: nn.Module,
-    encode: Callable[[Tensor], Tensor],
-    decode: Callable[[Tensor], Tensor],
     faces: Mapping[str, np.ndarray],
     training: AutoencoderTraining,
     seed: int,
@@ -248,13 +190,15 @@ def _train_and_measure(
     """Train; return the test reconstructions' mean PSNR in dB, and the train faces' latents."""
     if not len(faces["train"]) or not len(faces["test"]):
         raise ValueError("a stand-in autoencoder needs train and test faces: give `faces`")
-    train_autoencoder(vae, lambda image: decode(encode(image)), faces["train"], training, seed=seed)
+
+    def reconstruct(image_B3HW: Tensor) -> Tensor:
+        return family.decode_signed(vae, family.encode_mean(vae, image_B3HW))
+
+    train_autoencoder(vae, reconstruct, faces["train"], training, seed=seed)
+    train, test = _signed(faces["train"]), _signed(faces["test"])
     with torch.no_grad():
-        latents = torch.cat([encode(batch) for batch in torch.split(_signed(faces["train"]), 16)])
-        test = _signed(faces["test"])
-        restored = torch.cat([decode(encode(batch)) for batch in torch.split(test, 16)]).clamp(
-            -1, 1
-        )
+        latents = torch.cat([family.encode_mean(vae, part) for part in torch.split(train, 16)])
+        restored = torch.cat([reconstruct(part) for part in torch.split(test, 16)]).clamp(-1, 1)
     error_B = ((restored - test) / 2).square().mean(dim=(1, 2, 3))
     return float(-10 * torch.log10(error_B).mean()), latents
 

@@ -1,4 +1,4 @@
-"""What one training step computes: the restored latent, its picture, and the losses between.
+"""What one training step computes: the restored latent, its picture and the losses.
 
 B batch, C latent channels, N tokens; H and W of the image or of the latent.
 """
@@ -14,7 +14,7 @@ from torch.nn import functional as F
 from components.losses.perceptual import PERCEPTUAL, PerceptualName
 from components.losses.pixel import PixelLoss, PixelRange
 from components.params import Params
-from components.restorer import Restorer, as_cached
+from components.restorers.hdrface import HDRFace, as_cached
 
 
 class Batch(NamedTuple):
@@ -49,10 +49,10 @@ class IdentityParams(Params):
 
 
 class LossParams(Params):
-    """The weighted sum that a training minimises; a term that is left out is not computed.
+    """The weighted sum that a training minimises; an omitted term is not computed.
 
-    `latent` (mean squared error on latents) is ours: it teaches a small generator far sooner than
-    pixels through the decoder do. The paper has no such term: its profiles leave it at 0.
+    `latent` (mean squared error on latents) is ours: a small generator learns far faster from it
+    than from pixels through the decoder. The paper has no such term: its profiles leave it at 0.
     """
 
     latent: NonNegativeFloat = 0.0
@@ -62,15 +62,15 @@ class LossParams(Params):
 
 
 class TrainingStep(nn.Module):
-    """Restore a batch and compare: the module that is trained, one call of it a step.
+    """Restore a batch and compare: the module that is trained, called once per step.
 
-    Returns the weighted sum as `loss` and every term unweighted under its own name, scalars.
+    It returns the weighted sum as `loss`, and every unweighted term by its name; all are scalars.
     """
 
     def __init__(
-        self, restorer: Restorer, params: LossParams, *, clean_condition: float = 0.5
+        self, restorer: HDRFace, params: LossParams, *, clean_condition: float = 0.5
     ) -> None:
-        """Load what the losses need. Raises: FileNotFoundError naming a network not at hand."""
+        """Load what the losses need. Raises: FileNotFoundError naming a missing network."""
         super().__init__()
         self.restorer = restorer
         self.clean_condition = clean_condition
@@ -84,7 +84,7 @@ class TrainingStep(nn.Module):
         if params.identity is not None:
             self._add("identity", params.identity.weight, _identity_loss(params.identity.network))
         if not any(self.weights.values()):
-            raise ValueError("losses: every weight is 0, there is nothing to minimise")
+            raise ValueError("losses: every weight is 0, so there is nothing to minimise")
 
     def _add(self, name: str, weight: float, loss: nn.Module) -> None:
         self.weights[name] = weight

@@ -1,7 +1,7 @@
-"""A stream of rows with the randomness of its own: it goes alike on whatever rank serves it.
+"""A stream of rows with its own randomness: it behaves the same on any rank.
 
-A training has a fixed number of streams, each with a batch of every step. One worker or several
-serve them: rank r of W has streams r, r + W, ... With as many workers as streams, each has one.
+A training has a fixed number of streams, each with one batch per step. Rank r of W workers has the
+streams r, r + W, ...: with as many workers as streams, each has one.
 """
 
 from collections.abc import Iterator
@@ -15,17 +15,17 @@ from components.keyed_random import generator
 
 
 class Batches(Protocol):
-    """An endless source of batches that says where it stands."""
+    """An endless source of batches that knows its position."""
 
     @property
     def position(self) -> int:
-        """How many rows have been read."""
+        """Return how many rows have been read."""
 
     def seek(self, position: int) -> None:
-        """Go on after `position` rows, as if they had been read."""
+        """Continue after `position` rows, as if they had been read."""
 
     def take(self, count: int) -> Any:
-        """Give the next `count` rows as one batch, on the training's device."""
+        """Return the next `count` rows as one batch, on the training's device."""
 
 
 class Stream:
@@ -37,7 +37,7 @@ class Stream:
         self.start(0)
 
     def start(self, position: int) -> None:
-        """Go on after `position` rows, with randomness that follows from there."""
+        """Continue after `position` rows, with randomness that depends only on that place."""
         self.batches.seek(position)
         self._noise = torch.Generator(self._device).manual_seed(self._drawn("training noise"))
         self._states = {"torch": torch.Generator().manual_seed(self._drawn("torch")).get_state()}
@@ -51,7 +51,7 @@ class Stream:
 
     @contextmanager
     def randomness(self) -> Iterator[torch.Generator]:
-        """Give the noise, and have the stream's random state in the process inside the block."""
+        """Return the noise generator; in the block, the process has the stream's random state."""
         torch.set_rng_state(self._states["torch"])
         if "cuda" in self._states:
             torch.cuda.set_rng_state(self._states["cuda"], self._device)
@@ -61,11 +61,11 @@ class Stream:
             self._states["cuda"] = torch.cuda.get_rng_state(self._device)
 
     def random_states(self) -> dict[str, Tensor]:
-        """Give all that `resume` needs beside the position."""
+        """Return all that `resume` needs, apart from the position."""
         return {**self._states, "noise": self._noise.get_state()}
 
     def resume(self, position: int, states: dict[str, Tensor]) -> None:
-        """Go on after `position` rows with the randomness that was saved there."""
+        """Continue after `position` rows with the randomness that was saved there."""
         self.batches.seek(position)
         self._noise.set_state(states["noise"])
         self._states = {name: states[name] for name in self._states}

@@ -6,12 +6,13 @@ links to them. A pickle is never read: only safetensors, JSON and text.
 
 import json
 import logging
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from fnmatch import fnmatch
 from pathlib import Path
 from typing import Annotated
 
 from pydantic import AfterValidator, Field, StringConstraints
+from torch import Tensor
 
 from components.params import Params
 from components.weights import store
@@ -43,24 +44,29 @@ class TextParams(Params):
 
 
 class PublishedParams(Params):
-    """Weights that someone published: which, of which moment, and which files of them."""
+    """Published weights: the repository, its revision and the files."""
 
     id: str  # on the hub
     revision: Commit
     patterns: Sequence[Pattern] = Field(min_length=1)
-    licence: str | None = None  # None: the known one of this id
+    licence: str | None = None  # None: the licence that is known for this id
     sha256: Mapping[str, Sha256] = Field(default_factory=dict)  # of the files that are pinned
     source: Path | None = None  # a local folder in the published layout, instead of the hub
     prompt: TextParams | None = None
 
 
-def publish(folder: Path, name: str, params: PublishedParams) -> str:
-    """Get published weights and describe them in `folder`; return their identity.
+EncodePrompt = Callable[[Path, str], Tensor]
 
-    `folder` gets the manifest and the text condition; the large files stay where they are, with
-    links to them in the store.
 
-    Raises: FileNotFoundError, PermissionError, ConnectionError or ValueError saying what is
+def publish(
+    folder: Path, name: str, params: PublishedParams, encode_prompt: EncodePrompt | None = None
+) -> str:
+    """Fetch published weights and describe them in `folder`; return their fingerprint.
+
+    `folder` gets the manifest and the text condition, which `encode_prompt(layout, text)` makes;
+    the large files stay where they are, with links to them in the store.
+
+    Raises: FileNotFoundError, PermissionError, ConnectionError or ValueError that says what is
     missing, refused or different, and what to do.
     """
     licence = params.licence or licence_of(params.id)
@@ -71,9 +77,14 @@ def publish(folder: Path, name: str, params: PublishedParams) -> str:
     facts = {}
     if params.prompt is not None:
         facts["prompt"] = params.prompt.text
-        write_prompt(root, params.prompt.text, folder / PROMPT_FILE)
+        if encode_prompt is None:
+            raise ValueError(
+                f"weights.{name}.published.prompt: {name} is not a backbone, remove the section"
+            )
+        prompt_LD = encode_prompt(root, params.prompt.text)
+        write_prompt(prompt_LD, params.prompt.text, folder / PROMPT_FILE)
         records[PROMPT_FILE] = record_of(folder / PROMPT_FILE)
-    identity = write_manifest(
+    fingerprint = write_manifest(
         folder,
         name=name,
         kind="published",
@@ -84,11 +95,11 @@ def publish(folder: Path, name: str, params: PublishedParams) -> str:
         files=records,
     )
     store.link(folder, root)
-    return identity
+    return fingerprint
 
 
 def complete(folder: Path, params: PublishedParams) -> str:
-    """Fetch what a folder's manifest names to a machine that has only the manifest.
+    """Fetch the files that a manifest names to a machine that has only the manifest.
 
     The folder stays as it is. Raises: as `publish`; ValueError if what was fetched differs from
     the manifest.
@@ -97,11 +108,11 @@ def complete(folder: Path, params: PublishedParams) -> str:
     # The text condition lies beside the manifest already: its encoder is not needed again.
     root, _ = get(manifest.name, params.model_copy(update={"prompt": None}))
     store.link(folder, root)
-    return store.open_weights(folder).identity
+    return store.open_weights(folder).fingerprint
 
 
 def matches(folder: Path, params: PublishedParams) -> bool:
-    """Tell whether a folder's manifest describes what these parameters ask for."""
+    """Return whether a folder's manifest describes what these parameters ask for."""
     if not (folder / MANIFEST).is_file():
         return False
     manifest = Manifest.read(folder)
@@ -113,7 +124,7 @@ def matches(folder: Path, params: PublishedParams) -> bool:
 
 
 def get(name: str, params: PublishedParams) -> tuple[Path, list[str]]:
-    """Return where the published layout lies and the files of it that match, sorted.
+    """Fetch the published layout if needed; return its folder and the files that match, sorted.
 
     Raises: see `publish`.
     """
@@ -122,7 +133,7 @@ def get(name: str, params: PublishedParams) -> tuple[Path, list[str]]:
     for pattern in patterns:
         if not _matching(root, [pattern]):
             raise FileNotFoundError(
-                f"weights.{name}: no file of {root} matches {pattern!r}; look at the layout on "
+                f"weights.{name}: no file of {root} matches {pattern!r}: look at the layout on "
                 f"https://huggingface.co/{params.id}/tree/{params.revision} and correct the pattern"
             )
     files = _matching(root, params.patterns)
@@ -182,7 +193,7 @@ def _matching(root: Path, patterns: Sequence[str]) -> list[str]:
 
 
 def _refuse_missing_parts(root: Path, files: Sequence[str]) -> None:
-    """Refuse weights in several files of which one is missing (an interrupted copy)."""
+    """Check that no part of weights in several files is missing (an interrupted copy)."""
     for index in (file for file in files if file.endswith(".safetensors.index.json")):
         parts = json.loads((root / index).read_text(encoding="utf-8"))["weight_map"].values()
         for part in sorted(set(parts)):

@@ -1,7 +1,7 @@
-"""The authors' published files, read into this project's networks (METHOD, section 2).
+"""Read the authors' published files into this project's networks (METHOD, section 2).
 
-`fusion.pth` and `projection.pth` are pickles by format, so they are read with `weights_only=True`,
-which loads tensors and nothing else. The LoRA layers (`pytorch_lora_weights.safetensors`) need no
+`fusion.pth` and `projection.pth` are pickles, so they are read with `weights_only=True`, which
+loads only tensors. The LoRA layers (`pytorch_lora_weights.safetensors`) need no
 conversion: they are in diffusers' own layout.
 """
 
@@ -25,7 +25,7 @@ PROJECTION_KEYS = ("weight", "bias")
 def read_tensors(file: Path) -> dict[str, Tensor]:
     """Read named tensors from safetensors, or from a `.pth` of tensors only.
 
-    Training's wrappers are taken off: `state_dict` around the tensors, `module.` before names.
+    A training's wrappers are removed: `state_dict` around the tensors, `module.` before names.
 
     Raises: ValueError if the file holds anything but named tensors.
     """
@@ -62,7 +62,7 @@ def load_published_condition(folder: Path, fusion: nn.Module, projection: nn.Mod
             raise FileNotFoundError(f"{folder} holds no {name}: copy it from the authors' release")
         try:
             module.load_state_dict(read(folder / name))
-        except RuntimeError as error:  # load_state_dict's word for other shapes
+        except RuntimeError as error:  # what load_state_dict raises for other shapes
             raise ValueError(f"{folder / name} does not fit: {error}") from error
 
 

@@ -23,5 +23,5 @@ def licence_of(hub_id: str) -> str:
             return licence
     raise ValueError(
         f"the licence of {hub_id!r} is not known: "
-        "read it on its page and say it in 'licence' of its section"
+        "read it on its page and write it as 'licence' in its section"
     )

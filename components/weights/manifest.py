@@ -1,9 +1,9 @@
-"""What a folder of networks holds, file by file, and the identity that follows from it.
+"""What a folder of networks holds, file by file, and the fingerprint that follows from it.
 
-Two kinds of folder are described by a JSON file of their own: pretrained weights by
-`manifest.json`, a trained restorer by `restorer.json`. Both list their files with size and SHA-256,
-and both carry an identity by which others name them. The identity is a hash of content alone: the
-same bytes from the hub, from a colleague or from a store are the same weights.
+A JSON file describes each of two kinds of folder: `manifest.json` pretrained weights, and
+`restorer.json` a trained restorer. Both list their files with size and SHA-256, and have a
+fingerprint by which others name them. It is a hash of content only: the same bytes from the hub,
+from a colleague or from a store are the same weights.
 """
 
 import hashlib
@@ -12,16 +12,19 @@ from collections.abc import Iterable, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
-from typing import Any, Literal, Self
+from typing import Any, Final, Literal, Self
 
 from pydantic import BaseModel, ConfigDict, Field, NonNegativeInt, ValidationError, field_validator
+
+from components.files import write_json
 
 MANIFEST = "manifest.json"
 RESTORER = "restorer.json"
 DESCRIPTIONS = (MANIFEST, RESTORER)
+FORMAT: Final = 2  # of both; 1 called the fingerprint an identity
 
-# Not part of what a trained folder is: its name, how it came about, where a machine keeps things.
-_NOT_CONTENT = ("identity", "lineage", "files")
+# Not part of what a trained folder is: its name, its history, where a machine keeps things.
+_NOT_CONTENT = ("fingerprint", "lineage", "files")
 _NOT_NEED = ("hint",)
 
 Kind = Literal["stand-in", "published"]
@@ -40,14 +43,14 @@ class Manifest(BaseModel):
     """`manifest.json`: where pretrained weights come from, their licence and their files.
 
     The files lie beside the manifest (stand-ins) or in the store (published weights), under the
-    same relative names. `facts` is what is worth knowing about them, such as a reconstruction PSNR.
+    same relative names. `facts` is what else is known about them, such as a reconstruction PSNR.
     """
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
-    format: Literal[1] = 1
+    format: Literal[2] = FORMAT
     name: str
-    identity: str
+    fingerprint: str
     kind: Kind
     source: str
     revision: str | None
@@ -62,46 +65,66 @@ class Manifest(BaseModel):
         try:
             return cls.model_validate(description.content)
         except ValidationError as error:
-            raise ValueError(f"{folder / MANIFEST} is no manifest of weights: {error}") from error
+            raise ValueError(
+                f"{folder / MANIFEST} is not a manifest of weights: {error}"
+            ) from error
 
 
 @dataclass(frozen=True)
 class Description:
-    """The part that both kinds of folder share: the JSON's content, its identity, its files."""
+    """The part that both kinds of folder share: the JSON's content, its fingerprint, its files."""
 
     file: Path
     content: Mapping[str, Any]
-    identity: str
+    fingerprint: str
     files: Mapping[str, FileRecord]
 
     @classmethod
     def read(cls, folder: Path, *names: str) -> Self:
-        """Read `restorer.json` or `manifest.json`, or the one that is asked for.
+        """Read `restorer.json` or `manifest.json`, or only the file of the given name.
 
         Raises: FileNotFoundError if there is none; ValueError if it is broken, lists no files, or
-        names one outside of its folder.
+        names one outside its folder.
         """
         file = _description_file(folder, names or DESCRIPTIONS)
         try:
             content = json.loads(file.read_text(encoding="utf-8"))
+            _check_format(file, content)
             shared = _Shared.model_validate(content)
+        except FormatError:
+            raise
         except ValueError as error:  # json's and pydantic's errors are both ValueErrors
-            raise ValueError(f"{file} is no description of a sealed folder: {error}") from error
-        return cls(file, content, shared.identity, shared.files)
+            raise ValueError(
+                f"{file} is not the description of a sealed folder: {error}"
+            ) from error
+        return cls(file, content, shared.fingerprint, shared.files)
 
-    def computed_identity(self) -> str:
-        """Compute the identity that the content and the listed digests give."""
-        return _identity(self.content, self.files)
+    def computed_fingerprint(self) -> str:
+        """Return the fingerprint that follows from the content and the listed digests."""
+        return _fingerprint(self.content, self.files)
 
     @property
     def needs(self) -> Mapping[str, Mapping[str, Any]]:
-        """What the folder names by identity: role -> {name, identity, hint}; of weights nothing."""
+        """Return what a trained folder names by hash: role -> name, fingerprint, hint."""
         needs: Mapping[str, Mapping[str, Any]] = self.content.get("needs", {})
         return needs
 
 
+class FormatError(ValueError):
+    """A description that another version of this project wrote."""
+
+
+def _check_format(file: Path, content: Any) -> None:
+    found = content.get("format") if isinstance(content, dict) else FORMAT
+    if found != FORMAT:
+        raise FormatError(
+            f"{file} has format {found}, this version reads {FORMAT}: make it again with "
+            "'dvc repro', or use the version that wrote it"
+        )
+
+
 class _Shared(BaseModel):
-    identity: str
+    fingerprint: str
     files: dict[str, FileRecord]
 
     @field_validator("files")
@@ -110,7 +133,7 @@ class _Shared(BaseModel):
         for relative in files:
             path = PurePosixPath(relative)
             if path.is_absolute() or ".." in path.parts or "\\" in relative:
-                raise ValueError(f"file {relative!r} lies outside of its folder")
+                raise ValueError(f"file {relative!r} lies outside its folder")
         return files
 
 
@@ -125,14 +148,14 @@ def write_manifest(
     facts: Mapping[str, Any] | None = None,
     files: Mapping[str, FileRecord] | None = None,
 ) -> str:
-    """Describe a folder of weights in its `manifest.json` and return the identity.
+    """Write the `manifest.json` of a folder of weights, and return the fingerprint.
 
-    `files` is given when some lie elsewhere; else every file below `folder` counts.
+    Without `files`, every file below `folder` is listed; give it if some lie elsewhere.
     """
     records = dict(records_of(folder) if files is None else files)
     manifest = Manifest(
         name=name,
-        identity=_identity({"name": name}, records),
+        fingerprint=_fingerprint({"name": name}, records),
         kind=kind,
         source=source,
         revision=revision,
@@ -140,30 +163,24 @@ def write_manifest(
         facts=dict(facts or {}),
         files=records,
     )
-    write_json(folder / MANIFEST, manifest.model_dump(mode="json"))
-    return manifest.identity
+    write_json(folder / MANIFEST, manifest.model_dump(mode="json"), sort_keys=True)
+    return manifest.fingerprint
 
 
 def seal(folder: Path) -> str:
-    """Complete a trained folder's `restorer.json` with its files and identity; return the identity.
+    """Write files and fingerprint into a trained folder's `restorer.json`; return the fingerprint.
 
-    To be called when all other files are written; calling it again changes nothing.
+    Call it when all other files are written; a second call changes nothing.
 
     Raises: FileNotFoundError if there is no `restorer.json`.
     """
     file = _description_file(folder, (RESTORER,))
     content = json.loads(file.read_text(encoding="utf-8"))
     records = records_of(folder)
-    identity = _identity(content, records)
+    fingerprint = _fingerprint(content, records)
     files = {relative: record.model_dump() for relative, record in records.items()}
-    write_json(file, {**content, "identity": identity, "files": files})
-    return identity
-
-
-def identity_of_folder(folder: Path) -> str:
-    """Compute a folder's identity from its content, whatever its description says."""
-    description = Description.read(folder)
-    return _identity(description.content, records_of(folder, description.files))
+    write_json(file, {**content, "fingerprint": fingerprint, "files": files}, sort_keys=True)
+    return fingerprint
 
 
 def records_of(folder: Path, relatives: Iterable[str] | None = None) -> dict[str, FileRecord]:
@@ -173,7 +190,7 @@ def records_of(folder: Path, relatives: Iterable[str] | None = None) -> dict[str
         names = (path.relative_to(folder).as_posix() for path in found)
         relatives = (name for name in names if name not in DESCRIPTIONS)
     ordered = sorted(relatives)
-    # hashlib releases the GIL: several large files at once.
+    # hashlib releases the GIL, so several large files are hashed at once.
     with ThreadPoolExecutor() as pool:
         records = list(pool.map(record_of, (folder / relative for relative in ordered)))
     return dict(zip(ordered, records, strict=True))
@@ -191,7 +208,7 @@ def sha256_of(file: Path) -> str:
 
 
 def check(root: Path, files: Mapping[str, FileRecord], *, remedy: str) -> None:
-    """Compare every file below `root` with its record, sizes first, since they cost nothing.
+    """Check every file below `root` against its record, sizes first, since they cost nothing.
 
     Raises: FileNotFoundError or ValueError naming the first file (in name order) that is missing or
     differs, what was expected, and `remedy`.
@@ -210,14 +227,6 @@ def check(root: Path, files: Mapping[str, FileRecord], *, remedy: str) -> None:
             )
 
 
-def write_json(file: Path, content: Mapping[str, Any]) -> None:
-    """Write JSON so that equal content gives equal bytes, and never half of it."""
-    text = json.dumps(content, indent=1, sort_keys=True, ensure_ascii=False) + "\n"
-    partial = file.with_name(file.name + ".partial")
-    partial.write_text(text, encoding="utf-8")
-    partial.replace(file)
-
-
 def _description_file(folder: Path, names: Iterable[str]) -> Path:
     candidates = [folder / name for name in names]
     for file in candidates:
@@ -233,11 +242,11 @@ def _origin(folder: Path) -> str:
     return "it was not made by a stage of this project, or the stage did not finish"
 
 
-def _identity(content: Mapping[str, Any], records: Mapping[str, FileRecord]) -> str:
-    """Hash what a folder is: name and files of weights; all but the history of a restorer."""
+def _fingerprint(content: Mapping[str, Any], records: Mapping[str, FileRecord]) -> str:
+    """Hash what a folder is: name and files of weights; of a restorer, all but its history."""
     digests = {relative: record.sha256 for relative, record in records.items()}
     if "backbone" not in content:  # which a restorer always names
-        return _hash({"format": 1, "name": content.get("name"), "files": digests})
+        return _hash({"format": FORMAT, "name": content.get("name"), "files": digests})
     kept = {key: value for key, value in content.items() if key not in _NOT_CONTENT}
     kept["needs"] = {
         role: {key: value for key, value in need.items() if key not in _NOT_NEED}

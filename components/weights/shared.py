@@ -1,7 +1,7 @@
-"""Networks as workers get them: from the data root, once a machine.
+"""Share networks with workers: they come from the data root, once per machine.
 
-The process that starts a stage shares a folder or file, and hands on what `share` returns; a worker
-asks that for a path on its own machine. Without a data root all of this is the path itself.
+The process that starts a stage calls `share` and sends its result to workers; a worker asks that
+for a path on its own machine. Without a data root, it is the path itself.
 """
 
 import contextlib
@@ -19,27 +19,27 @@ from components.weights.store import closure, enter, stores
 
 @dataclass(frozen=True)
 class SharedFolder:
-    """Weights or a trained folder, with all that it names; it travels to workers."""
+    """Weights or a trained folder, with all that it names; it can be sent to workers."""
 
     path: Path  # on the machine that shared it
-    identity: str
+    fingerprint: str
     place: Storage | None  # ROOT/store
 
     def local(self) -> Path:
-        """Return the folder on this machine, where `open_weights` or `open_model` verify it.
+        """Return the folder on this machine; `open_weights` or `open_model` verify it there.
 
         Raises: FileNotFoundError if it is no longer in the data root.
         """
         if self.place is None:
             return self.path
         if self.place.is_folder:
-            return Path(self.place.url) / self.identity
-        return _fetch(self.place, self.identity)
+            return Path(self.place.url) / self.fingerprint
+        return _fetch(self.place, self.fingerprint)
 
 
 @dataclass(frozen=True)
 class SharedFile:
-    """A single file, by the hash of its content; it travels to workers."""
+    """A single file, named by the hash of its content; it can be sent to workers."""
 
     path: Path
     sha256: str
@@ -61,26 +61,26 @@ class SharedFile:
 
 
 def share(folder: Path) -> SharedFolder:
-    """Put a folder, with all that it names, where workers find it; what is there stays.
+    """Copy a folder, with all that it names, to where workers find it, unless it is there.
 
     Raises: FileNotFoundError or ValueError naming the first wrong file.
     """
-    identity = Description.read(folder).identity
+    fingerprint = Description.read(folder).fingerprint
     root = data_root()
     if root is None:
-        return SharedFolder(folder.absolute(), identity, None)
+        return SharedFolder(folder.absolute(), fingerprint, None)
     place = root / "store"
-    if not any((place / identity).size(name) for name in DESCRIPTIONS):
+    if not any((place / fingerprint).size(name) for name in DESCRIPTIONS):
         for description, files in closure(folder):
-            target = place / description.identity
+            target = place / description.fingerprint
             for relative, source in files.items():
                 target.put(source, relative)
-            target.put(description.file, description.file.name)  # last: it says all is there
-    return SharedFolder(folder.absolute(), identity, place)
+            target.put(description.file, description.file.name)  # last: it says that all is there
+    return SharedFolder(folder.absolute(), fingerprint, place)
 
 
 def share_file(file: Path) -> SharedFile:
-    """Put a file where workers find it. Raises: OSError if it cannot be read."""
+    """Copy a file to where workers find it. Raises: OSError if it cannot be read."""
     digest = sha256_of(file)
     root = data_root()
     if root is None:
@@ -91,21 +91,21 @@ def share_file(file: Path) -> SharedFile:
     return SharedFile(file.absolute(), digest, place)
 
 
-def _fetch(place: Storage, identity: str) -> Path:
-    """Copy a folder, and first what it names, into this machine's store."""
-    target = stores()[0] / identity
+def _fetch(place: Storage, fingerprint: str) -> Path:
+    """Copy what a folder names, and then the folder, into this machine's store."""
+    target = stores()[0] / fingerprint
     with _alone(target), tempfile.TemporaryDirectory() as folder:
         if any((target / name).is_file() for name in DESCRIPTIONS):
             return target
-        description = _description(place / identity, Path(folder))
+        description = _description(place / fingerprint, Path(folder))
         for need in description.needs.values():
-            _fetch(place, str(need["identity"]))
+            _fetch(place, str(need["fingerprint"]))
         files = {relative: Path(relative) for relative in description.files}
         return enter(
             target.parent,
             description,
             files,
-            lambda source, copy: (place / identity).get(source.as_posix(), copy),
+            lambda source, copy: (place / fingerprint).get(source.as_posix(), copy),
         )
 
 
@@ -121,7 +121,7 @@ def _description(there: Storage, folder: Path) -> Description:
 
 @contextlib.contextmanager
 def _alone(target: Path) -> Iterator[None]:
-    """Let one process of this machine fetch `target` while the others wait for it."""
+    """Hold the lock on `target` in the block: other processes of this machine wait."""
     target.parent.mkdir(parents=True, exist_ok=True)
     handle = os.open(target.with_name(f"{target.name}.lock"), os.O_RDWR | os.O_CREAT, 0o644)
     try:

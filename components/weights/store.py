@@ -1,7 +1,7 @@
-"""Where networks lie on this machine, and how to take them to another one.
+"""Where networks lie on this machine, and how to copy them to another.
 
-A store is a folder of folders, each named by its identity: `$HDRFACE_STORE`, else
-`~/.cache/hdrface`. Whatever names a network by identity finds it beside its owner or in a store.
+A store is a folder of folders, each named by its fingerprint: `$HDRFACE_STORE`, otherwise
+`~/.cache/hdrface`. A network that is named by its fingerprint lies beside its owner or in a store.
 """
 
 import os
@@ -26,16 +26,16 @@ Put = Callable[[Path, Path], object]  # copy or link: (source, target)
 
 @dataclass(frozen=True)
 class WeightsFolder:
-    """Verified pretrained weights; `root` is where the published layout (`vae/`, …) lies."""
+    """Verified pretrained weights; `root` is the folder of the published layout (`vae/`, …)."""
 
     name: str
-    identity: str
+    fingerprint: str
     root: Path
     licence: str
     manifest: Manifest
 
     def path(self, relative: str) -> Path:
-        """Return a file or folder of the layout. Raises: FileNotFoundError if it is not in it."""
+        """Return a file or folder of the layout. Raises: FileNotFoundError if there is none."""
         path = self.root / relative
         known = any(
             name == relative or name.startswith(f"{relative}/") for name in self.manifest.files
@@ -59,7 +59,7 @@ def stores() -> list[Path]:
 def open_weights(folder: Path) -> WeightsFolder:
     """Open a folder of weights, such as `data/weights/sd21`, and verify every file of it.
 
-    Raises: FileNotFoundError or ValueError naming the first wrong file and the command that helps.
+    Raises: FileNotFoundError or ValueError naming the first wrong file and a remedy.
     """
     if not (folder / MANIFEST).is_file():
         raise FileNotFoundError(
@@ -69,12 +69,14 @@ def open_weights(folder: Path) -> WeightsFolder:
     root = _root(folder, manifest)
     remake = f"run 'dvc repro --force weights@{manifest.name}'"
     check(root, manifest.files, remedy=remake)
-    if (identity := Description.read(folder, MANIFEST).computed_identity()) != manifest.identity:
+    if (
+        fingerprint := Description.read(folder, MANIFEST).computed_fingerprint()
+    ) != manifest.fingerprint:
         raise ValueError(
-            f"{folder / MANIFEST} calls itself {manifest.identity}, "
-            f"but its files are {identity}: {remake}"
+            f"{folder / MANIFEST} calls itself {manifest.fingerprint}, "
+            f"but its files are {fingerprint}: {remake}"
         )
-    return WeightsFolder(manifest.name, manifest.identity, root, manifest.licence, manifest)
+    return WeightsFolder(manifest.name, manifest.fingerprint, root, manifest.licence, manifest)
 
 
 def open_model(folder: Path) -> Description:
@@ -85,52 +87,53 @@ def open_model(folder: Path) -> Description:
     description = Description.read(folder, RESTORER)
     remedy = "copy the folder again from where it was trained, or train it again with 'dvc repro'"
     check(folder, description.files, remedy=remedy)
-    if (identity := description.computed_identity()) != description.identity:
+    if (fingerprint := description.computed_fingerprint()) != description.fingerprint:
         raise ValueError(
-            f"{folder} calls itself {description.identity}, but its content is {identity}: {remedy}"
+            f"{folder} calls itself {description.fingerprint}, "
+            f"but its content is {fingerprint}: {remedy}"
         )
     return description
 
 
-def find(identity: str, hints: Iterable[Path] = ()) -> Path:
-    """Return the folder with this identity: one of the hints, else in a store.
+def find(fingerprint: str, hints: Iterable[Path] = ()) -> Path:
+    """Find the folder with this fingerprint: one of the hints, otherwise in a store.
 
     Only descriptions are read here; `open_weights` and `open_model` verify the files.
 
-    Raises: FileNotFoundError listing every place that was tried and what lay there.
+    Raises: FileNotFoundError that lists every place that was tried and what was there.
     """
     tried = []
-    for folder in [*hints, *(store / identity for store in stores())]:
+    for folder in [*hints, *(store / fingerprint for store in stores())]:
         try:
-            found = Description.read(folder).identity
+            found = Description.read(folder).fingerprint
         except (FileNotFoundError, ValueError) as error:
             tried.append(str(error))
             continue
-        if found == identity:
+        if found == fingerprint:
             return folder
         tried.append(f"{folder} is {found}")
     listed = "".join(f"\n  {line}" for line in tried)
     raise FileNotFoundError(
-        f"nothing with identity {identity} was found; tried{listed}\n"
-        f"copy it to {stores()[0] / identity}, or set {STORE_VARIABLE} to the store that holds it"
+        f"nothing with fingerprint {fingerprint} was found; tried{listed}\n"
+        f"copy it to {stores()[0] / fingerprint}, or set {STORE_VARIABLE} to the store with it"
     )
 
 
 def find_need(folder: Path, need: Mapping[str, Any], hints: Sequence[Path] = ()) -> Path:
-    """Find what a trained folder names in `needs`: {name, identity, hint}.
+    """Find what a trained folder names in `needs`: {name, fingerprint, hint}.
 
-    Looked for at the caller's hints, at the folder's own hint (relative to it or to the working
-    directory), beside the folder under its identity, and in the stores.
+    It looks at the caller's hints, the folder's own hint (relative to it or to the working
+    directory), beside the folder under the fingerprint, and in the stores.
     """
-    identity = str(need["identity"])
+    fingerprint = str(need["fingerprint"])
     own = [folder / need["hint"], Path(need["hint"])] if need.get("hint") else []
-    return find(identity, [*hints, *own, folder.parent / identity])
+    return find(fingerprint, [*hints, *own, folder.parent / fingerprint])
 
 
 def bring(folder: Path, store: Path, hints: Sequence[Path] = ()) -> Path:
-    """Copy a trained folder or weights, with all that it names, into a store; return its place.
+    """Copy a trained folder or weights, with all that they name, into a store; return the place.
 
-    The store can then be copied to another machine as it is. Everything is verified on the way.
+    The store can then be copied to another machine as it is. Everything is verified first.
     """
     place = store
     for description, files in closure(folder, hints):
@@ -141,10 +144,11 @@ def bring(folder: Path, store: Path, hints: Sequence[Path] = ()) -> Path:
 def closure(
     folder: Path, hints: Sequence[Path] = ()
 ) -> Iterator[tuple[Description, Mapping[str, Path]]]:
-    """Give what a folder names, and what that names, and last the folder; all of it verified.
+    """Verify what a folder names, what that names, and last the folder; return them in this order.
 
-    Each as its description and the places of its files. Raises: FileNotFoundError or ValueError
-    naming the first wrong file.
+    Each comes as its description and the places of its files.
+
+    Raises: FileNotFoundError or ValueError naming the first wrong file.
     """
     description = Description.read(folder)
     root = folder
@@ -158,9 +162,9 @@ def closure(
 
 
 def link(folder: Path, layout: Path) -> Path:
-    """Enter published weights into this machine's store: links to the files in `layout`.
+    """Add published weights to this machine's store, as links to the files in `layout`.
 
-    What lies beside the manifest itself (the text condition) is copied: `folder` may move.
+    What lies beside the manifest (the text condition) is copied, since `folder` may move.
     """
     description = Description.read(folder, MANIFEST)
     beside = {name: folder / name for name in description.files if (folder / name).is_file()}
@@ -176,20 +180,20 @@ def link(folder: Path, layout: Path) -> Path:
 
 
 def enter(store: Path, description: Description, files: Mapping[str, Path], put: Put) -> Path:
-    """Make `store/identity` of a description and its files; an intact one that is there stays."""
-    target = store / description.identity
+    """Make `store/FINGERPRINT` from a description and its files; an intact one stays."""
+    target = store / description.fingerprint
     if _is_intact(target, description):
         return target
-    partial = store / f"{description.identity}.{uuid4().hex}.partial"
+    partial = store / f"{description.fingerprint}.{uuid4().hex}.partial"
     for relative, source in files.items():
         (partial / relative).parent.mkdir(parents=True, exist_ok=True)
         put(source, partial / relative)
     shutil.copyfile(description.file, partial / description.file.name)
-    if target.exists():  # damaged: its links lead nowhere, say, after a cache was emptied
+    if target.exists():  # damaged: its links may be dead, for example after a cache was emptied
         shutil.rmtree(target)
     try:
         partial.rename(target)
-    except OSError:  # another process entered the same content meanwhile
+    except OSError:  # another process has added the same content
         shutil.rmtree(partial)
         if not _is_intact(target, description):
             raise
@@ -207,8 +211,8 @@ def _is_intact(folder: Path, description: Description) -> bool:
 
 
 def _root(folder: Path, manifest: Manifest) -> Path:
-    """Return the first place that holds every file of the manifest."""
-    places = [folder, *(store / manifest.identity for store in stores())]
+    """Find the first place that holds every file of the manifest."""
+    places = [folder, *(store / manifest.fingerprint for store in stores())]
     for place in places:
         if all((place / relative).is_file() for relative in manifest.files):
             return place

@@ -12,13 +12,14 @@ import httpx2 as httpx
 import pytest
 import torch
 
-from components.restorer import Need, Restorer
+from components.profiles import use
+from components.restorers.folder import load_restorer, save_restorer
+from components.restorers.spec import Need
 from components.weights.store import open_weights
-from pipelines.config import use
-from tests.components.test_restorer import trained
 from tests.endpoint import PATIENCE_S, Endpoint, picture
 from tests.pipelines.registered import GIT, NAMES, Project, make_models
 from tests.servers import MlflowServer, s3_environment, s3_server
+from tests.small_networks import trained
 
 pytestmark = [pytest.mark.cluster, pytest.mark.ray, pytest.mark.slow]
 SDFM, TEXT = NAMES
@@ -42,16 +43,17 @@ def project(
 
 def _break(folder: Path, networks: Path) -> None:
     """Save a trained folder anew with weights that are no numbers."""
-    restorer = Restorer.load(folder)
+    restorer = load_restorer(folder)
     with torch.no_grad():
-        for parameter in restorer.backbone_module.parameters():
+        for parameter in restorer.backbone.parameters():
             parameter.fill_(float("nan"))
     weights = open_weights(networks / "sd21")
     hint = os.path.relpath(networks / "sd21", folder)
     shutil.rmtree(folder)
-    restorer.save(
+    save_restorer(
+        restorer,
         folder,
-        needs={"backbone": Need(name=weights.name, identity=weights.identity, hint=hint)},
+        needs={"backbone": Need(name=weights.name, fingerprint=weights.fingerprint, hint=hint)},
         licences=["none"],
         lineage={"git": GIT, "training": f"training-of-{folder.name}"},
     )

@@ -26,12 +26,12 @@ ROOT = f"s3://{BUCKET}/root"
 # `smoke` for one backbone behind the other, as in `paper-sd21`, with enough shards that a node can
 # be lost between the first and the last, and two workers a training, so that any node is one.
 PROFILE = (
-    *("smoke", "restorer.backbones=[qwen]", "train.backbones=[sd21]", "restore=[sd21]"),
+    *("smoke", "plain.backbones=[qwen]", "train.backbones=[sd21]", "~intermediates.qwen"),
     *("report.names=[sd21-sdfm]", "register.candidates=[sd21-sdfm]"),
     *("samples.count=30", "faces.files_per_shard=3", "degrade.variants=2"),
     *("train.sd21.workers=2", "train.qwen.workers=2"),
 )
-TABLES = ("faces", "pairs", "restorations/sd21", "features/sd21")
+TABLES = ("faces", "pairs", "intermediates/sd21", "features/sd21")
 MODELS = ("qwen-text", "sd21-sdfm")
 
 
@@ -102,7 +102,7 @@ def _assert_same(line: Line, alone: Path) -> None:
             for folder in (line.home.folder, alone)
         )
         assert here.files == there.files, name
-        assert here.identity == there.identity, name
+        assert here.fingerprint == there.fingerprint, name
 
 
 class Losses:
@@ -170,7 +170,7 @@ def _assert_tracked(url: str, folder: Path) -> None:
     head = subprocess.run(
         ["git", "rev-parse", "HEAD"], cwd=folder, check=True, capture_output=True, text=True
     )
-    assert {run.info.run_name for run in runs} == {"restorer@qwen", "train@sd21-sdfm"}
+    assert {run.info.run_name for run in runs} == {"plain@qwen", "train@sd21-sdfm"}
     for run in runs:
         assert run.info.status == "FINISHED"
         assert run.data.tags["git.commit"] == head.stdout.strip()

@@ -67,7 +67,7 @@ def test_a_network_that_goes_without_a_word_ends_the_following(
         out, _ = process.communicate(timeout=150)
     assert time.monotonic() - silent_since < 45
     assert process.returncode == 2
-    assert "goes on without its log: attach to it again" in out
+    assert "continues, without its log here: attach to it again" in out
     assert "Traceback" not in out
 
 

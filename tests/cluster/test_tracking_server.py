@@ -14,8 +14,8 @@ from mlflow.entities import Run
 
 from components.tracking import outages, runs
 from components.tracking.runs import TrainingRun
+from tests import small_training
 from tests.faulty_proxy import FaultyProxy
-from tests.pipelines import small_training
 from tests.servers import BUCKET, S3_SECRET, MlflowServer, postgres, s3_environment, s3_server
 
 pytestmark = [pytest.mark.cluster, pytest.mark.slow]

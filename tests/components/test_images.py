@@ -21,7 +21,7 @@ HEIGHT, WIDTH = 24, 40
 
 
 def _picture() -> images.Image:
-    """Smooth, so that JPEG keeps it; the red corner top left tells how it is turned."""
+    """Make a smooth picture, so that JPEG keeps it; the red corner top left shows its rotation."""
     y, x = np.mgrid[0:HEIGHT, 0:WIDTH].astype(np.float64)
     picture = np.stack([120 + x, 80 + 3 * y, 200 - 2 * x], axis=-1)
     picture[:8, :8] = (250, 10, 10)
@@ -82,7 +82,7 @@ def test_exif_orientation_turns_the_picture_upright(format_: str, orientation: i
     assert _close(images.decode(_file(lying, format_, **options)), _picture(), 2.5)
 
 
-def test_transparency_is_laid_over_white() -> None:
+def test_transparent_pictures_get_a_white_background() -> None:
     rgba = np.dstack([_picture(), np.full((HEIGHT, WIDTH), 255, np.uint8)])
     rgba[:, :20, 3] = 0
     rgba[:, 20:30, 3] = 51  # a fifth of the picture, four fifths of white
@@ -146,7 +146,7 @@ def test_sixteen_bits_become_eight(suffix: str, channels: int) -> None:
     assert (decoded[0, 1] == 0).all()
 
 
-def test_float_pixels_are_refused_for_their_range_is_unknown() -> None:
+def test_float_pixels_are_refused_since_their_range_is_unknown() -> None:
     floats = PIL.Image.fromarray(np.zeros((32, 32), np.float32))
     with pytest.raises(ImageError, match="pixels of type F"):
         images.decode(_file(floats, "TIFF"))
@@ -167,7 +167,7 @@ def test_a_phone_s_multi_picture_file_gives_its_first_picture() -> None:
         (b"GIF89a" + bytes(40), "not a JPEG"),
     ],
 )
-def test_what_is_no_picture_is_refused(data: bytes, reason: str) -> None:
+def test_a_file_that_is_not_a_picture_is_refused(data: bytes, reason: str) -> None:
     with pytest.raises(ImageError, match=reason):
         images.decode(data)
 

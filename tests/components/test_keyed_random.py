@@ -11,7 +11,7 @@ PINNED_INTEGERS = [891, 825, 449, 679, 671, 106]
 PINNED_NORMALS = [1.0098098516464233, 1.0400042533874512, -0.6695733666419983, -0.39721399545669556]
 
 
-def test_a_key_keeps_its_numbers_for_good() -> None:
+def test_the_numbers_of_a_key_never_change() -> None:
     assert keyed_random.generator(*KEY).integers(0, 1000, 6).tolist() == PINNED_INTEGERS
     np.testing.assert_allclose(keyed_random.normal(*KEY, (4,)), PINNED_NORMALS, rtol=1e-6)
 
@@ -33,13 +33,13 @@ def test_a_key_that_differs_anywhere_gives_an_unrelated_stream(
     assert abs(np.corrcoef(ours, theirs)[0, 1]) < 0.03  # 4 standard errors
 
 
-def test_the_borders_between_the_parts_of_a_key_count() -> None:
+def test_the_limits_between_the_parts_of_a_key_count() -> None:
     shifted = [(1, "a", 12, "p"), (1, "a1", 2, "p"), (1, 'a", 1', 2, "p"), (11, "a", 2, "p")]
     first = {int(keyed_random.generator(*key).integers(1 << 62)) for key in shifted}
     assert len(first) == len(shifted)
 
 
-def test_the_order_of_asking_changes_nothing() -> None:
+def test_the_order_of_draws_changes_nothing() -> None:
     keys = [(7, f"face-{i}", v, "noise") for i in range(20) for v in range(3)]
     in_order = {key: keyed_random.normal(*key, (3, 2)).tobytes() for key in keys}
     random.Random(0).shuffle(keys)

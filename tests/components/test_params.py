@@ -1,9 +1,10 @@
 from pathlib import Path
+from typing import Annotated, Literal
 
 import pytest
 from pydantic import PositiveInt, ValidationError
 
-from components.params import Compute, Params, ParamsError, Workers, read
+from components.params import Compute, Params, ParamsError, Workers, one_of, read
 
 
 class Recipe(Params):
@@ -67,12 +68,16 @@ def test_every_bad_key_is_named_at_once_with_its_value(file: Path) -> None:
 @pytest.mark.parametrize(
     ("section", "message"),
     [
-        ("degrad", "degrad: section is missing; the file has degrade, train, compute"),
+        (
+            "degrad",
+            "degrad: section is missing; the file has degrade, train, compute: "
+            "did you mean 'degrade'?",
+        ),
         ("train.qwen", "train.qwen: section is missing; 'train' has sd21"),
         ("degrade.seed.x", "degrade.seed.x: section is missing; 'degrade.seed' has no sections"),
     ],
 )
-def test_a_missing_section_is_named_with_those_that_are_there(
+def test_a_missing_section_is_named_with_the_known_ones(
     file: Path, section: str, message: str
 ) -> None:
     with pytest.raises(ParamsError) as caught:
@@ -99,6 +104,36 @@ def test_a_long_value_is_cut_in_the_message(file: Path) -> None:
     assert max(map(len, caught.value.problems)) < 250
 
 
+class Choice(Params):
+    schedule: Literal["constant", "cosine"]
+    family: Annotated[str, one_of(("sd21", "qwen"))]
+
+
+def test_an_unknown_name_is_told_with_the_nearest_whatever_says_which_there_are(
+    file: Path,
+) -> None:
+    file.write_text("train: {schedule: cosin, family: sd12}")
+    with pytest.raises(ParamsError) as caught:
+        Choice.load("train", file)
+    assert caught.value.problems == (
+        "train.schedule = 'cosin': Input should be 'constant' or 'cosine': did you mean 'cosine'?",
+        "train.family = 'sd12': Input should be 'sd21' or 'qwen': did you mean 'sd21'?",
+    )
+
+
+def test_names_are_known_when_they_are_checked(file: Path) -> None:
+    families = {"sd21": 1}
+
+    class Later(Params):
+        family: Annotated[str, one_of(families)]
+
+    file.write_text("train: {family: toy}")
+    with pytest.raises(ParamsError, match=r"train\.family = 'toy': Input should be 'sd21'$"):
+        Later.load("train", file)
+    families["toy"] = 2
+    assert Later.load("train", file).family == "toy"
+
+
 def test_a_section_cannot_be_changed(file: Path) -> None:
     section = Degrade.load("degrade", file)
     with pytest.raises(ValidationError, match="frozen"):
@@ -116,7 +151,7 @@ def test_workers_are_a_number_or_two(file: Path, written: str, read: object) -> 
 
 
 @pytest.mark.parametrize("written", ["0", "[0, 2]", "[3, 2]", "[1, 2, 3]", "true", "2.5", "two"])
-def test_workers_that_cannot_be_are_refused_in_one_line(file: Path, written: str) -> None:
+def test_impossible_workers_are_refused_in_one_line(file: Path, written: str) -> None:
     file.write_text(f"train: {{workers: {written}}}")
     with pytest.raises(ParamsError, match=r"train\.workers = .*or \[min, max\] with 1 <= min") as e:
         Training.load("train", file)

@@ -1,8 +1,9 @@
 import logging
+import sys
 
 import pytest
 
-from components.progress import TrainingProgress, WorkProgress
+from components.progress import Progress
 
 
 @pytest.fixture(autouse=True)
@@ -10,34 +11,64 @@ def info(caplog: pytest.LogCaptureFixture) -> None:
     caplog.set_level(logging.INFO, logger="components")
 
 
-def test_a_log_gets_a_line_now_and_then_and_one_at_the_end(
+@pytest.fixture
+def clock(monkeypatch: pytest.MonkeyPatch) -> list[float]:
+    now = [0.0]
+    monkeypatch.setattr("time.monotonic", lambda: now[0])
+    return now
+
+
+def test_a_log_gets_at_most_one_line_in_ten_seconds_and_one_at_the_end(
+    clock: list[float], caplog: pytest.LogCaptureFixture
+) -> None:
+    progress = Progress("degrade", "shards", 100)
+    for second in range(7, 107):  # the first is done after 7 s, then one a second
+        clock[0] = float(second)
+        progress.advance()
+    assert caplog.messages[:3] == [
+        "degrade: 4 of 100 shards, 1/s, 1:36 left",
+        "degrade: 14 of 100 shards, 1/s, 1:26 left",
+        "degrade: 24 of 100 shards, 1/s, 1:16 left",
+    ]
+    assert caplog.messages[-1] == "degrade: 100 of 100 shards, 1/s"
+    assert len(caplog.messages) == 11
+
+
+def test_a_line_has_no_rate_before_two_points_are_known(
+    clock: list[float], caplog: pytest.LogCaptureFixture
+) -> None:
+    progress = Progress("features", "shards", 3)
+    clock[0] = 60.0
+    progress.advance()
+    assert caplog.messages == ["features: 1 of 3 shards"]
+
+
+def test_a_training_shows_its_loss_and_starts_again_after_a_step_back(
+    clock: list[float], caplog: pytest.LogCaptureFixture
+) -> None:
+    progress = Progress("train@sd21-sdfm", "steps", 100)
+    for second, step in [(30, 10.0), (60, 20.0), (90, 5.0), (100, 15.0)]:
+        clock[0] = float(second)
+        progress.show(step, "loss 0.1")
+    assert caplog.messages == [
+        "train@sd21-sdfm: 10 of 100 steps, loss 0.1",
+        "train@sd21-sdfm: 20 of 100 steps, loss 0.1, 4:00 left",
+        "train@sd21-sdfm: 5 of 100 steps, loss 0.1",
+        "train@sd21-sdfm: 15 of 100 steps, loss 0.1, 1:25 left",
+    ]
+
+
+def test_a_terminal_gets_a_bar_and_no_lines(
+    clock: list[float],
     caplog: pytest.LogCaptureFixture,
+    capsys: pytest.CaptureFixture[str],
+    monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    with TrainingProgress("train@sd21-sdfm", 100, every_s=60) as progress:
-        for step in range(10, 101, 10):
-            progress.show(step, loss=0.12345, images_per_s=31.26)
-    assert caplog.messages == [
-        "train@sd21-sdfm: step 100 of 100, loss 0.1235, 31.3 images/s",
-    ]
-
-
-def test_a_line_says_how_long_it_will_take(caplog: pytest.LogCaptureFixture) -> None:
-    with TrainingProgress("train@sd21-sdfm", 100, every_s=0) as progress:
-        progress.show(10, loss=1, images_per_s=1)
-        progress.show(20, loss=1, images_per_s=1)
-    assert caplog.messages[0].endswith("images/s")  # nothing to judge by yet
-    assert caplog.messages[1].endswith("0:00 left")
-
-
-def test_work_is_told_by_its_unit(
-    caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    seconds = iter(range(0, 100, 6))
-    monkeypatch.setattr("time.monotonic", lambda: next(seconds))
-    with WorkProgress("restore", "files", 4) as progress:
-        for _ in range(4):
+    monkeypatch.setattr(sys.stdout, "isatty", lambda: True)
+    monkeypatch.setattr(sys.stderr, "isatty", lambda: True)
+    with Progress("restore", "files", 2) as progress:
+        for second in (30.0, 60.0):
+            clock[0] = second
             progress.advance()
-    assert caplog.messages == [
-        "restore: 2 of 4 files, 0.167/s, 12 s left",
-        "restore: 4 of 4 files, 0.167/s, 0 s left",
-    ]
+    assert caplog.messages == []
+    assert "2/2" in capsys.readouterr().err

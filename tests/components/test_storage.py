@@ -12,7 +12,7 @@ from tests.servers import S3_SECRET, s3_environment, s3_server
 
 @pytest.fixture(scope="module")
 def s3() -> Iterator[str]:
-    """Give the URL of an S3 server with the bucket `faces`."""
+    """Return the URL of an S3 server with the bucket `faces`."""
     with s3_server() as endpoint:
         yield endpoint
 
@@ -53,7 +53,7 @@ def test_files_come_back_as_they_were_written(root: Storage, tmp_path: Path) -> 
     assert (tmp_path / "copy").read_bytes() == (tmp_path / "large").read_bytes()
 
 
-def test_what_is_deleted_is_gone_and_may_be_deleted_again(root: Storage) -> None:
+def test_a_deleted_file_is_gone_and_may_be_deleted_again(root: Storage) -> None:
     folder = root / "a"
     for name in ("x", "y", "below/z"):
         folder.write(name, b"-")
@@ -80,7 +80,7 @@ def test_a_write_that_fails_leaves_nothing(root: Storage, tmp_path: Path) -> Non
     assert not [name for name in root.sizes() if "tmp" in name]
 
 
-def test_a_file_that_cannot_be_read_to_its_end_leaves_nothing(
+def test_a_file_that_cannot_be_read_completely_leaves_nothing(
     root: Storage, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(storage, "_ROUNDS", 1)
@@ -89,7 +89,7 @@ def test_a_file_that_cannot_be_read_to_its_end_leaves_nothing(
     assert not root.sizes()
 
 
-def test_a_folder_of_an_output_does_not_come_back(tmp_path: Path) -> None:
+def test_the_deleted_folder_of_an_output_is_not_made_again(tmp_path: Path) -> None:
     from components.storage import local_folder
 
     with pytest.raises(OSError, match="table/x"):
@@ -97,7 +97,7 @@ def test_a_folder_of_an_output_does_not_come_back(tmp_path: Path) -> None:
     assert not list(tmp_path.iterdir())
 
 
-def test_s3_that_is_busy_and_cuts_connections_changes_nothing(
+def test_busy_s3_and_broken_connections_change_nothing(
     s3: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     proxy = FaultyProxy(s3)
@@ -136,7 +136,7 @@ def test_a_bucket_that_is_not_there_is_refused_at_once(
         ("https://key:secret@faces", "absolute path"),
     ],
 )
-def test_what_is_no_root_is_refused_without_its_credentials(
+def test_an_invalid_root_is_refused_and_its_credentials_are_not_repeated(
     url: str, said: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv(ROOT_VARIABLE, url)

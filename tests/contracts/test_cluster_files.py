@@ -15,7 +15,8 @@ import jsonschema
 import pytest
 import yaml
 
-from pipelines.serve import ServeParams, reaches_only_here
+from components.serving.params import ServeParams
+from components.serving.running import is_local
 
 KUBERAY = {
     "raycluster.yaml": ("kuberay-rayclusters-v1.json", ["spec"]),
@@ -222,7 +223,7 @@ def test_serve_takes_its_file_and_the_endpoint_its_arguments(repository: Path, n
     assert application.import_path == "pipelines.serve:app"
     params = ServeParams.model_validate(application.args)
     host = (config.get("http_options") or {}).get("host", "0.0.0.0")
-    assert params.keys is not None or reaches_only_here(host)
+    assert params.keys is not None or is_local(host)
 
 
 # Closed to the outside

@@ -1,4 +1,4 @@
-"""The commands that the README and the Makefile name exist."""
+"""The commands that the README, the pages of docs/ and the Makefile name exist."""
 
 import re
 import subprocess
@@ -12,6 +12,7 @@ from pipelines.cli import app
 REPOSITORY = Path(__file__).parents[2]
 MAKEFILE = (REPOSITORY / "Makefile").read_text()
 TARGETS = set(re.findall(r"^\.PHONY: (.*)$", MAKEFILE, re.MULTILINE)[0].split())
+PAGES = ("README.md", *(str(page.relative_to(REPOSITORY)) for page in REPOSITORY.glob("docs/*.md")))
 
 
 def commands(file: str) -> list[str]:
@@ -29,17 +30,19 @@ def test_the_first_commands_of_the_readme_are_the_demo_and_the_tests() -> None:
     assert [line.split()[1] for line in makes[:2]] == ["demo", "test"]
 
 
-def test_every_make_target_of_the_readme_exists() -> None:
-    named = {line.split()[1] for line in commands("README.md") if line.startswith("make ")}
+def test_every_make_target_that_a_page_names_exists() -> None:
+    named = {
+        line.split()[1] for page in PAGES for line in commands(page) if line.startswith("make ")
+    }
     assert named <= TARGETS
 
 
 def test_every_hdrface_command_that_a_page_names_exists() -> None:
     named = [
         line.split()[1:]
-        for page in ("README.md",)
+        for page in PAGES
         for line in commands(page)
-        if line.startswith("hdrface ")
+        if re.match("hdrface [a-z]", line)  # `hdrface X` is any of them
     ]
     assert named
     for words in named:

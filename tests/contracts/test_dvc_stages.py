@@ -1,74 +1,85 @@
-"""`dvc.yaml` against the code: a stage has its module, its parameters and exactly its sources."""
+"""`dvc.yaml` against the code: a stage has its module, its items, its parameters, its sources."""
 
-import ast
 import re
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 import pytest
 import yaml
 
-from components.lineage import source_hashes
-from pipelines.config import MATRIX_SECTIONS, SECTIONS
+from components.lineage import MAKE_NOTHING, source_hashes
+from components.params import Params
+from pipelines.stage import STAGES, Stage
 
 REPOSITORY = Path(__file__).parents[2]
-STAGES: Mapping[str, Mapping[str, Any]] = {
-    name: stage.get("do", stage)  # below `foreach`
-    for name, stage in yaml.safe_load((REPOSITORY / "dvc.yaml").read_text())["stages"].items()
-}
-# They move and check things, and make nothing (dvc.yaml says so on top).
-LEFT_OUT = re.compile(r"components/params\.py")
+ENTRIES: Mapping[str, Mapping[str, Any]] = yaml.safe_load((REPOSITORY / "dvc.yaml").read_text())[
+    "stages"
+]
 
 
-def is_empty(file: Path) -> bool:
-    """Tell whether a file holds nothing but a docstring, as most `__init__.py` do."""
-    return all(isinstance(node, ast.Expr) for node in ast.parse(file.read_text()).body)
+def entry(stage: str) -> Mapping[str, Any]:
+    """Give a stage's entry; of one that is made for each of several, what is below `do`."""
+    found: Mapping[str, Any] = ENTRIES[stage].get("do", ENTRIES[stage])
+    return found
 
 
-def imported_sources(stage: str) -> set[str]:
-    return {
-        file
-        for file in source_hashes(f"pipelines.{stage}", REPOSITORY)
-        if not LEFT_OUT.fullmatch(file) and not is_empty(REPOSITORY / file)
-    }
+def sources_among_deps(stage: str) -> list[str]:
+    return [dep for dep in entry(stage)["deps"] if dep.startswith(("components", "pipelines"))]
 
 
-def declared_sources(stage: str) -> Iterator[tuple[str, set[str]]]:
-    """Give each source among the deps of a stage, with the files that it stands for."""
-    for dep in STAGES[stage]["deps"]:
-        if dep.startswith(("components/", "pipelines/")):
-            files = (REPOSITORY / dep).rglob("*.py") if dep[-3:] != ".py" else [REPOSITORY / dep]
-            yield (
-                dep,
-                {file.relative_to(REPOSITORY).as_posix() for file in files if not is_empty(file)},
-            )
+def lies_below(file: str, dep: str) -> bool:
+    return file == dep or file.startswith(f"{dep.rstrip('/')}/")
+
+
+def test_the_stages_of_the_code_are_those_of_dvc() -> None:
+    assert list(ENTRIES) == list(STAGES)
 
 
 @pytest.mark.parametrize("stage", STAGES)
-def test_a_stage_is_a_module_of_its_name(stage: str) -> None:
-    assert STAGES[stage]["cmd"].split()[:3] == ["python", "-m", f"pipelines.{stage}"]
-    assert (REPOSITORY / f"pipelines/{stage}.py").is_file()
+def test_a_stage_is_a_module_of_its_name_and_takes_the_items_of_its_matrix(stage: str) -> None:
+    python, dash_m, module, *words = entry(stage)["cmd"].split()
+    assert (python, dash_m, module) == ("python", "-m", f"pipelines.{stage}")
+    items = list(Stage.load(stage).items)
+    if "foreach" in ENTRIES[stage]:
+        assert words == ["${key}"]
+        assert len(items) == 1
+    else:
+        assert list(entry(stage).get("matrix", {})) == items
+        assert words == [f"${{item.{item}}}" for item in items]
 
 
 @pytest.mark.parametrize("stage", STAGES)
-def test_a_stage_depends_on_exactly_the_sources_that_it_imports(stage: str) -> None:
-    imported = imported_sources(stage)
-    declared = dict(declared_sources(stage))
-    missing = imported - set().union(*declared.values())
-    superfluous = {dep: sorted(files - imported) for dep, files in declared.items()}
-    assert not missing, f"add to the deps of {stage}: {sorted(missing)}"
-    assert not any(superfluous.values()), f"{stage} does not import all of {superfluous}"
+def test_a_stage_takes_its_own_parameters_first_then_compute_and_ends_by_starting_itself(
+    stage: str,
+) -> None:
+    form = Stage.load(stage)
+    assert issubclass(form.params, Params)
+    assert next(iter(form.run.__annotations__)) == "params"
+    if form.takes_compute:
+        assert list(form.run.__annotations__)[1] == "compute"
+    last = (REPOSITORY / f"pipelines/{stage}.py").read_text().splitlines()[-2:]
+    assert last == ['if __name__ == "__main__":', f'    stage.start("pipelines.{stage}")']
+
+
+@pytest.mark.parametrize("stage", STAGES)
+def test_a_stage_depends_on_all_that_it_imports_and_on_no_other_code(stage: str) -> None:
+    imported = source_hashes(f"pipelines.{stage}", REPOSITORY)
+    deps = sources_among_deps(stage)
+    missing = [file for file in imported if not any(lies_below(file, dep) for dep in deps)]
+    unused = [dep for dep in deps if not any(lies_below(file, dep) for file in imported)]
+    assert not missing, f"add to the deps of {stage}: {missing}"
+    assert not unused, f"{stage} imports nothing from {unused}"
+
+
+@pytest.mark.parametrize("place", MAKE_NOTHING)
+def test_what_is_left_out_of_a_fingerprint_is_there(place: str) -> None:
+    assert (REPOSITORY / place).is_dir() if place.endswith("/") else (REPOSITORY / place).is_file()
 
 
 @pytest.mark.parametrize("stage", STAGES)
 def test_a_stage_is_rerun_by_its_whole_section_and_never_by_compute(stage: str) -> None:
-    sections = STAGES[stage]["params"]
-    assert stage in {section.split(".")[0] for section in sections}
-    for section in sections:
-        assert re.fullmatch(r"[a-z]+(\.\$\{(item\.[a-z]+|key)\})?", section), section
-        assert section.split(".")[0] != "compute"
-
-
-def test_every_stage_has_a_typed_section_and_every_section_a_stage() -> None:
-    assert {*STAGES, "serve"} == SECTIONS.keys() | MATRIX_SECTIONS.keys()  # it runs beside the line
+    section = re.sub(r"\{(.*)\}", r"${item.\1}", Stage.load(stage).section)
+    if "foreach" in ENTRIES[stage]:
+        section = f"{Stage.load(stage).head}.${{key}}"
+    assert entry(stage)["params"] == [section]

@@ -12,7 +12,7 @@ from tests.end_to_end.checkout import Checkout
 
 # One backbone behind the other, as in `paper-qwen`: `make demo` trains both.
 PROFILE = (
-    *("smoke", "restorer.backbones=[sd21]", "train.backbones=[qwen]", "restore=[qwen]"),
+    *("smoke", "plain.backbones=[sd21]", "train.backbones=[qwen]", "~intermediates.sd21"),
     *("report.names=[qwen-sdfm]", "register.candidates=[qwen-sdfm]"),
 )
 KILLED_IN = "degrade"

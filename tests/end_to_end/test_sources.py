@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from components import images
-from components.faces import portraits
+from components.portraits import drawing
 from components.tables import Table
 from tests.components.faces import s3_server
 from tests.end_to_end.checkout import Checkout
@@ -49,7 +49,7 @@ def test_an_added_picture_makes_the_faces_again(
     place: Callable[[Path], AbstractContextManager[Place]], tmp_path: Path
 ) -> None:
     """With a Ray of its own: the workers of a running one do not know the test's server."""
-    portrait = images.encode_png(portraits.draw(3, 0).image)
+    portrait = images.encode_png(drawing.draw(3, 0).image)
     with place(tmp_path) as (source, put, environment):
         checkout = Checkout(tmp_path / "checkout", os.environ | environment)
         put("a b.png", portrait)

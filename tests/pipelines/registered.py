@@ -9,17 +9,16 @@ import numpy as np
 import pyarrow as pa
 from mlflow import MlflowClient
 
-from components.promotion import Rule
+from components.metrics.promotion import Rule
 from components.reporting import comparison
 from components.reporting.comparison import FaceScores
-from components.tables import MANIFEST, SCHEMA_VERSION, Made, shards
-from components.tables.unfinished import Unfinished
 from components.tracking.registry import Registry
 from components.tracking.runs import TrainingRun
 from components.weights.manifest import RESTORER, Description
 from pipelines import register
 from pipelines.register import RegisterParams
-from tests.components.test_restorer import trained
+from tests.small_networks import trained
+from tests.small_tables import write_table
 
 RULE = Rule(better=["psnr"], not_worse={"ssim": 0.01}, bootstrap_samples=200, seed=1)
 NAMES = ("sd21-sdfm", "qwen-text")
@@ -56,8 +55,8 @@ class Project:
             promotion=rule,
         )
 
-    def identity(self, name: str) -> str:
-        return Description.read(self.models / name).identity
+    def fingerprint(self, name: str) -> str:
+        return Description.read(self.models / name).fingerprint
 
     def track(self, name: str) -> str:
         """Store a model in the finished run of its training, as the stage `train` does."""
@@ -75,7 +74,7 @@ class Project:
             psnr = {"degraded": before, "restored": before + gain + draw.normal(0, 0.05)}
             ssim = {"degraded": 0.5, "restored": 0.7}
             faces.append(FaceScores(f"face-{i}", 0, {"psnr": psnr, "ssim": ssim}))
-        facts = comparison.model_facts(self.identity(name), *name.split("-"))
+        facts = comparison.model_facts(self.fingerprint(name), *name.split("-"))
         result = comparison.result(facts, {"pairs": pairs}, faces, {}, samples=9, seed=1)
         (self.root / "metrics").mkdir(exist_ok=True)
         (self.root / "metrics" / f"{name}.json").write_text(json.dumps(result))
@@ -109,22 +108,5 @@ class Project:
 
     @classmethod
     def make(cls, root: Path, models: Path) -> "Project":
-        _write_table(root / "faces")
+        write_table(root / "faces", [pa.table({"face_id": ["a", "b"]})], stage="faces")
         return cls(root, models)
-
-
-def _write_table(out: Path) -> None:
-    partial = Unfinished.resume(out, "1dea", 1)
-    note = partial.keep(0, Made(pa.table({"face_id": ["a", "b"]})))
-    manifest = {
-        "schema_version": SCHEMA_VERSION,
-        "stage": "faces",
-        "identity": "1dea" * 16,
-        "params": {},
-        "inputs": {},
-        "num_rows": 2,
-        "columns": note.columns,
-        "shards": [json.loads(note.dumps())["shard"]],
-        "rejected": [],
-    }
-    partial.finish(out, MANIFEST, shards.json_bytes(manifest))

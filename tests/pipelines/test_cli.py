@@ -22,12 +22,17 @@ COMMANDS = [
     ["rollback"],
     ["lineage"],
     ["submit"],
+    ["serve"],
     ["jobs"],
     ["config"],
     ["config", "use"],
     ["config", "check"],
     ["tables"],
     ["tables", "verify"],
+    ["keys"],
+    ["keys", "add"],
+    ["keys", "remove"],
+    ["keys", "list"],
 ]
 HELP = f"""
 import sys

@@ -4,37 +4,29 @@ import hashlib
 import json
 import logging
 import shutil
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any, NamedTuple
 
 import numpy as np
-import pyarrow as pa
 import pytest
-import torch
-from safetensors.torch import save_file
 from skimage.data import astronaut
+from typer.testing import CliRunner
 
 from components import images
 from components.degradation import recipe
-from components.degradation.recipe import DegradationParams
-from components.encoders.dinov3 import DINOv3
 from components.params import Compute
+from components.reporting import folder_scores
 from components.reporting.gallery import Gallery
-from components.restorer import Need, Restorer, RestorerSpec
-from components.tables import MANIFEST, SCHEMA_VERSION, Made, shards
-from components.tables.unfinished import Unfinished
+from components.restorers.folder import load_restorer
 from components.tracking import runs
-from components.weights.manifest import write_manifest
-from components.weights.store import open_weights
-from pipelines import evaluate, evaluate_folder
+from components.weights.store import bring
+from pipelines import cli, evaluate
 from pipelines.evaluate import EvaluateParams
+from tests.small_networks import SIZE, trained
+from tests.small_tables import RECIPE, pair_row, write_pairs
 
-SIZE = 32
 TRAINING = "7ra1n1ng" * 8  # of the model under SDFM; the plain one's is tracked nowhere
-RECIPE = DegradationParams(
-    kernel_size=7, sigma=(0.2, 1.5), downsample=(1, 2), noise=(0, 10), jpeg_quality=(60, 95)
-)
 LINEAGE = {"params": {"degrade": {"recipe": RECIPE.model_dump(mode="json"), "seed": 42}}}
 
 
@@ -46,83 +38,10 @@ class Project(NamedTuple):
     faces: Path
 
 
-def _sd21(folder: Path) -> None:
-    """Write Stable Diffusion's networks, narrow, with random weights."""
-    from diffusers.models.autoencoders.autoencoder_kl import AutoencoderKL
-    from diffusers.models.unets.unet_2d_condition import UNet2DConditionModel
-    from diffusers.schedulers.scheduling_ddpm import DDPMScheduler
-
-    torch.manual_seed(0)
-    AutoencoderKL(
-        block_out_channels=(8, 8),
-        down_block_types=("DownEncoderBlock2D",) * 2,
-        up_block_types=("UpDecoderBlock2D",) * 2,
-        layers_per_block=1,
-        norm_num_groups=4,
-        sample_size=SIZE,
-    ).save_pretrained(folder / "vae")
-    UNet2DConditionModel(
-        block_out_channels=(8, 16),
-        down_block_types=("CrossAttnDownBlock2D", "DownBlock2D"),
-        up_block_types=("UpBlock2D", "CrossAttnUpBlock2D"),
-        layers_per_block=1,
-        norm_num_groups=4,
-        attention_head_dim=4,
-        cross_attention_dim=24,
-    ).save_pretrained(folder / "unet")
-    DDPMScheduler(
-        beta_start=0.00085, beta_end=0.012, beta_schedule="scaled_linear"
-    ).save_pretrained(folder / "scheduler")
-    save_file({"prompt": torch.randn(3, 24)}, folder / "prompt.safetensors")
-
-
-def _dinov3(folder: Path) -> None:
-    from transformers.models.dinov3_vit.configuration_dinov3_vit import DINOv3ViTConfig
-    from transformers.models.dinov3_vit.modeling_dinov3_vit import DINOv3ViTModel
-
-    torch.manual_seed(1)
-    config = DINOv3ViTConfig(
-        hidden_size=16,
-        intermediate_size=32,
-        num_hidden_layers=1,
-        num_attention_heads=2,
-        image_size=SIZE,
-        patch_size=16,
-        num_register_tokens=4,
-    )
-    DINOv3ViTModel(config).save_pretrained(folder)
-
-
-def _need(folder: Path, name: str, make: Callable[[Path], None]) -> Need:
-    make(folder)
-    identity = write_manifest(
-        folder, name=name, kind="stand-in", source="here", revision=None, licence="Apache-2.0"
-    )
-    return Need(name=name, identity=identity, hint=str(folder))
-
-
-def _models(root: Path) -> None:
-    """Save a plain restorer and one under SDFM whose intermediate is the plain one."""
-    backbone = _need(root / "weights" / "sd21", "sd21", _sd21)
-    encoder = _need(root / "weights" / "dinov3", "dinov3", _dinov3)
-    weights = open_weights(root / "weights" / "sd21")
-    common = {"backbone": "sd21", "trainable": "full", "size": SIZE, "seed": 42}
-    torch.manual_seed(2)
-    text = Restorer.untrained(
-        RestorerSpec.model_validate({**common, "condition": "text"}), weights, token_width=None
-    )
-    needs = {"backbone": backbone}
-    place = root / "models" / "sd21-text"
-    identity = text.save(place, needs=needs, licences=["Apache-2.0"], lineage=LINEAGE)
-    width = DINOv3(root / "weights" / "dinov3", input_size=SIZE).width
-    spec = {**common, "condition": "sdfm", "encoder_size": SIZE}
-    sdfm = Restorer.untrained(RestorerSpec.model_validate(spec), weights, token_width=width)
-    needs |= {
-        "encoder": encoder,
-        "intermediate": Need(name="sd21-text", identity=identity, hint=str(place)),
-    }
-    lineage = {**LINEAGE, "training": TRAINING}
-    sdfm.save(root / "models" / "sd21-sdfm", needs=needs, licences=["Apache-2.0"], lineage=lineage)
+def _models(root: Path, networks: Path) -> None:
+    """Make a plain restorer and one under SDFM."""
+    trained(root / "models", networks, "sd21", "text", LINEAGE)
+    trained(root / "models", networks, "sd21", "sdfm", {**LINEAGE, "training": TRAINING})
 
 
 def _pairs(root: Path, num_faces: int = 6) -> None:
@@ -135,30 +54,14 @@ def _pairs(root: Path, num_faces: int = 6) -> None:
         split = "train" if i == 1 else "test"
         if split == "test":
             (root / "hq" / face_id).write_bytes(images.encode_png(hq))
-        drawn = recipe.draw(RECIPE, hq.shape[:2], seed=42, face_id=face_id, variant=0)
-        lq = recipe.apply(hq, drawn)
-        png = {"hq_png": images.encode_png(hq), "lq_png": images.encode_png(lq)}
-        rows.append({"face_id": face_id, "variant": 0, "split": split, **png})
-    partial = Unfinished.resume(root / "pairs", "1dea", 2)
-    notes = [partial.keep(i, Made(pa.Table.from_pylist(rows[4 * i : 4 * i + 4]))) for i in (0, 1)]
-    manifest = {
-        "inputs": {},
-        "schema_version": SCHEMA_VERSION,
-        "stage": "degrade",
-        "identity": "1dea" * 16,
-        "params": {"recipe": RECIPE.model_dump(mode="json"), "seed": 42},
-        "num_rows": num_faces,
-        "columns": notes[0].columns,
-        "shards": [json.loads(note.dumps())["shard"] for note in notes],
-        "rejected": [],
-    }
-    partial.finish(root / "pairs", MANIFEST, shards.json_bytes(manifest))
+        rows.append(pair_row(face_id, hq, split=split))
+    write_pairs(root / "pairs", [rows[:4], rows[4:]])
 
 
 @pytest.fixture(scope="module")
-def project(tmp_path_factory: pytest.TempPathFactory) -> Project:
+def project(tmp_path_factory: pytest.TempPathFactory, networks: Path) -> Project:
     root = tmp_path_factory.mktemp("project")
-    _models(root)
+    _models(root, networks)
     _pairs(root)
     params = EvaluateParams(
         pairs=root / "pairs",
@@ -207,7 +110,7 @@ def test_the_test_split_alone_is_scored_and_every_number_can_be_computed_again(
     assert list(faces) == [f"fäce {i}.png" for i in (0, 2, 3, 4, 5)]
     assert result["unavailable"].keys() == {"lpips", "identity_angle"}
 
-    restorer = Restorer.load(project.root / "models" / "sd21-sdfm")
+    restorer = load_restorer(project.root / "models" / "sd21-sdfm")
     hq = images.decode((project.faces / "fäce 4.png").read_bytes())
     drawn = recipe.draw(RECIPE, hq.shape[:2], seed=42, face_id="fäce 4.png", variant=0)
     restoration = restorer.restore(images.to_tensor([recipe.apply(hq, drawn)]), ["fäce 4.png"], [0])
@@ -283,25 +186,19 @@ def test_the_command_gives_the_stages_scores_also_on_a_machine_without_the_repos
     project: Project, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     staged = _evaluate(project, "sdfm")["faces"]
-    # Another machine: nothing lies where the hints say, a store holds it by identity.
+    # Another machine: nothing lies where the hints say, a store holds it by fingerprint.
     home = tmp_path / "elsewhere"
-    shutil.copytree(project.root / "models" / "sd21-sdfm", home / "model")
+    model = bring(project.root / "models" / "sd21-sdfm", home / "store")
     shutil.copytree(project.faces, home / "hq")
     (home / "hq" / "notes.png").write_text("no picture")
     (home / "hq" / "wide.png").write_bytes(images.encode_png(astronaut()[:100]))
-    needs = json.loads((home / "model" / "restorer.json").read_bytes())["needs"]
-    for need in needs.values():
-        shutil.copytree(need["hint"], home / "store" / need["identity"])
     away = project.root.with_name("away")
     project.root.rename(away)
     monkeypatch.setenv("HDRFACE_STORE", str(home / "store"))
     try:
-        result = evaluate_folder.run(
-            str(home / "model"), home / "hq", seed=42, json_file=home / "out.json", batch_size=2
-        )
+        result = folder_scores.run(str(model), home / "hq", seed=42, batch_size=2)
     finally:
         away.rename(project.root)
-    assert json.loads((home / "out.json").read_bytes()) == result
     assert [face["face_id"] for face in result["faces"]] == [face["face_id"] for face in staged]
     for face, same in zip(result["faces"], staged, strict=True):
         for metric in ("psnr", "ssim"):
@@ -312,27 +209,26 @@ def test_the_command_gives_the_stages_scores_also_on_a_machine_without_the_repos
 
 
 @pytest.mark.usefixtures("database")
-def test_a_run_of_mlflow_names_a_model_too(
-    project: Project, capsys: pytest.CaptureFixture[str]
-) -> None:
+def test_a_run_of_mlflow_names_a_model_too(project: Project, tmp_path: Path) -> None:
     run = runs.TrainingRun.begin("0ther", name="x", params={}, tags={})
     run.log_model(project.root / "models" / "sd21-text")
     run.finish()
-    result = evaluate_folder.run(run.id, project.faces, seed=1)
+    words = ["--model", run.id, "--hq", str(project.faces), "--json", str(tmp_path / "out.json")]
+    printed = CliRunner().invoke(cli.app, ["evaluate", *words, "--seed", "1"]).stdout
+    result = json.loads((tmp_path / "out.json").read_bytes())
     assert result["model"]["name"] == "sd21-text"
-    printed = capsys.readouterr().out
     assert "sd21-text on 5 faces" in printed
     assert f"{result['metrics']['psnr']['gain']['mean']:+.3f}" in printed
     assert "not measured: identity_angle: no identity network" in printed
-    with pytest.raises(ValueError, match="'n0ne' is no folder here, and no name of MLflow's"):
-        evaluate_folder.run("n0ne", project.faces, seed=1)
+    with pytest.raises(ValueError, match="'n0ne' is neither a folder here nor a name in MLflow"):
+        folder_scores.run("n0ne", project.faces, seed=1)
 
 
 def test_the_seed_and_the_recipe_decide_the_degradation(project: Project) -> None:
     model = str(project.root / "models" / "sd21-text")
     gentle = RECIPE.model_copy(update={"noise": (0, 0), "downsample": (1, 1)})
     runs = [
-        evaluate_folder.run(model, project.faces, seed=seed, recipe=chosen)
+        folder_scores.run(model, project.faces, seed=seed, recipe=chosen)
         for seed, chosen in ((1, None), (1, None), (2, None), (1, gentle))
     ]
     degraded = [run["metrics"]["psnr"]["degraded"]["mean"] for run in runs]
@@ -346,7 +242,7 @@ def test_the_seed_and_the_recipe_decide_the_degradation(project: Project) -> Non
 def test_the_identity_network_is_named(project: Project, shared_dir: Path) -> None:
     network = shared_dir / "weights/mobilefacenet.onnx"
     model = str(project.root / "models" / "sd21-text")
-    result = evaluate_folder.run(model, project.faces, seed=1, identity_network=network)
+    result = folder_scores.run(model, project.faces, seed=1, identity_network=network)
     assert "identity_angle" in result["metrics"]
     named = result["protocol"]["identity_network"]
     assert named == hashlib.sha256(network.read_bytes()).hexdigest()
@@ -357,7 +253,7 @@ def test_what_cannot_be_evaluated_is_said(project: Project, tmp_path: Path) -> N
     (tmp_path / "bad" / "a.png").write_text("no picture")
     model = project.root / "models" / "sd21-text"
     with pytest.raises(ValueError, match=r"no usable face in .*1 pictures were rejected, a\.png:"):
-        evaluate_folder.run(str(model), tmp_path / "bad", seed=1)
+        folder_scores.run(str(model), tmp_path / "bad", seed=1)
     with pytest.raises(ValueError, match="has faces of 48 pixels, the model restores 32"):
         _evaluate(project, "text", pairs=_pairs_of_another_size(tmp_path))
 
@@ -365,18 +261,4 @@ def test_what_cannot_be_evaluated_is_said(project: Project, tmp_path: Path) -> N
 def _pairs_of_another_size(root: Path) -> Path:
     png = images.encode_png(np.zeros((48, 48, 3), np.uint8))
     row = {"face_id": "a", "variant": 0, "split": "test", "hq_png": png, "lq_png": png}
-    partial = Unfinished.resume(root / "pairs", "1dea", 1)
-    note = partial.keep(0, Made(pa.Table.from_pylist([row])))
-    manifest = {
-        "inputs": {},
-        "schema_version": SCHEMA_VERSION,
-        "stage": "degrade",
-        "identity": "1dea",
-        "params": {},
-        "num_rows": 1,
-        "columns": note.columns,
-        "shards": [json.loads(note.dumps())["shard"]],
-        "rejected": [],
-    }
-    partial.finish(root / "pairs", MANIFEST, shards.json_bytes(manifest))
-    return root / "pairs"
+    return write_pairs(root / "pairs", [[row]]).path

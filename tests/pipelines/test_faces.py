@@ -6,8 +6,9 @@ import PIL.Image
 import pytest
 
 from components import images
-from components.faces import align, landmarks, portraits
+from components.faces import align, landmarks
 from components.params import Compute
+from components.portraits import drawing
 from components.tables import Table
 from components.weights.shared import share_file
 from pipelines import faces
@@ -19,12 +20,12 @@ GOOD = ("Ä große Schwester.png", "deep/er/b.png", "deep/rotated.jpg")
 
 
 @pytest.fixture(scope="module")
-def portrait() -> portraits.Portrait:
-    return portraits.draw(3, 0)
+def portrait() -> drawing.Portrait:
+    return drawing.draw(3, 0)
 
 
 @pytest.fixture
-def source(tmp_path: Path, portrait: portraits.Portrait) -> Path:
+def source(tmp_path: Path, portrait: portrait.Portrait) -> Path:
     """Three usable pictures among everything that can be wrong with one."""
     root = tmp_path / "my pictures"
     (root / "deep" / "er").mkdir(parents=True)
@@ -66,7 +67,7 @@ REASONS = {
     "bomb.png": "too large",
     "empty.webp": "not a JPEG, PNG, WebP, BMP or TIFF (it is empty)",
     "text.jpg": "not a JPEG, PNG, WebP, BMP or TIFF (it starts with b'I am no pict')",
-    "three.bmp": "too small: 3 x 3, at least 16 pixels a side",
+    "three.bmp": "too small: 3 x 3, at least 16 pixels per side",
     "truncated.png": "truncated or broken: ",
     "unknown.png": "no landmarks are given for it: name a detector (faces.detector)",
 }
@@ -75,7 +76,7 @@ REASONS = {
 @pytest.mark.ray
 @pytest.mark.usefixtures("ray_session")
 def test_every_picture_becomes_a_face_or_is_rejected_with_its_reason(
-    source: Path, tmp_path: Path, portrait: portraits.Portrait
+    source: Path, tmp_path: Path, portrait: portrait.Portrait
 ) -> None:
     table = faces.run(_params(source, tmp_path), COMPUTE)
     assert table.num_rows == 3
@@ -105,12 +106,12 @@ def test_a_changed_or_added_picture_makes_another_table(source: Path, tmp_path: 
     first = faces.run(params, COMPUTE)
     stamp = (tmp_path / "faces" / "manifest.json").stat().st_mtime_ns
     again = faces.run(params, Compute(workers=2))
-    assert again.identity == first.identity
+    assert again.fingerprint == first.fingerprint
     assert (tmp_path / "faces" / "manifest.json").stat().st_mtime_ns == stamp  # nothing ran
     (source / "unknown.png").unlink()
     (source / "split.csv").write_text("file,split\ndeep/rotated.jpg,test\n")
     changed = faces.run(params, COMPUTE)
-    assert changed.identity != first.identity
+    assert changed.fingerprint != first.fingerprint
     splits = changed.read(columns=["face_id", "split"]).to_pylist()
     assert {row["face_id"]: row["split"] for row in splits}[GOOD[2]] == "test"
     assert len(changed.rejected) == len(REASONS) - 1

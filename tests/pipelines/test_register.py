@@ -13,13 +13,13 @@ from typer.testing import CliRunner
 
 from components import images
 from components.images import Image
-from components.restorer import Restorer
-from components.tracking import registry
+from components.restorers.folder import load_restorer
+from components.tracking import manual, registry
 from components.tracking.outages import TrackingError
 from components.tracking.registry import Champions
 from components.weights.manifest import Description
 from components.weights.store import closure
-from pipelines import cli, promote
+from pipelines import cli
 from tests.mlflow_database import KillAfter, Killed
 from tests.pipelines.registered import NAMES, RULE, Project, make_models
 from tests.servers import MlflowServer, s3_environment, s3_server
@@ -52,7 +52,7 @@ def face(seed: int = 0) -> Image:
 
 def restored_by(folder: Path, png: bytes) -> bytes:
     """Restore as a version does, with the trained folder itself."""
-    found = Restorer.load(folder).restore(
+    found = load_restorer(folder).restore(
         images.to_tensor([images.decode_png(png)]), [hashlib.sha256(png).hexdigest()], [0]
     )
     return images.encode_png(images.from_tensor(found.restored_B3HW)[0])
@@ -79,7 +79,7 @@ def test_the_first_model_that_gains_becomes_the_champion_with_its_lineage(
     assert outcome[SDFM]["alias"] == "champion"
     assert outcome[SDFM]["reason"].startswith("against the degraded faces: psnr better (")
     tags = project.tags("1")
-    assert tags["hdrface.identity"] == project.identity(SDFM)
+    assert tags["hdrface.fingerprint"] == project.fingerprint(SDFM)
     assert tags["git.commit"].startswith("c0ffee")
     assert tags["licences"] == "none"
     assert 22 < float(tags["metric.psnr"]) < 24
@@ -120,7 +120,7 @@ def test_the_champion_restores_the_same_bytes_as_the_folder_anywhere(
     project.ready(SDFM, gain=1)
     project.register(SDFM)
     png = images.encode_png(face())
-    expected, identity = restored_by(models / SDFM, png), project.identity(SDFM)
+    expected, fingerprint = restored_by(models / SDFM, png), project.fingerprint(SDFM)
 
     places = (networks, models)
     hidden = [place.rename(place.with_name(f"{place.name}-hidden")) for place in places]
@@ -131,7 +131,7 @@ def test_the_champion_restores_the_same_bytes_as_the_folder_anywhere(
         assert images.decode_png(loaded.predict([large])[0]).shape == (SIZE, SIZE, 3)
 
         folder = project.registry.fetch(project.registry.version_at("champion"))
-        assert folder == project.root / "store" / identity
+        assert folder == project.root / "store" / fingerprint
         assert restored_by(folder, png) == expected
     finally:
         for elsewhere, place in zip(hidden, places, strict=True):
@@ -192,7 +192,7 @@ def test_what_a_hand_decided_stays_so(project: Project) -> None:
     for name, gain in ((TEXT, 1.0), (SDFM, 2.0)):
         project.ready(name, gain)
     project.register(TEXT, SDFM)
-    assert promote.rollback("hdrface") == "hdrface/1 is the champion in place of version 2"
+    assert manual.rollback("hdrface") == "hdrface/1 is the champion in place of version 2"
     stricter = RULE.model_copy(update={"seed": 2})
     outcome = project.register(TEXT, SDFM, rule=stricter)
     assert [outcome[name]["alias"] for name in (TEXT, SDFM)] == ["champion", None]
@@ -227,7 +227,7 @@ def test_the_command_lineage_prints_a_version_back_to_its_data(
     }
     story = {
         "model": SDFM,
-        "identity": project.identity(SDFM),
+        "fingerprint": project.fingerprint(SDFM),
         "run": run_id,
         "git": {"commit": "c0ffee", "dirty": True},
         "weights": [
@@ -235,12 +235,14 @@ def test_the_command_lineage_prints_a_version_back_to_its_data(
                 "name": "dinov3",
                 "source": "a/hub",
                 "revision": "e4e",
-                "identity": "ab",
+                "fingerprint": "ab",
                 "licence": "",
             }
         ],
         "licences": ["DINOv3 License", "Apache-2.0"],
-        "tables": {"data/faces": {"stage": "faces", "identity": "1d", "rows": 167, "rejected": 3}},
+        "tables": {
+            "data/faces": {"stage": "faces", "fingerprint": "1d", "rows": 167, "rejected": 3}
+        },
         "stages": stages,
     }
     needed = list(closure(models / SDFM))
@@ -268,7 +270,9 @@ def test_a_run_that_holds_another_model_is_refused(project: Project, models: Pat
     other.models.mkdir()
     (other.models / SDFM).symlink_to(models / TEXT)
     run_id = other.track(SDFM)
-    with pytest.raises(ValueError, match=f"run {run_id} holds the model {project.identity(TEXT)}"):
+    with pytest.raises(
+        ValueError, match=f"run {run_id} holds the model {project.fingerprint(TEXT)}"
+    ):
         project.register(SDFM)
 
 
@@ -311,4 +315,4 @@ def test_a_server_with_its_artifacts_in_s3_does_as_well(
         assert outcome[TEXT]["alias"] == "champion"
         assert project.register(TEXT) == outcome
         folder = project.registry.fetch(project.registry.version_at("champion"))
-    assert Description.read(folder).identity == project.identity(TEXT)
+    assert Description.read(folder).fingerprint == project.fingerprint(TEXT)

@@ -15,7 +15,8 @@ from components import images
 from components.reporting import comparison
 from components.reporting.comparison import Compared, FaceScores, Pair
 from components.reporting.gallery import Gallery
-from components.tables import MANIFEST, SCHEMA_VERSION, Made, Rejection, shards
+from components.tables import Made, Rejection, shards
+from components.tables.table import MANIFEST, SCHEMA_VERSION
 from components.tables.unfinished import Unfinished
 from components.weights.manifest import write_manifest
 from pipelines import report
@@ -26,13 +27,13 @@ MODELS = ("sd21-text", "sd21-sdfm")
 
 def _write_table(out: Path) -> None:
     """Write a table of one shard as `tables.build` does, without a cluster."""
-    rejected = [Rejection("Größe 3.png", "too small: 3 x 3, at least 16 pixels a side")]
+    rejected = [Rejection("Größe 3.png", "too small: 3 x 3, at least 16 pixels per side")]
     partial = Unfinished.resume(out, "1dea", 1)
     note = partial.keep(0, Made(pa.table({"face_id": ["a", "b"]}), rejected))
     manifest = {
         "schema_version": SCHEMA_VERSION,
         "stage": "faces",
-        "identity": "1dea" * 16,
+        "fingerprint": "1dea" * 16,
         "params": {},
         "inputs": {},
         "num_rows": 2,
@@ -51,7 +52,7 @@ def _write_model(root: Path, name: str, *, pairs: str = "9f") -> dict[str, Any]:
         before = random.normal(22, 2)
         scores = {"psnr": {"degraded": before, "restored": before + random.normal(1, 0.1)}}
         faces.append(FaceScores(f"f{i}", 0, scores))
-    facts = {"name": name, "identity": "ab" * 32, "backbone": backbone, "condition": condition}
+    facts = {"name": name, "fingerprint": "ab" * 32, "backbone": backbone, "condition": condition}
     result = comparison.result(facts, {"pairs": pairs, "size": 64}, faces, {}, samples=99, seed=1)
     (root / "metrics").mkdir(exist_ok=True)
     (root / "metrics" / f"{name}.json").write_text(json.dumps(result))

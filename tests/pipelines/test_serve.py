@@ -16,14 +16,13 @@ import pytest
 from components import images
 from components.params import ParamsError
 from components.photographs import photograph
-from components.serving import keys
-from pipelines import serve
-from pipelines.config import use
+from components.profiles import use
+from components.serving import keys, running
+from components.serving.params import load
 from tests.components.photographs.test_restoration import SHOWN
-from tests.components.test_restorer import trained
 from tests.end_to_end.checkout import REPOSITORY
 from tests.endpoint import HEADERS, Endpoint, picture
-from tests.small_networks import SIZE
+from tests.small_networks import SIZE, trained
 
 pytestmark = [pytest.mark.ray, pytest.mark.slow]
 DETECTOR = REPOSITORY.parent / "shared/weights/det_500m.onnx"
@@ -53,7 +52,7 @@ def endpoint(
         running.stop()
 
 
-def test_requests_are_answered_alike_and_named(endpoint: Endpoint) -> None:
+def test_equal_requests_get_equal_answers_that_name_the_model(endpoint: Endpoint) -> None:
     with ThreadPoolExecutor(8) as pool:
         answers = list(pool.map(endpoint.restore, map(picture, [*range(8)] * 2)))
     assert {answer.status_code for answer in answers} == {200}
@@ -67,7 +66,7 @@ def test_requests_are_answered_alike_and_named(endpoint: Endpoint) -> None:
 
 
 @pytest.mark.parametrize("name", ["model-small", "finder"])
-def test_a_killed_replica_costs_no_request(endpoint: Endpoint, name: str) -> None:
+def test_a_killed_replica_loses_no_request(endpoint: Endpoint, name: str) -> None:
     with ThreadPoolExecutor(4) as pool:
         waiting = [pool.submit(endpoint.restore, picture(seed)) for seed in range(40)]
         time.sleep(0.3)
@@ -77,7 +76,7 @@ def test_a_killed_replica_costs_no_request(endpoint: Endpoint, name: str) -> Non
     assert codes == {200}
 
 
-def test_who_finds_the_queue_full_is_told_and_who_leaves_gives_up_his_place(
+def test_a_full_queue_returns_429_and_a_client_that_leaves_frees_its_place(
     endpoint: Endpoint,
 ) -> None:
     [model] = endpoint.replicas("model-small")
@@ -98,7 +97,7 @@ def test_who_finds_the_queue_full_is_told_and_who_leaves_gives_up_his_place(
 
 
 def wait_until_counted(endpoint: Endpoint, what: str) -> None:
-    """Wait until the counters, which are sent together now and then, have an entry."""
+    """Wait until the counters, which are sent in intervals, have an entry."""
     end = time.monotonic() + 20
     while what not in (counted := httpx.get(f"{endpoint.url}/metrics").text):
         assert time.monotonic() < end, counted
@@ -108,7 +107,7 @@ def wait_until_counted(endpoint: Endpoint, what: str) -> None:
 async def ask_until_refused(
     endpoint: Endpoint, num_requests: int
 ) -> tuple[list[httpx.Response], int]:
-    """Ask at once; when some were refused, let the others leave. Gives those, and how many left."""
+    """Send requests at once; when some are refused, cancel the others. Return both."""
     url = f"{endpoint.url}/v1/restore?aligned=true"
     async with httpx.AsyncClient(timeout=90, limits=httpx.Limits(max_connections=None)) as client:
         asked = [
@@ -124,7 +123,7 @@ async def ask_until_refused(
 
 
 def impatient(endpoint: Endpoint) -> httpx.Response | None:
-    """Ask, and leave without an answer after some seconds."""
+    """Send a request; cancel it after some seconds."""
     try:
         return endpoint.restore(picture(0), timeout_s=4)
     except httpx.ReadTimeout:
@@ -132,7 +131,9 @@ def impatient(endpoint: Endpoint) -> httpx.Response | None:
 
 
 @pytest.mark.shared
-def test_photographs_come_back_whole(endpoint: Endpoint, shared_dir: Path) -> None:
+def test_counted_faces_are_restored_in_whole_photographs(
+    endpoint: Endpoint, shared_dir: Path
+) -> None:
     for name, count in SHOWN.items():
         data = (shared_dir / "faces/whole" / name).read_bytes()
         answer = httpx.post(f"{endpoint.url}/v1/restore", files={"image": data}, timeout=60)
@@ -143,7 +144,7 @@ def test_photographs_come_back_whole(endpoint: Endpoint, shared_dir: Path) -> No
 
 
 @pytest.mark.browser
-def test_the_page_restores_shows_and_gives_a_photograph(
+def test_the_page_restores_shows_and_downloads_a_photograph(
     endpoint: Endpoint, browser: Any, tmp_path: Path, repository: Path
 ) -> None:
     photograph, broken = tmp_path / "anna.png", tmp_path / "broken.png"
@@ -156,16 +157,16 @@ def test_the_page_restores_shows_and_gives_a_photograph(
     choose = page.locator("#photograph input[type=file]")
 
     choose.set_input_files(broken)
-    page.locator("#said", has_text="Not restored").wait_for()
-    assert "/tmp" not in page.locator("#said").inner_text()
+    page.locator("#message", has_text="Not restored").wait_for()
+    assert "/tmp" not in page.locator("#message").inner_text()
     assert not page.locator("#slider").is_visible()
     page.reload()
 
     if DETECTOR.is_file():
-        page.get_by_text("More", exact=True).click()
-        page.get_by_label("It is one aligned face").check()
+        page.get_by_text("More options", exact=True).click()
+        page.get_by_label("The picture is one aligned face").check()
     choose.set_input_files(photograph)
-    page.locator("#said", has_text="1 of 1 faces restored by sd21-sdfm").wait_for()
+    page.locator("#message", has_text="1 of 1 faces restored by sd21-sdfm").wait_for()
     assert page.locator("#slider img").count() == 2
     page.locator("#faces button", has_text="face 1").click()
     page.locator("#gate img").wait_for()
@@ -191,14 +192,14 @@ def test_the_page_restores_shows_and_gives_a_photograph(
 
 @pytest.mark.browser
 @pytest.mark.shared
-def test_on_the_page_a_face_of_many_can_be_picked(
+def test_one_face_of_many_can_be_chosen_on_the_page(
     endpoint: Endpoint, browser: Any, shared_dir: Path, tmp_path: Path
 ) -> None:
     page = browser.new_page(viewport={"width": 1280, "height": 1000})
     page.goto(endpoint.url)
     name = "solvay_1927.png"
     page.locator("#photograph input[type=file]").set_input_files(shared_dir / "faces/whole" / name)
-    page.locator("#said", has_text=f"{SHOWN[name]} of {SHOWN[name]} faces restored").wait_for()
+    page.locator("#message", has_text=f"{SHOWN[name]} of {SHOWN[name]} faces restored").wait_for()
     choices = page.locator("#faces button.thumbnail-item")
     assert choices.count() == 1 + SHOWN[name]
     shown = page.locator("#slider img").first
@@ -212,16 +213,16 @@ def test_on_the_page_a_face_of_many_can_be_picked(
     page.locator("#gate img").wait_for(state="hidden")
 
 
-def test_a_port_that_is_taken_is_refused(endpoint: Endpoint, repository: Path) -> None:
+def test_a_port_in_use_is_refused(endpoint: Endpoint, repository: Path) -> None:
     port = int(endpoint.url.rpartition(":")[2])
     with pytest.MonkeyPatch.context() as patch:
         patch.chdir(repository)
         with pytest.raises(ValueError, match=rf"port {port} of 127\.0\.0\.1 cannot be used"):
-            serve.run(serve.load(), host="127.0.0.1", port=port)
+            running.run(load(), host="127.0.0.1", port=port)
 
 
-def test_ctrl_c_lets_requests_end_and_leaves_no_photograph_behind(endpoint: Endpoint) -> None:
-    """The last one: nothing is asked of the endpoint after it."""
+def test_ctrl_c_finishes_requests_and_removes_photographs(endpoint: Endpoint) -> None:
+    """Must be the last test: it stops the endpoint."""
     before = page_folders()
     [model] = endpoint.replicas("model-small")
     model.suspend()
@@ -240,12 +241,12 @@ def page_folders() -> set[Path]:
     return set(Path(tempfile.gettempdir()).glob("hdrface-page-*"))
 
 
-def test_an_address_that_others_reach_needs_keys(tmp_path: Path, repository: Path) -> None:
+def test_an_address_that_other_machines_reach_needs_keys(tmp_path: Path, repository: Path) -> None:
     keys.add(tmp_path / "keys.json", "anna")
     with pytest.MonkeyPatch.context() as patch:
         patch.chdir(repository)
-        params = serve.load()
+        params = load()
         with pytest.raises(ValueError, match=r"0\.0\.0\.0 can be reached from other machines"):
-            serve.run(params, host="0.0.0.0", port=1)
+            running.run(params, host="0.0.0.0", port=1)
         with pytest.raises(ParamsError, match="max_batch"):
-            serve.load(["max_batch=0"])
+            load(["max_batch=0"])

@@ -1,78 +1,169 @@
-import json
-import os
-import signal
-import subprocess
-import sys
+"""The stage `train`: from features to a trained folder, by its own `plan` and `work`."""
+
+import shutil
 from pathlib import Path
+from typing import Any
 
+import numpy as np
+import pyarrow as pa
 import pytest
-import torch.multiprocessing as mp
-from mlflow import MlflowClient
-from safetensors.torch import load_file
 
-from tests.pipelines import small_training
+from components import images, tables
+from components.restorers.folder import load_restorer
+from components.weights.store import open_model
+from pipelines import train
+from pipelines.train import TrainParams
+from tests.pipelines.seats import Reports
+from tests.small_networks import DINO, SIZE, VAE, trained
+from tests.small_tables import FINGERPRINT, smooth_pairs, write_pairs, write_table
 
-STEPS = [4, 8, 12, 16, 20, 24, 28, 32, 36, 40]
-
-
-def train(folder: Path, repository: Path, kills: list[tuple[str, int]]) -> int:
-    """Run the training as a process of its own and give its exit status."""
-    return subprocess.run(
-        [sys.executable, "-m", small_training.__name__, folder / "models" / "small"],
-        cwd=folder,
-        env={
-            **os.environ,
-            "KILL": json.dumps(kills),
-            "PYTHONPATH": str(repository),
-        },
-        check=False,
-        timeout=240,
-    ).returncode
+NUM_TOKENS = 1 + 4 + 4  # the class, registers, patches
+OPTIMIZATION = {
+    **{"steps": 4, "batch_size": 2, "learning_rate": 1e-2},
+    **{"checkpoint_every": 2, "log_every": 2, "seed": 1},
+}
 
 
-def without_rate(history: list[dict[str, float]]) -> list[dict[str, float]]:
-    return [{k: v for k, v in point.items() if k != "images_per_s"} for point in history]
+def feature_rows(number: int) -> pa.Table:
+    """Make features of three faces; what is learned from them does not matter here."""
+    draw = np.random.default_rng(number)
+    rows = smooth_pairs(["train"] * 3, SIZE)
+    latent, token = (
+        (VAE["latent_channels"], SIZE // 2, SIZE // 2),
+        (NUM_TOKENS, DINO["hidden_size"]),
+    )
+    shapes = {"lq_tokens": token, "sr_tokens": token, "lq_latent": latent, "hq_latent": latent}
+    tensors = {
+        name: tables.tensor_column(draw.standard_normal((3, *shape)).astype(np.float16))
+        for name, shape in shapes.items()
+    }
+    return pa.table({"hq_png": pa.array([row["hq_png"] for row in rows]), **tensors})
 
 
-@pytest.mark.ray
-@pytest.mark.slow
-def test_a_training_whose_ranks_and_driver_were_killed_ends_as_one_never_killed(
-    tmp_path: Path, repository: Path
+@pytest.fixture
+def params(tmp_path: Path, networks: Path) -> TrainParams:
+    write_pairs(tmp_path / "pairs", [smooth_pairs(["train"], SIZE)])
+    write_table(
+        tmp_path / "features",
+        [feature_rows(1), feature_rows(2)],
+        stage="features@sd21",
+        fingerprint="fea7" * 16,
+        inputs={"pairs": FINGERPRINT},
+    )
+    return TrainParams.model_validate(
+        {
+            "pairs": tmp_path / "pairs",
+            "features": tmp_path / "features",
+            "weights": networks / "sd21",
+            "encoder": networks / "dinov3",
+            "encoder_size": DINO["image_size"],
+            "intermediate": trained(tmp_path / "first", networks, "qwen", "text"),
+            "models": tmp_path / "models",
+            "trainable": "full",
+            "losses": {"latent": 1.0},
+            "clean_condition": 1,
+            "optimization": OPTIMIZATION,
+            "workers": 1,
+            "seed": 42,
+        }
+    )
+
+
+def changed(params: TrainParams, **values: Any) -> TrainParams:
+    return TrainParams.model_validate({**params.model_dump(), **values})
+
+
+def work(params: TrainParams, reports: Reports, resume_from: Path | None = None) -> None:
+    _, restorer = train.plan(params, "sd21", "sdfm")
+    train.work(train.worker_config(params, restorer), reports.seat(resume_from))
+
+
+def test_work_writes_a_trained_folder_that_restores(params: TrainParams, tmp_path: Path) -> None:
+    reports = Reports(tmp_path / "checkpoints")
+    work(params, reports)
+    assert [point["step"] for point in reports.points] == [2, 4]
+    out = params.out("sd21", "sdfm")
+    shutil.copytree(reports.folder / "4" / "trained", out)
+
+    restorer = load_restorer(out)  # with what it names: the hints lead there
+    lq_B3HW = images.to_tensor([images.decode_png(smooth_pairs(["test"], SIZE)[0]["lq_png"])])
+    restoration = restorer.restore(lq_B3HW, ["a"], [0])
+    assert restoration.restored_B3HW.shape == (1, 3, SIZE, SIZE)
+    assert restoration.alpha_BHW is not None
+    assert (restorer.spec.backbone, restorer.spec.condition) == ("sd21", "sdfm")
+
+
+def test_a_resumed_training_writes_the_same_bytes(params: TrainParams, tmp_path: Path) -> None:
+    whole, resumed = Reports(tmp_path / "whole"), Reports(tmp_path / "resumed")
+    work(params, whole)
+    work(params, resumed, resume_from=whole.folder / "2")
+    for file in (whole.folder / "4" / "trained").rglob("*.safetensors"):
+        same = resumed.folder / "4" / file.relative_to(whole.folder / "4")
+        assert same.read_bytes() == file.read_bytes()
+
+
+def test_the_plan_names_all_that_the_folder_stands_on(params: TrainParams) -> None:
+    training, restorer = train.plan(params, "sd21", "sdfm")
+    out = params.out("sd21", "sdfm")
+    places = {role: (out / need.hint).resolve() for role, need in restorer.needs.items()}
+    assert places == {
+        "backbone": params.weights,
+        "encoder": params.encoder,
+        "intermediate": params.intermediate,
+    }
+    assert dict(training.inputs) == {
+        "features": "fea7" * 16,
+        **{role: need.fingerprint for role, need in restorer.needs.items()},
+    }
+    assert training.inputs["intermediate"] == open_model(params.intermediate).fingerprint
+    assert (restorer.spec.size, restorer.token_width) == (SIZE, DINO["hidden_size"])
+    assert not params.models.exists()
+
+
+@pytest.mark.parametrize(
+    "values",
+    [
+        {"seed": 1},
+        {"workers": (1, 2)},
+        {"workers": (1, 2), "elastic_batch": "per_worker"},
+        {"optimization": {**OPTIMIZATION, "learning_rate": 2e-2}},
+        {"losses": {"latent": 2.0}},
+    ],
+    ids=str,
+)
+def test_what_decides_the_result_decides_the_fingerprint(
+    params: TrainParams, values: dict[str, Any]
 ) -> None:
-    """Two ranks on Ray; each is killed once, then the driver, and the stage is started again."""
-    mp.start_processes(
-        small_training.work_without_ray, (str(tmp_path),), nprocs=2, start_method="fork"
+    planned, again, other = (
+        train.plan(one, "sd21", "sdfm")[0].fingerprint
+        for one in (params, params, changed(params, **values))
     )
-    # Rows that the victim's rank (for the driver, rank 0) has read: steps 10, 20 and 28.
-    kills = [("0", 60), ("1", 120), ("driver", 170)]
-    out = tmp_path / "models" / "small"
-    assert train(tmp_path, repository, kills) == -signal.SIGKILL
-    assert {"0-60", "1-120", "driver-170"} <= {file.name for file in out.parent.iterdir()}
-    assert not out.exists()
-    assert train(tmp_path, repository, kills) == 0
+    assert planned == again
+    assert other != planned
+    assert train.plan(params, "sd21", "dino")[0].fingerprint != planned
 
-    expected = load_file(tmp_path / "step.safetensors")
-    found = load_file(out / "step.safetensors")
-    assert found.keys() == expected.keys()
-    assert all(found[name].equal(expected[name]) for name in expected)
-    history = json.loads((out / "history.json").read_text())
-    assert without_rate(history) == without_rate(
-        json.loads((tmp_path / "history.json").read_text())
+
+def test_where_inputs_and_models_lie_decides_nothing(params: TrainParams, tmp_path: Path) -> None:
+    elsewhere = shutil.copytree(params.features, tmp_path / "elsewhere")
+    moved = changed(params, features=elsewhere, models=tmp_path / "other")
+    one, other = (train.plan(each, "sd21", "sdfm")[0] for each in (params, moved))
+    assert one.fingerprint == other.fingerprint
+
+
+def test_features_of_other_pairs_are_refused_with_what_to_run(
+    params: TrainParams, tmp_path: Path
+) -> None:
+    write_table(
+        tmp_path / "others", [feature_rows(1)], stage="features@sd21", inputs={"pairs": "0" * 64}
     )
-    assert not any(file.name.startswith("small.partial") for file in out.parent.iterdir())
-    _check_tracked(tmp_path, history)
+    with pytest.raises(
+        ValueError,
+        match=r"was made from pairs 000000000000, .*pairs is 1dea1dea1dea: run 'dvc repro features",
+    ):
+        train.plan(changed(params, features=tmp_path / "others"), "sd21", "sdfm")
 
 
-def _check_tracked(folder: Path, history: list[dict[str, float]]) -> None:
-    client = MlflowClient(f"sqlite:///{folder}/mlflow.db")
-    experiment = client.get_experiment_by_name("hdrface")
-    assert experiment is not None
-    (run,) = client.search_runs([experiment.experiment_id])
-    assert run.info.status == "FINISHED"
-    for key in ("loss", "pixel", "size", "images_per_s", "workers", "learning_rate"):
-        metrics = client.get_metric_history(run.info.run_id, key)
-        assert [metric.step for metric in metrics] == STEPS, key
-    losses = client.get_metric_history(run.info.run_id, "loss")
-    assert [metric.value for metric in losses] == [point["loss"] for point in history]
-    stored = {file.path for file in client.list_artifacts(run.info.run_id, "model")}
-    assert stored == {"model/step.safetensors", "model/history.json"}
+@pytest.mark.parametrize("name", ["pairs", "features", "weights", "encoder", "intermediate"])
+def test_a_missing_input_is_named(params: TrainParams, tmp_path: Path, name: str) -> None:
+    with pytest.raises(FileNotFoundError, match="gone"):
+        train.plan(changed(params, **{name: tmp_path / "gone"}), "sd21", "sdfm")

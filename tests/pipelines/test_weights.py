@@ -48,11 +48,11 @@ def test_published_weights_leave_a_manifest_and_nothing_half_done(
     tmp_path: Path, layout: Path
 ) -> None:
     params = WeightsParams.model_validate(section(tmp_path, layout))
-    identity = run(params, "dinov3")
+    fingerprint = run(params, "dinov3")
     assert [p.name for p in params.out.parent.iterdir()] == ["dinov3"]
     assert [p.name for p in params.out.iterdir()] == ["manifest.json"]
     weights = open_weights(params.out)
-    assert weights.identity == identity
+    assert weights.fingerprint == fingerprint
     assert weights.licence.startswith("DINOv3 License")
     assert weights.path("model.safetensors").read_bytes() == b"weights"
 
@@ -80,25 +80,25 @@ def test_what_an_interrupted_run_left_is_thrown_away(tmp_path: Path, layout: Pat
 
 def test_a_failure_leaves_the_older_weights_alone(tmp_path: Path, layout: Path) -> None:
     params = WeightsParams.model_validate(section(tmp_path, layout))
-    identity = run(params, "dinov3")
+    fingerprint = run(params, "dinov3")
     (layout / "model.safetensors").unlink()
     other = section(tmp_path, layout)
     other["published"]["revision"] = "f" * 40
     with pytest.raises(FileNotFoundError, match=r"matches 'model.safetensors'"):
         run(WeightsParams.model_validate(other), "dinov3")
-    assert identity in (params.out / "manifest.json").read_text()
+    assert fingerprint in (params.out / "manifest.json").read_text()
 
 
 def test_run_by_hand_it_completes_a_machine_that_has_only_the_manifest(
     tmp_path: Path, layout: Path
 ) -> None:
     params = WeightsParams.model_validate(section(tmp_path, layout))
-    identity = run(params, "dinov3")
+    fingerprint = run(params, "dinov3")
     shutil.rmtree(tmp_path / "store")
     with pytest.raises(FileNotFoundError, match=r"run 'python -m pipelines.weights dinov3'"):
         open_weights(params.out)
-    assert run(params, "dinov3") == identity
-    assert open_weights(params.out).identity == identity
+    assert run(params, "dinov3") == fingerprint
+    assert open_weights(params.out).fingerprint == fingerprint
 
     (layout / "model.safetensors").write_bytes(b"w3ights")
     with pytest.raises(ValueError, match=r"model.safetensors has SHA-256"):
@@ -131,9 +131,9 @@ def test_a_stand_in_has_its_files_beside_the_manifest_and_the_same_bytes_each_ti
     for place in ("a", "b"):
         values = {"out": tmp_path / place / "dinov3", "stand_in": {"seed": 3, "encoder": sizes}}
         params = WeightsParams.model_validate(values)
-        identity = run(params, "dinov3")
+        fingerprint = run(params, "dinov3")
         weights = open_weights(params.out)
-        assert (weights.identity, weights.root) == (identity, params.out)
+        assert (weights.fingerprint, weights.root) == (fingerprint, params.out)
         assert weights.manifest.kind == "stand-in"
         assert weights.manifest.facts["parameters"] > 0
         assert {"config.json", "model.safetensors"} <= weights.manifest.files.keys()

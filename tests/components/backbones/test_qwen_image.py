@@ -6,9 +6,9 @@ import numpy as np
 import pytest
 import torch
 
-from components.backbones.protocol import LoraParams, StepNoise
+from components.backbones.backbone import LoraParams, StepNoise
 from components.backbones.qwen_image import (
-    QwenImageBackbone,
+    QwenImage,
     SharedPositions,
     flow_sigmas,
     pack,
@@ -19,8 +19,8 @@ GOLDEN = Path(__file__).parents[2] / "golden" / "flow_sigmas.npz"
 
 
 @pytest.fixture(scope="module")
-def backbone(networks: Path) -> QwenImageBackbone:
-    return QwenImageBackbone(networks / "qwen")
+def backbone(networks: Path) -> QwenImage:
+    return QwenImage(networks / "qwen")
 
 
 def test_the_schedule_is_the_references() -> None:
@@ -37,7 +37,7 @@ def test_packing_is_diffusers_own_and_unpacking_undoes_it() -> None:
     assert torch.equal(unpack(pack(latent), 6, 10), latent)
 
 
-def test_the_second_image_lies_at_the_positions_of_the_first(backbone: QwenImageBackbone) -> None:
+def test_the_second_image_lies_at_the_positions_of_the_first(backbone: QwenImage) -> None:
     shared = backbone.generator.pos_embed
     assert isinstance(shared, SharedPositions)
     frame, device = (1, 8, 8), torch.device("cpu")
@@ -48,7 +48,7 @@ def test_the_second_image_lies_at_the_positions_of_the_first(backbone: QwenImage
 
 
 def test_one_frame_as_flat_convolutions_gives_what_diffusers_gives(
-    networks: Path, backbone: QwenImageBackbone
+    networks: Path, backbone: QwenImage
 ) -> None:
     from diffusers.models.autoencoders.autoencoder_kl_qwenimage import AutoencoderKLQwenImage
 
@@ -65,7 +65,7 @@ def test_one_frame_as_flat_convolutions_gives_what_diffusers_gives(
         torch.testing.assert_close(ours, decoded / 2 + 0.5, atol=1e-5, rtol=1e-4)
 
 
-def test_the_step_is_equations_17_to_19(backbone: QwenImageBackbone) -> None:
+def test_the_step_is_equations_17_to_19(backbone: QwenImage) -> None:
     latent, condition = torch.randn(2, 4, 16, 16), torch.randn(2, 5, 40)
     noise = StepNoise(torch.randn(2, 4, 16, 16), torch.tensor([0.0, 0.3]))
     sigma = 0.436125430784867
@@ -87,7 +87,7 @@ def test_the_step_is_equations_17_to_19(backbone: QwenImageBackbone) -> None:
     np.testing.assert_allclose(restored, z_t - sigma * velocity, atol=1e-5)
 
 
-def test_fidelity_picks_the_noise_of_the_condition(backbone: QwenImageBackbone) -> None:
+def test_fidelity_picks_the_noise_of_the_condition(backbone: QwenImage) -> None:
     noise = torch.zeros(1, 4, 2, 2)
     levels = [float(backbone.inference_noise(noise, f).condition_sigma_B) for f in (1, 0.5, 0)]
     assert levels == pytest.approx([0.0, 0.255, 0.436], abs=5e-4)
@@ -96,7 +96,7 @@ def test_fidelity_picks_the_noise_of_the_condition(backbone: QwenImageBackbone) 
 
 
 def test_half_of_the_training_conditions_are_clean_and_the_rest_cover_the_schedule(
-    backbone: QwenImageBackbone,
+    backbone: QwenImage,
 ) -> None:
     drawn = backbone.training_noise(
         torch.zeros(4000, 1, 1, 1), torch.Generator().manual_seed(0), clean_condition=0.5
@@ -109,7 +109,7 @@ def test_half_of_the_training_conditions_are_clean_and_the_rest_cover_the_schedu
 
 
 def test_everything_that_trains_gets_a_gradient(networks: Path) -> None:
-    backbone = QwenImageBackbone(networks / "qwen")
+    backbone = QwenImage(networks / "qwen")
     backbone.train_only("full", None)
     latent = torch.randn(1, 4, 16, 16)
     noise = backbone.training_noise(latent, torch.Generator().manual_seed(1), clean_condition=0.5)
@@ -121,7 +121,7 @@ def test_everything_that_trains_gets_a_gradient(networks: Path) -> None:
 def test_lora_is_published_with_transformer_keys(networks: Path, tmp_path: Path) -> None:
     from safetensors.torch import load_file
 
-    backbone = QwenImageBackbone(networks / "qwen")
+    backbone = QwenImage(networks / "qwen")
     backbone.train_only("lora", LoraParams(rank=2, alpha=2))
     with torch.no_grad():
         for parameter in backbone.parameters():
@@ -130,7 +130,7 @@ def test_lora_is_published_with_transformer_keys(networks: Path, tmp_path: Path)
     backbone.save_trained(tmp_path, "lora")
     tensors = load_file(tmp_path / "pytorch_lora_weights.safetensors")
     assert all(key.startswith("transformer.") for key in tensors)
-    again = QwenImageBackbone(networks / "qwen")
+    again = QwenImage(networks / "qwen")
     again.load_lora(tmp_path)
     latent, condition = torch.randn(1, 4, 16, 16), torch.randn(1, 5, 40)
     noise = backbone.inference_noise(torch.randn(1, 4, 16, 16), 1.0)

@@ -8,22 +8,22 @@ import numpy as np
 import pytest
 import torch
 
-from components.backbones.protocol import LoraParams
-from components.backbones.stable_diffusion import LORA_TARGETS, StableDiffusionBackbone
+from components.backbones.backbone import LoraParams
+from components.backbones.stable_diffusion import StableDiffusion
 
 
 @pytest.fixture(scope="module")
-def backbone(networks: Path) -> StableDiffusionBackbone:
-    return StableDiffusionBackbone(networks / "sd21")
+def backbone(networks: Path) -> StableDiffusion:
+    return StableDiffusion(networks / "sd21")
 
 
-def test_alpha_bar_of_the_fixed_timestep_is_the_papers(backbone: StableDiffusionBackbone) -> None:
+def test_alpha_bar_of_the_fixed_timestep_is_the_papers(backbone: StableDiffusion) -> None:
     betas = np.linspace(0.00085**0.5, 0.012**0.5, 1000) ** 2
     assert backbone.alpha_bar == pytest.approx(np.prod(1 - betas[:400]), rel=1e-5)
     assert backbone.alpha_bar == pytest.approx(0.426, abs=5e-4)
 
 
-def test_the_step_is_equation_8_on_the_latent_itself(backbone: StableDiffusionBackbone) -> None:
+def test_the_step_is_equation_8_on_the_latent_itself(backbone: StableDiffusion) -> None:
     latent, condition = torch.randn(2, 4, 16, 16), torch.randn(2, 5, 24)
     with torch.no_grad():
         epsilon = backbone.generator(latent, 399, condition).sample.numpy().astype(np.float64)
@@ -34,7 +34,7 @@ def test_the_step_is_equation_8_on_the_latent_itself(backbone: StableDiffusionBa
 
 
 def test_encoding_is_the_scaled_posterior_mean_and_decoding_undoes_the_scale(
-    backbone: StableDiffusionBackbone,
+    backbone: StableDiffusion,
 ) -> None:
     image = torch.rand(1, 3, 32, 32)
     latent = backbone.encode(image)
@@ -51,7 +51,7 @@ def test_a_velocity_model_is_refused(networks: Path, tmp_path: Path) -> None:
     file = tmp_path / "v" / "scheduler" / "scheduler_config.json"
     file.write_text(json.dumps(json.loads(file.read_text()) | {"prediction_type": "v_prediction"}))
     with pytest.raises(ValueError, match="predicts 'v_prediction'"):
-        StableDiffusionBackbone(tmp_path / "v")
+        StableDiffusion(tmp_path / "v")
 
 
 def test_lora_starts_without_effect_trains_alone_and_is_published_with_unet_keys(
@@ -60,7 +60,7 @@ def test_lora_starts_without_effect_trains_alone_and_is_published_with_unet_keys
     from safetensors.torch import load_file, save_file
 
     latent, condition = torch.randn(1, 4, 16, 16), torch.randn(1, 5, 24)
-    backbone = StableDiffusionBackbone(networks / "sd21")
+    backbone = StableDiffusion(networks / "sd21")
     with torch.no_grad():
         before = backbone.step(latent, condition, None)
     backbone.train_only("lora", LoraParams(rank=4, alpha=4))
@@ -69,7 +69,7 @@ def test_lora_starts_without_effect_trains_alone_and_is_published_with_unet_keys
     trained = {n for n, p in backbone.named_parameters() if p.requires_grad}
     assert trained
     assert all("lora_" in name for name in trained)
-    assert all(any(target in name for name in trained) for target in LORA_TARGETS)
+    assert all(any(target in name for name in trained) for target in StableDiffusion.lora_targets)
     with torch.no_grad():
         for name, parameter in backbone.named_parameters():
             if name in trained:
@@ -78,7 +78,7 @@ def test_lora_starts_without_effect_trains_alone_and_is_published_with_unet_keys
     backbone.save_trained(tmp_path, "lora")
     published = load_file(tmp_path / "pytorch_lora_weights.safetensors")
     assert all(key.startswith("unet.") for key in published)
-    again = StableDiffusionBackbone(networks / "sd21")
+    again = StableDiffusion(networks / "sd21")
     again.load_lora(tmp_path)
     with torch.no_grad():
         assert torch.equal(again.step(latent, condition, None), changed)
@@ -91,7 +91,7 @@ def test_lora_starts_without_effect_trains_alone_and_is_published_with_unet_keys
     }
     (tmp_path / "older").mkdir()
     save_file(older, tmp_path / "older" / "pytorch_lora_weights.safetensors")
-    again = StableDiffusionBackbone(networks / "sd21")
+    again = StableDiffusion(networks / "sd21")
     again.load_lora(tmp_path / "older")
     with torch.no_grad():
         assert torch.equal(again.step(latent, condition, None), changed)

@@ -45,7 +45,7 @@ def by_the_book(image: Image, kernel: Kernel) -> npt.NDArray[np.float64]:
     return total
 
 
-def test_kernels_are_the_references() -> None:
+def test_kernels_equal_the_references() -> None:
     golden = np.load(GOLDEN / "blur_kernels.npz")
     for expected, row in zip(golden["kernels"], golden["sigma_x_sigma_y_theta_iso"], strict=True):
         sigma_x, sigma_y, theta, _ = row
@@ -69,7 +69,7 @@ def test_a_kernel_is_the_density_with_the_turned_covariance() -> None:
 
 
 @pytest.mark.parametrize("name", ROUTES)
-def test_every_route_gives_the_pixels_of_a_plain_sum(name: str) -> None:
+def test_every_way_to_blur_gives_the_pixels_of_a_plain_sum(name: str) -> None:
     image = photograph(72, 53)
     difference = np.abs(blur(image, ROUTES[name]) - by_the_book(image, ROUTES[name]))
     assert difference.max() < 0.002  # of 255
@@ -94,7 +94,7 @@ def test_any_gaussian_gives_the_pixels_of_filter2d(
 
 
 @pytest.mark.parametrize("name", ROUTES)
-def test_a_plain_picture_stays_as_it_is(name: str) -> None:
+def test_a_picture_of_one_colour_stays_the_same(name: str) -> None:
     image = np.full((60, 64, 3), (10, 128, 250), np.uint8)
     np.testing.assert_allclose(blur(image, ROUTES[name]), image, atol=0.01)
 
@@ -106,7 +106,7 @@ def test_bytes_and_floats_give_the_same_picture() -> None:
         np.testing.assert_allclose(as_bytes, as_floats, atol=1e-3)
 
 
-def test_the_result_is_the_callers_own() -> None:
+def test_a_result_is_not_overwritten_by_the_next_call() -> None:
     image, kernel = photograph(64, 64), ROUTES["large and oblique"]
     first = blur(image, kernel)
     kept = first.copy()
@@ -127,8 +127,8 @@ def test_threads_do_not_disturb_each_other() -> None:
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        ((40, 1.0, 1.0, 0.0), "its size is odd; got 40"),
-        ((-1, 1.0, 1.0, 0.0), "its size is odd; got -1"),
+        ((40, 1.0, 1.0, 0.0), "its size must be odd; got 40"),
+        ((-1, 1.0, 1.0, 0.0), "its size must be odd; got -1"),
         ((41, 0.0, 1.0, 0.0), "sigmas above 0; got 0.0 and 1.0"),
     ],
 )

@@ -52,7 +52,7 @@ def golden_case(numbers: Any, case: int) -> Degradation:
 
 
 @pytest.mark.parametrize("case", range(4))
-def test_blurred_and_shrunken_pictures_are_the_references(case: int) -> None:
+def test_blurred_and_shrunken_pictures_equal_the_references(case: int) -> None:
     golden = np.load(GOLDEN / "degradation.npz")
     drawn = Degradation(
         kernel=golden[f"{case}.kernel"],
@@ -67,7 +67,7 @@ def test_blurred_and_shrunken_pictures_are_the_references(case: int) -> None:
 
 
 @pytest.mark.parametrize("case", [1, 2])
-def test_degraded_faces_are_the_references(case: int) -> None:
+def test_degraded_faces_equal_the_references(case: int) -> None:
     golden = np.load(GOLDEN / "degradation.npz")
     lq = recipe.apply(golden["hq"], golden_case(golden, case))
     difference = np.abs(lq[::4, ::4].astype(int) - golden[f"{case}.lq"])
@@ -76,7 +76,7 @@ def test_degraded_faces_are_the_references(case: int) -> None:
 
 @pytest.mark.shared
 @pytest.mark.parametrize("case", range(4))
-def test_degraded_faces_are_the_references_at_every_pixel(case: int, shared_dir: Path) -> None:
+def test_degraded_faces_equal_the_references_at_every_pixel(case: int, shared_dir: Path) -> None:
     golden = np.load(shared_dir / "golden" / "degradation.npz")
     lq = recipe.apply(golden["hq"], golden_case(golden, case))
     assert np.abs(lq.astype(int) - golden[f"{case}.lq"]).mean() < 0.25
@@ -127,7 +127,9 @@ def degraded_by_the_book(hq: Image, drawn: Degradation) -> Floats:
 
 @pytest.mark.parametrize("options", [{}, {"jitter_probability": 1.0}, {"grey_probability": 1.0}])
 @pytest.mark.parametrize("variant", range(6))
-def test_a_degraded_face_is_the_method_written_out(variant: int, options: dict[str, float]) -> None:
+def test_a_degraded_face_equals_the_method_written_out(
+    variant: int, options: dict[str, float]
+) -> None:
     params, hq = changed(**options), face(seed=variant)
     drawn = draw(params, (64, 64), seed=5, face_id="a", variant=variant)
     difference = np.abs(recipe.apply(hq, drawn) - degraded_by_the_book(hq, drawn))
@@ -191,7 +193,7 @@ def test_qualities_are_equally_likely(integer: bool, values: range) -> None:
     assert scipy.stats.chisquare(counts).pvalue > 0.01
 
 
-def test_shares_of_jitter_and_grey_and_the_range_of_shifts() -> None:
+def test_jitter_and_grey_have_their_shares_and_shifts_their_range() -> None:
     params = changed(jitter_probability=0.3, jitter_shift=12, grey_probability=0.1)
     drawn = many(params, 3000)
     shifts = np.array([one.jitter for one in drawn if one.jitter is not None])
@@ -208,7 +210,7 @@ def test_the_noise_is_standard_normal_in_every_shrunken_pixel() -> None:
     assert scipy.stats.kstest(drawn.noise.ravel(), "norm").pvalue > 0.01
 
 
-def test_a_switch_turned_on_later_leaves_everything_else_as_it_was() -> None:
+def test_an_option_turned_on_later_changes_nothing_else() -> None:
     more = changed(jitter_probability=1.0, grey_probability=1.0, integer_quality=True)
     for variant in range(20):
         first, second = (
@@ -221,7 +223,7 @@ def test_a_switch_turned_on_later_leaves_everything_else_as_it_was() -> None:
         np.testing.assert_array_equal(first.kernel, second.kernel)
 
 
-def test_a_range_of_one_value_always_gives_it() -> None:
+def test_a_range_of_one_value_always_gives_that_value() -> None:
     params = changed(sigma=(2, 2), downsample=(2, 2), noise=(7, 7), jpeg_quality=(80, 80))
     for drawn in many(params, 50):
         record = drawn.record()
@@ -231,14 +233,14 @@ def test_a_range_of_one_value_always_gives_it() -> None:
 
 def test_a_face_that_shrinks_to_nothing_is_refused() -> None:
     params = changed(downsample=(100, 100))
-    with pytest.raises(ValueError, match=r"64 pixels a side cannot be shrunk 100\.00 times"):
+    with pytest.raises(ValueError, match=r"64 pixels per side cannot be shrunk 100\.00 times"):
         draw(params, (64, 64), seed=1, face_id="a", variant=0)
 
 
 # ---- options
 
 
-def test_grey_makes_the_channels_equal_and_the_target_too_if_asked() -> None:
+def test_grey_makes_the_channels_equal_and_optionally_those_of_the_target() -> None:
     hq = face()
     params = changed(grey_probability=1.0)
     drawn = draw(params, (64, 64), seed=1, face_id="a", variant=0)
@@ -251,7 +253,7 @@ def test_grey_makes_the_channels_equal_and_the_target_too_if_asked() -> None:
 
 
 @pytest.mark.parametrize("before", [False, True])
-def test_unsharp_mask_makes_another_target_and_if_asked_another_lq(before: bool) -> None:
+def test_unsharp_mask_changes_the_target_and_optionally_lq(before: bool) -> None:
     hq = face()
     params = changed(unsharp=UnsharpParams(before_degrading=before))
     drawn = draw(params, (64, 64), seed=1, face_id="a", variant=0)

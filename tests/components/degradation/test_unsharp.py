@@ -35,7 +35,7 @@ def blurred(picture: Floats, size: int) -> Floats:
 
 
 @pytest.mark.parametrize(("size", "mask_size"), [(51, 51), (81, 83), (15, 11)])
-def test_it_is_the_published_formula(size: int, mask_size: int) -> None:
+def test_it_equals_the_published_formula(size: int, mask_size: int) -> None:
     rng = np.random.default_rng(0)
     coarse = rng.integers(0, 256, (24, 24, 3), np.uint8)
     hq = np.asarray(cv2.resize(coarse, (100, 90)), dtype=np.uint8)
@@ -49,7 +49,7 @@ def test_it_is_the_published_formula(size: int, mask_size: int) -> None:
     assert np.abs(got - expected).max() < 0.51  # rounded to 8 bits
 
 
-def test_an_edge_becomes_steeper_and_a_plain_picture_stays() -> None:
+def test_an_edge_becomes_steeper_and_a_picture_of_one_colour_stays() -> None:
     hq = edge()
     sharp = sharpen(hq, UnsharpParams())
     steepest = [int(np.diff(image[40, :, 0].astype(int)).max()) for image in (hq, sharp)]
@@ -58,11 +58,11 @@ def test_an_edge_becomes_steeper_and_a_plain_picture_stays() -> None:
     np.testing.assert_array_equal(sharpen(plain, UnsharpParams()), plain)
 
 
-def test_details_below_the_threshold_stay() -> None:
+def test_details_below_the_threshold_stay_the_same() -> None:
     hq = edge()
     np.testing.assert_array_equal(sharpen(hq, UnsharpParams(threshold=60)), hq)
 
 
 def test_an_even_kernel_is_refused() -> None:
-    with pytest.raises(ValueError, match="its size is odd"):
+    with pytest.raises(ValueError, match="its size must be odd"):
         UnsharpParams(kernel_size=50)

@@ -31,6 +31,6 @@ def test_pixels_are_resized_antialiased_and_normalised_like_imagenet(networks: P
     np.testing.assert_allclose(inner, expected, atol=0.02)
 
 
-def test_an_input_size_that_cuts_a_patch_is_refused(networks: Path) -> None:
-    with pytest.raises(ValueError, match="40 is no multiple of its patch 16"):
+def test_an_input_size_that_is_not_a_multiple_of_the_patch_is_refused(networks: Path) -> None:
+    with pytest.raises(ValueError, match="40 is not a multiple of its patch 16"):
         DINOv3(networks / "dinov3", input_size=40)

@@ -1,4 +1,4 @@
-"""The ArcFace picture that is cut out of an FFHQ face, and who a network says it shows."""
+"""The ArcFace picture that is cut out of an FFHQ face, and its identity."""
 
 from pathlib import Path
 
@@ -11,11 +11,13 @@ from skimage.transform import SimilarityTransform
 from components import images
 from components.encoders.identity import (
     ARCFACE_POINTS,
-    FFHQ_POINTS,
     INPUT_SIZE,
     IdentityEncoder,
     align,
 )
+from components.faces.template import TEMPLATE, TEMPLATE_SIZE
+
+FFHQ_POINTS = TEMPLATE / TEMPLATE_SIZE
 
 
 def _dots(size: int) -> np.ndarray:
@@ -27,7 +29,7 @@ def _dots(size: int) -> np.ndarray:
 
 
 @pytest.mark.parametrize("size", [64, 512])
-def test_the_five_ffhq_points_land_where_arcface_expects_them(size: int) -> None:
+def test_the_five_ffhq_points_come_to_where_arcface_expects_them(size: int) -> None:
     aligned = align(_dots(size))[..., 0]
     assert aligned.shape == (INPUT_SIZE, INPUT_SIZE)
     # The two templates differ by more than a similarity: skimage's own fit says where to look.
@@ -41,7 +43,7 @@ def test_the_five_ffhq_points_land_where_arcface_expects_them(size: int) -> None
     assert distances.min(axis=1).max() < 2, order
 
 
-def test_a_fine_pattern_becomes_grey_instead_of_a_false_coarse_one() -> None:
+def test_a_fine_pattern_becomes_grey_without_aliasing() -> None:
     checks = np.indices((512, 512)).sum(axis=0) % 2 * 255
     aligned = align(np.repeat(checks[..., None], 3, axis=2).astype(np.uint8))
     assert np.ptp(aligned[10:-10, 10:-10].astype(int)) < 40
@@ -67,7 +69,7 @@ def _network(file: Path, *, first_node: str | None = None, size: int = INPUT_SIZ
     return file
 
 
-def test_values_are_normalised_unless_the_network_does_it_itself(tmp_path: Path) -> None:
+def test_values_are_normalised_unless_the_network_does_it(tmp_path: Path) -> None:
     face = np.full((64, 64, 3), 51, np.uint8)
     plain = IdentityEncoder(_network(tmp_path / "plain.onnx")).embed([face])
     own = IdentityEncoder(_network(tmp_path / "own.onnx", first_node="Sub")).embed([face])
@@ -84,15 +86,15 @@ def test_a_pack_is_searched_for_the_network_that_takes_faces(tmp_path: Path) -> 
         IdentityEncoder(tmp_path)
 
 
-def test_what_is_no_identity_network_is_named(tmp_path: Path) -> None:
+def test_a_network_that_is_not_for_identities_is_named(tmp_path: Path) -> None:
     with pytest.raises(FileNotFoundError, match="neither an ONNX file nor a folder with one"):
         IdentityEncoder(tmp_path)
-    with pytest.raises(ValueError, match=r"inputs .*640.* an identity network takes one of"):
+    with pytest.raises(ValueError, match=r"inputs .*640.* an identity network has one input"):
         IdentityEncoder(_network(tmp_path / "detector.onnx", size=640))
 
 
 @pytest.mark.shared
-def test_one_person_twice_is_nearer_than_two_persons(shared_dir: Path) -> None:
+def test_two_pictures_of_one_person_are_nearer_than_of_two(shared_dir: Path) -> None:
     names = ["020167", "060259", "063109", "113393", "012712", "015248"]
     files = [shared_dir / "faces" / "hq" / f"celebahq_{name}.jpg" for name in names]
     faces = [images.decode(file.read_bytes()) for file in files]

@@ -7,8 +7,9 @@ from skimage.transform import SimilarityTransform
 
 from components import images
 from components.faces import align
-from components.faces.align import TEMPLATE, AlignmentError
+from components.faces.align import AlignmentError
 from components.faces.landmarks import Landmarks
+from components.faces.template import TEMPLATE
 
 
 def _moved(scale: float, angle: float, x: float, y: float) -> Landmarks:
@@ -18,7 +19,7 @@ def _moved(scale: float, angle: float, x: float, y: float) -> Landmarks:
 
 @settings(max_examples=60)
 @given(st.floats(0.05, 20), st.floats(-3.1, 3.1), st.floats(-4000, 4000), st.floats(-4000, 4000))
-def test_a_moved_turned_scaled_template_is_laid_back_exactly(
+def test_a_moved_turned_scaled_template_is_fitted_exactly(
     scale: float, angle: float, x: float, y: float
 ) -> None:
     similarity = align.fit(_moved(scale, angle, x, y))
@@ -29,7 +30,7 @@ def test_a_moved_turned_scaled_template_is_laid_back_exactly(
 
 @settings(max_examples=40)
 @given(st.integers(0, 2**32 - 1))
-def test_the_fit_is_umeyama_s(seed: int) -> None:
+def test_the_fit_equals_umeyamas(seed: int) -> None:
     points = _moved(0.7, 0.3, 40, 90) + np.random.default_rng(seed).normal(0, 8, (5, 2))
     similarity = align.fit(points)
     reference = SimilarityTransform.from_estimate(points, TEMPLATE).params
@@ -46,7 +47,7 @@ def test_the_fit_is_umeyama_s(seed: int) -> None:
         np.array([[0.0, 0], [100, 0], [200, 0], [300, 0], [400, 0]]),
     ],
 )
-def test_five_points_that_are_no_face_are_refused(points: Landmarks) -> None:
+def test_five_points_that_are_not_a_face_are_refused(points: Landmarks) -> None:
     with pytest.raises(AlignmentError):
         align.fit(points)
 
@@ -73,7 +74,7 @@ def _centres(picture: images.Image, near: Landmarks, reach: float) -> Landmarks:
 
 @pytest.mark.parametrize("scale", [0.35, 1.0, 2.1])
 @pytest.mark.parametrize("size", [512, 256, 64])
-def test_landmarks_of_the_photograph_arrive_at_the_template(scale: float, size: int) -> None:
+def test_landmarks_of_the_photograph_come_to_the_template(scale: float, size: int) -> None:
     points = _moved(scale, 0.4, 260 * scale, 60 * scale)
     photograph = _dots(int(800 * scale), points, radius=16 * scale)
     aligned = align.cut(photograph, align.fit(points), size)
@@ -90,12 +91,12 @@ def test_a_large_photograph_is_shrunk_without_aliasing() -> None:
     assert np.abs(aligned.astype(float) - 127.5).max() < 4
 
 
-def test_an_aligned_picture_at_its_own_size_stays_as_it_is() -> None:
+def test_an_aligned_picture_of_the_same_size_stays_the_same() -> None:
     noise = np.random.default_rng(0).integers(0, 256, (512, 512, 3), dtype=np.uint8)
     assert (align.cut(noise, align.fit(TEMPLATE), 512) == noise).all()
 
 
-def test_what_lies_outside_is_the_mirror_image() -> None:
+def test_outside_the_photograph_is_its_mirror_image() -> None:
     ramp = np.repeat(np.arange(256, dtype=np.uint8)[None, :, None], 256, axis=0)
     photograph = np.ascontiguousarray(np.repeat(ramp, 3, axis=2))
     aligned = align.cut(photograph, align.fit(_moved(0.5, 0, -64, 0)), 256)
@@ -103,7 +104,7 @@ def test_what_lies_outside_is_the_mirror_image() -> None:
     assert aligned[128, 14].tolist() == pytest.approx(aligned[128, 114].tolist(), abs=2)
 
 
-def test_cv2_and_the_arithmetic_agree_on_where_a_pixel_is() -> None:
+def test_cv2_and_our_arithmetic_agree_on_the_place_of_a_pixel() -> None:
     smooth = cv2.GaussianBlur(
         np.random.default_rng(3).integers(0, 256, (400, 400, 3), dtype=np.uint8), (0, 0), 6
     )

@@ -3,19 +3,19 @@ import numpy as np
 import pytest
 
 from components import images
-from components.faces import align
 from components.faces.cutter import FaceCutter
 from components.faces.detect import Detection
 from components.faces.landmarks import Landmarks
+from components.faces.template import TEMPLATE
 
 
 def _face(x: float, y: float, side: float) -> Landmarks:
-    """Landmarks of a face whose aligned square is `side` wide, with its corner there."""
-    return np.asarray(align.TEMPLATE * side / 512 + (x, y))
+    """Return landmarks of a face whose aligned square is `side` wide, with a corner at (x, y)."""
+    return np.asarray(TEMPLATE * side / 512 + (x, y))
 
 
 class KnownFaces:
-    """A detector that is told what to find; the real ones are tested on photographs."""
+    """A detector with a given answer; the real ones are tested on photographs."""
 
     def __init__(self, *found: tuple[Landmarks, float]) -> None:
         self.found = found
@@ -54,7 +54,7 @@ def test_ten_faces_keep_the_order_of_their_ids() -> None:
     assert ids[0] == "x.jpg#01"
 
 
-def test_one_face_is_named_like_its_file_and_what_is_dropped_has_its_reason() -> None:
+def test_one_face_is_named_like_its_file_and_each_rejection_has_a_reason() -> None:
     cut = _cutter(
         (_face(30, 20, 100), 0.9),
         (_face(200, 50, 36), 0.9),
@@ -64,15 +64,15 @@ def test_one_face_is_named_like_its_file_and_what_is_dropped_has_its_reason() ->
     ).cut("x.jpg", _png())
     assert [face.face_id for face in cut.faces] == ["x.jpg"]
     assert cut.reasons == [
-        "the face at (340, 98): its score is 0.41, at least 0.5 counts",
-        "the face at (77, 77): its five landmarks fall into one point",
+        "the face at (340, 98): its score is 0.41, below 0.5",
+        "the face at (77, 77): its five landmarks are one point",
         "the face at (218, 72): it is about 18 pixels wide, at least 20 are needed "
         "(faces.min_face)",
         "the face at (340, 548): it lies outside the picture, 400 x 200",
     ]
 
 
-def test_given_landmarks_go_before_the_detector() -> None:
+def test_given_landmarks_are_used_instead_of_the_detector() -> None:
     cutter = _cutter((_face(250, 50, 80), 0.9))
     assert [face.face_id for face in cutter.cut("x.jpg", _png()).faces] == ["x.jpg"]
     given = [_face(30, 20, 100), _face(100, 20, 100)]
@@ -88,7 +88,7 @@ def test_given_landmarks_go_before_the_detector() -> None:
         (_png(), "no face found"),
     ],
 )
-def test_an_unusable_picture_has_its_reason(data: bytes, reason: str) -> None:
+def test_an_unusable_picture_gets_a_reason(data: bytes, reason: str) -> None:
     cut = _cutter().cut("x.jpg", data)
     assert cut.faces == []
     assert len(cut.reasons) == 1
@@ -100,14 +100,14 @@ def test_without_landmarks_and_detector_the_reason_names_the_detector() -> None:
     assert cut == ([], ["no landmarks are given for it: name a detector (faces.detector)"])
 
 
-def test_aligned_pictures_are_taken_whole_when_square_and_large_enough() -> None:
+def test_aligned_pictures_must_be_square_and_large_enough() -> None:
     cutter = _cutter(aligned=True, detector=False)
     data = _png(128, 128)
     [face] = cutter.cut("x.png", data).faces
     area = cv2.resize(images.decode(data), (32, 32), interpolation=cv2.INTER_AREA)
     assert (face.hq == area).all()
     assert cutter.cut("x.png", _png(400, 200)).reasons == [
-        "400 x 200 is not square, as aligned faces are: for photographs set faces.aligned to "
+        "400 x 200 is not square, as aligned faces are: for photographs, set faces.aligned to "
         "false and name a detector (faces.detector)"
     ]
     assert "about 18 pixels wide" in cutter.cut("x.png", _png(36, 36)).reasons[0]

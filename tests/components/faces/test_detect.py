@@ -5,28 +5,16 @@ import numpy as np
 import pytest
 
 from components import images
-from components.faces import align, portraits
+from components.faces import align
 from components.faces.detect import Detector, DetectorError, open_detector
+from components.faces.template import TEMPLATE
+from components.portraits import drawing
+from tests.counted_faces import SHOWN
 
 SCRFD, FIXED_SCRFD = "det_500m.onnx", "scrfd_500m_bnkps.onnx"
 YUNET = "face_detection_yunet_2023mar.onnx"
 DETECTORS = (SCRFD, FIXED_SCRFD, YUNET)
 
-# How many faces each photograph shows, counted by people.
-SHOWN = {
-    "codeformer_00.jpg": 4,
-    "codeformer_01.jpg": 4,
-    "codeformer_02.png": 4,
-    "codeformer_03.jpg": 1,
-    "codeformer_04.jpg": 1,
-    "codeformer_06.png": 2,
-    "debate_two_faces.jpg": 2,
-    "solvay_1927.png": 29,
-    "vqfr_10045.png": 3,
-    "vqfr_example.jpg": 3,
-    "widerface_group_24.jpg": 23,
-    "widerface_group_51.jpg": 8,
-}
 # YuNet sees a fourth face in the faded print.
 MISCOUNTED = {(YUNET, "vqfr_10045.png"): 4}
 
@@ -42,7 +30,7 @@ def detector(detector_file: Path) -> Detector:
 
 
 @pytest.mark.shared
-def test_it_finds_the_faces_of_photographs_from_the_left(
+def test_it_finds_the_faces_of_photographs_from_left_to_right(
     detector: Detector, detector_file: Path, shared_dir: Path
 ) -> None:
     found = {}
@@ -73,7 +61,7 @@ def test_aligned_faces_fill_the_picture_and_are_found_at_the_template(
     for file in files:
         faces = detector.detect(images.decode(file.read_bytes()))
         best = max(faces, key=lambda face: face.score)
-        errors.append(np.linalg.norm(best.landmarks - align.TEMPLATE, axis=1).mean())
+        errors.append(np.linalg.norm(best.landmarks - TEMPLATE, axis=1).mean())
     assert np.mean(errors) < 12  # of 512 pixels; the photographs themselves are 11 off
     assert np.max(errors) < 24
 
@@ -85,14 +73,14 @@ def test_a_photograph_is_aligned_to_the_template(detector: Detector, shared_dir:
     for face in detector.detect(picture):
         aligned = align.cut(picture, align.fit(face.landmarks), 512)
         [again] = detector.detect(aligned)
-        assert np.linalg.norm(again.landmarks - align.TEMPLATE, axis=1).mean() < 20
+        assert np.linalg.norm(again.landmarks - TEMPLATE, axis=1).mean() < 20
 
 
 @pytest.mark.shared
-def test_drawn_portraits_pass_for_faces(detector: Detector) -> None:
+def test_detectors_find_drawn_portraits(detector: Detector) -> None:
     errors = []
     for number in range(4):
-        portrait = portraits.draw(1, number)
+        portrait = drawing.draw(1, number)
         [face] = detector.detect(portrait.image)
         scale = 512 / align.fit(portrait.landmarks).crop_side
         distance = np.linalg.norm(face.landmarks - portrait.landmarks, axis=1).mean()
@@ -103,7 +91,7 @@ def test_drawn_portraits_pass_for_faces(detector: Detector) -> None:
 @pytest.mark.shared
 def test_threads_may_share_a_detector(detector: Detector) -> None:
     sizes = [160, 320, 480, 640] * 8
-    drawn = {size: portraits.draw(1, 0, size=size).image for size in set(sizes)}
+    drawn = {size: drawing.draw(1, 0, size=size).image for size in set(sizes)}
     alone = {size: detector.detect(picture) for size, picture in drawn.items()}
     with ThreadPoolExecutor(4) as pool:
         together = list(pool.map(lambda size: detector.detect(drawn[size]), sizes))
@@ -123,10 +111,10 @@ def test_another_network_is_refused_and_described(shared_dir: Path) -> None:
         open_detector(shared_dir / "weights" / "mobilefacenet.onnx", min_score=0.5)
 
 
-def test_what_is_no_network_is_refused(tmp_path: Path) -> None:
+def test_a_file_that_is_not_a_network_is_refused(tmp_path: Path) -> None:
     text = tmp_path / "detector.onnx"
     text.write_text("no network")
-    with pytest.raises(DetectorError, match="is no ONNX network"):
+    with pytest.raises(DetectorError, match="is not an ONNX network"):
         open_detector(text, min_score=0.5)
     with pytest.raises(DetectorError, match="cannot be read: No such file"):
         open_detector(tmp_path / "missing.onnx", min_score=0.5)

@@ -64,7 +64,7 @@ def test_pictures_are_listed_by_name_and_read(place: str) -> None:
     assert open_source(f"{place}/").pictures() == pictures
 
 
-def test_a_split_in_the_folder_above_counts_under_the_folder_s_name(place: str) -> None:
+def test_a_split_in_the_folder_above_applies_to_rows_with_the_folders_name(place: str) -> None:
     assert read_split(open_source(place)) == {"b.jpg": "test", "deeper/d.tiff": "train"}
 
 
@@ -75,7 +75,7 @@ def test_small_texts_are_read_or_missing(place: str) -> None:
     assert source.text("nothing.csv", above=True) is None
 
 
-def test_a_folder_without_pictures_says_what_it_looked_for(tmp_path: Path) -> None:
+def test_the_error_for_a_folder_without_pictures_names_the_formats(tmp_path: Path) -> None:
     (tmp_path / "notes.txt").write_text("no picture")
     with pytest.raises(SourceError, match=r"no pictures in .*: 1 files there and below.*\.jpg"):
         open_source(str(tmp_path)).pictures()
@@ -85,7 +85,7 @@ def test_a_folder_without_pictures_says_what_it_looked_for(tmp_path: Path) -> No
         open_source("gs://bucket/faces")
 
 
-def test_a_split_beside_the_pictures_goes_first(tmp_path: Path) -> None:
+def test_a_split_beside_the_pictures_is_preferred(tmp_path: Path) -> None:
     hq = tmp_path / "hq"
     hq.mkdir()
     (tmp_path / "split.csv").write_text("file,split\nhq/a.jpg,test\n")
@@ -93,7 +93,7 @@ def test_a_split_beside_the_pictures_goes_first(tmp_path: Path) -> None:
     assert read_split(open_source(str(hq))) == {"a.jpg": "train"}
 
 
-def test_what_cannot_be_read_is_listed_with_its_reason(
+def test_a_picture_that_cannot_be_read_is_listed_with_its_reason(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     (tmp_path / "fine.jpg").write_bytes(b"1")

@@ -25,7 +25,7 @@ def test_a_bad_row_is_named(text: str, reason: str) -> None:
         split.parse(text)
 
 
-def test_the_hash_takes_about_as_many_as_asked() -> None:
+def test_the_hash_chooses_about_the_requested_share() -> None:
     names = [f"ffhq/{number:05d}.png" for number in range(4000)]
     tests = sum(split.by_name(name, 25) == "test" for name in names)
     assert 900 < tests < 1100

@@ -1,4 +1,4 @@
-"""What of a lock a machine's packages differ in."""
+"""How a machine's packages differ from a lock."""
 
 from importlib import metadata
 from pathlib import Path
@@ -32,21 +32,21 @@ def lock(project: Path, *lines: str) -> list[str]:
     return packages.differences(project / packages.LOCK)
 
 
-def test_nothing_is_installed_where_the_versions_agree(project: Path) -> None:
+def test_nothing_is_installed_if_the_versions_agree(project: Path) -> None:
     assert lock(project, "here==1.0", "built==2.0", "tool==3.0") == []
 
 
-def test_what_developers_alone_need_may_be_missing_but_not_differ(project: Path) -> None:
+def test_a_package_for_developers_may_be_missing_but_not_differ(project: Path) -> None:
     linter = "linter==1.0"
     assert lock(project, "here==1.0", linter) == []
     assert lock(project, "here==1.1", "tool==3.1", linter) == ["here==1.1", "tool==3.1"]
 
 
-def test_what_the_project_names_must_be_there(project: Path) -> None:
+def test_a_package_that_the_project_names_must_be_there(project: Path) -> None:
     elsewhere = "absent==5.0 ; sys_platform == 'nowhere'"
     assert lock(project, "absent==4.0 ; python_version >= '3.11'") == ["absent==4.0"]
     assert lock(project, elsewhere) == []
 
 
-def test_a_folder_without_a_lock_wants_nothing(project: Path) -> None:
+def test_a_folder_without_a_lock_needs_nothing(project: Path) -> None:
     assert packages.differences(project / packages.LOCK) == []

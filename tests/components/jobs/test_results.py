@@ -1,4 +1,4 @@
-"""What a job's tree and the submitter's exchange through a data root, with a real DVC and S3."""
+"""What the trees of a job and its submitter exchange by a data root, with real DVC and S3."""
 
 import hashlib
 import os
@@ -11,9 +11,8 @@ from pathlib import Path
 import pytest
 import yaml
 
-from components.jobs import results
+from components.jobs import results, runner
 from components.storage import Storage, open_storage
-from pipelines import job
 from tests.servers import BUCKET, s3_environment, s3_server
 
 pytestmark = pytest.mark.slow
@@ -43,8 +42,8 @@ def dvc(folder: Path, *words: str) -> str:
 
 
 def git(folder: Path, *words: str) -> None:
-    identity = ("-c", "user.name=a", "-c", "user.email=b@c")
-    subprocess.run(["git", *identity, *words], cwd=folder, check=True, capture_output=True)
+    fingerprint = ("-c", "user.name=a", "-c", "user.email=b@c")
+    subprocess.run(["git", *fingerprint, *words], cwd=folder, check=True, capture_output=True)
 
 
 @pytest.fixture
@@ -110,7 +109,7 @@ def test_outs_are_pushed_while_a_repro_has_the_lock(checkout: Path, root: Storag
     assert sorted((root / "jobs/job").sizes()) == told
 
 
-def test_the_next_job_goes_on_from_the_last_one(checkout: Path, root: Storage) -> None:
+def test_the_next_job_continues_from_the_last_one(checkout: Path, root: Storage) -> None:
     first = begin(checkout, root, "first")
     dvc(first, "repro", "one")
     results.send(first, root, "first")
@@ -124,9 +123,7 @@ def test_the_next_job_goes_on_from_the_last_one(checkout: Path, root: Storage) -
     assert "Running stage 'two'" in told
 
 
-def test_a_stage_that_the_tree_has_made_since_is_not_forgotten(
-    checkout: Path, root: Storage
-) -> None:
+def test_a_stage_that_the_tree_has_run_since_is_kept(checkout: Path, root: Storage) -> None:
     (checkout / "seed.txt").write_text("old\n")
     first = begin(checkout, root, "first")
     dvc(first, "repro")
@@ -144,7 +141,7 @@ def test_a_stage_that_the_tree_has_made_since_is_not_forgotten(
     assert (second / "metrics/one.json").read_text() == "new\nb\nb\n"
 
 
-def test_results_land_once_and_beside_a_tree_that_changed(checkout: Path, root: Storage) -> None:
+def test_results_come_once_and_beside_a_tree_that_changed(checkout: Path, root: Storage) -> None:
     sent = sent_of(checkout, root)
     job = begin(checkout, root, "job")
     dvc(job, "repro")
@@ -165,7 +162,7 @@ def test_results_land_once_and_beside_a_tree_that_changed(checkout: Path, root: 
     assert not [name for name in names(checkout) if name.startswith(".hdrface")]
 
 
-def test_an_experiment_lands_with_its_parameters(checkout: Path, root: Storage) -> None:
+def test_an_experiment_comes_back_with_its_parameters(checkout: Path, root: Storage) -> None:
     sent = sent_of(checkout, root)
     job = begin(checkout, root, "job")
     dvc(job, "exp", "run", "--quiet", "-S", "x=2")
@@ -178,7 +175,7 @@ def test_an_experiment_lands_with_its_parameters(checkout: Path, root: Storage) 
     assert "Running stage" not in dvc(checkout, "repro")
 
 
-def test_what_the_remote_lacks_is_made_again_and_the_rest_is_used(
+def test_missing_objects_are_made_again_and_the_others_are_used(
     checkout: Path, root: Storage
 ) -> None:
     first = begin(checkout, root, "first")
@@ -194,7 +191,7 @@ def test_what_the_remote_lacks_is_made_again_and_the_rest_is_used(
     assert "Stage 'two' didn't change, skipping" in told
 
 
-def test_experiments_come_home_with_what_they_made(checkout: Path, root: Storage) -> None:
+def test_experiments_come_back_with_their_outs(checkout: Path, root: Storage) -> None:
     stage = "stages:\n  copy:\n    cmd: cp params.yaml out\n    params: [x]\n    outs: [out]\n"
     (checkout / "dvc.yaml").write_text(stage)
     (checkout / "params.yaml").write_text("x: 1\n")
@@ -219,13 +216,13 @@ def test_experiments_come_home_with_what_they_made(checkout: Path, root: Storage
     assert (checkout / "out").read_text() == "x: 2\n"
 
 
-def test_a_root_that_is_not_here_is_named(checkout: Path, tmp_path: Path) -> None:
+def test_a_root_that_is_not_mounted_here_is_named(checkout: Path, tmp_path: Path) -> None:
     sent = {**sent_of(checkout, open_storage(str(tmp_path / "nowhere")))}
     with pytest.raises(FileNotFoundError, match="nowhere is not mounted on this machine"):
         results.land(checkout, "job", names(checkout), sent)
 
 
-def test_a_remote_of_ones_own_stays_and_ours_follows_the_root(
+def test_a_users_own_remote_stays_and_ours_follows_the_root(
     checkout: Path, root: Storage, tmp_path: Path
 ) -> None:
     for place in ("root", "moved"):
@@ -266,5 +263,5 @@ def test_a_job_whose_results_are_lost_has_failed(
     monkeypatch.setenv("HDRFACE_ROOT", root.url)
     monkeypatch.chdir(copy_of(checkout, "job"))
     away = f"dvc repro one && rm -r {root.url} && touch {root.url}"
-    assert job.run("job", ["sh", "-c", "exit 5"]) == 5
-    assert job.run("job", ["sh", "-c", away]) == 3
+    assert runner.run("job", ["sh", "-c", "exit 5"]) == 5
+    assert runner.run("job", ["sh", "-c", away]) == 3

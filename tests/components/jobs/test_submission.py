@@ -1,4 +1,4 @@
-"""What travels to a cluster, and what is told when there is none to talk to."""
+"""What is sent to a cluster, and the errors when there is none."""
 
 import contextlib
 import json
@@ -60,13 +60,13 @@ def unpack(archive: Path, folder: Path) -> Path:
     return folder
 
 
-def test_what_git_tracks_or_would_track_travels_and_data_does_not(checkout: Path) -> None:
+def test_files_that_git_tracks_or_would_track_are_sent_and_data_is_not(checkout: Path) -> None:
     found = working_tree.tree(checkout)
     assert set(found.files) == {".gitignore", "kept.py", "changed.py", "new.py", "deep/run.sh"}
     assert found.commit == {"commit": git(checkout, "rev-parse", "HEAD").strip(), "dirty": True}
 
 
-def test_a_folder_without_git_follows_its_gitignore_all_the_same(checkout: Path) -> None:
+def test_a_folder_without_git_follows_its_gitignore_too(checkout: Path) -> None:
     (checkout / ".git").rename(checkout.parent / "elsewhere")
     found = working_tree.tree(checkout)
     assert set(found.files) == {".gitignore", "kept.py", "changed.py", "new.py", "deep/run.sh"}
@@ -103,21 +103,21 @@ def test_no_two_jobs_share_a_package(checkout: Path, tmp_path: Path) -> None:
     assert (tmp_path / "one").read_bytes() != (tmp_path / "two").read_bytes()
 
 
-def test_a_tree_that_is_too_large_is_refused_by_its_largest_files(
+def test_a_tree_that_is_too_large_is_refused_naming_its_largest_files(
     checkout: Path, tmp_path: Path
 ) -> None:
     with (checkout / "faces.bin").open("wb") as file:
         file.truncate(int(working_tree.LIMIT_MB * 1e6))
-    with pytest.raises(ValueError, match=r"90 MB may travel: .* are faces\.bin \(90\.0 MB\), "):
+    with pytest.raises(ValueError, match=r"90 MB can be sent: .* are faces\.bin \(90\.0 MB\), "):
         working_tree.pack(working_tree.tree(checkout), tmp_path / "tree.zip", "job")
     assert not (tmp_path / "tree.zip").exists()
 
 
-def test_what_ray_cannot_carry_is_refused_by_name(checkout: Path) -> None:
+def test_files_that_ray_cannot_send_are_refused_by_name(checkout: Path) -> None:
     (checkout / "link").symlink_to("kept.py")
-    with pytest.raises(ValueError, match=r"Ray carries no links .*: .* link$"):
+    with pytest.raises(ValueError, match=r"Ray sends no links .*: .* link$"):
         working_tree.tree(checkout)
-    with pytest.raises(ValueError, match=f"is a part of a checkout: run this in {checkout}"):
+    with pytest.raises(ValueError, match=f"is only a part of a checkout: run this in {checkout}"):
         working_tree.tree(checkout / "deep")
 
 
@@ -161,7 +161,7 @@ def serving(pages: Mapping[str, object]) -> Iterator[str]:
         server.shutdown()
 
 
-def test_a_place_where_nothing_listens_is_told_at_once() -> None:
+def test_an_address_where_nothing_listens_is_an_error_at_once() -> None:
     with socket.socket() as closed:
         closed.bind(("127.0.0.1", 0))
         address = f"http://127.0.0.1:{closed.getsockname()[1]}"
@@ -169,7 +169,7 @@ def test_a_place_where_nothing_listens_is_told_at_once() -> None:
             submission.connect(address)
 
 
-def test_a_place_that_does_not_answer_is_left_soon(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_an_address_that_does_not_answer_is_an_error_soon(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(submission, "_TIMEOUT_S", 0.3)
     with socket.create_server(("127.0.0.1", 0)) as silent:
         started = time.monotonic()
@@ -179,7 +179,7 @@ def test_a_place_that_does_not_answer_is_left_soon(monkeypatch: pytest.MonkeyPat
 
 
 @pytest.mark.parametrize("pages", [{}, {"/api/version": "hello"}, {"/api/version": 1}])
-def test_another_server_is_no_dashboard(pages: Mapping[str, object]) -> None:
+def test_another_server_is_not_taken_for_a_dashboard(pages: Mapping[str, object]) -> None:
     with serving(pages) as address, pytest.raises(ValueError, match="is not a Ray dashboard"):
         submission.connect(address)
 
@@ -200,7 +200,7 @@ def test_other_versions_are_refused(ray_there: str, python_there: str, told: str
         submission.connect(address)
 
 
-def test_a_tree_may_take_longer_to_send_than_an_answer_may(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_sending_a_tree_may_take_longer_than_an_answer(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(submission, "_SEND_TIMEOUT_S", 2.0)
     pages = {
         "/api/version": {"version": "4", "ray_version": ray.__version__, "ray_commit": "x"},

@@ -4,8 +4,8 @@ from pathlib import Path
 import pytest
 from ray._private.runtime_env.packaging import unzip_package
 
+from components import git
 from components.jobs import working_tree
-from components.lineage import git_commit
 
 
 @pytest.mark.parametrize("dirty", [False, True])
@@ -17,8 +17,8 @@ def test_a_job_knows_its_commit_and_whether_files_differ_from_it(
     script = source / "script.sh"
     script.write_text("true\n")
     script.chmod(0o755)
-    identity = ("-c", "user.name=a", "-c", "user.email=b@c")
-    for words in (["init", "-q"], ["add", "."], [*identity, "commit", "-q", "-m", "All"]):
+    who = ("-c", "user.name=a", "-c", "user.email=b@c")
+    for words in (["init", "-q"], ["add", "."], [*who, "commit", "-q", "-m", "All"]):
         subprocess.run(["git", *words], cwd=source, check=True)
     if dirty:
         script.write_text("false\n")
@@ -33,4 +33,4 @@ def test_a_job_knows_its_commit_and_whether_files_differ_from_it(
     )
 
     assert tree.commit["commit"]
-    assert git_commit(tmp_path / "job") == {"commit": tree.commit["commit"], "dirty": dirty}
+    assert git.commit(tmp_path / "job") == {"commit": tree.commit["commit"], "dirty": dirty}

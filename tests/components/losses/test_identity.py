@@ -1,4 +1,4 @@
-"""Identity loss: cosine of embeddings, gradients to the picture alone."""
+"""Identity loss: cosine of embeddings, gradients only to the picture."""
 
 import numpy as np
 import pytest
@@ -36,7 +36,7 @@ def test_it_is_one_minus_the_mean_cosine(network: nn.Module) -> None:
     assert loss == pytest.approx(1 - cosines.mean(), rel=1e-5)
 
 
-def test_the_same_picture_is_the_same_person(network: nn.Module) -> None:
+def test_the_same_picture_has_no_identity_loss(network: nn.Module) -> None:
     assert IdentityLoss(network)(pictures(1), pictures(1)).item() == pytest.approx(0, abs=1e-6)
 
 
@@ -50,7 +50,7 @@ def test_gradients_reach_the_restoration_and_nothing_else(network: nn.Module) ->
     assert all(parameter.grad is None for parameter in network.parameters())
 
 
-def test_a_training_step_does_not_move_the_network(network: nn.Module) -> None:
+def test_a_training_step_does_not_change_the_network(network: nn.Module) -> None:
     loss = nn.ModuleList([IdentityLoss(network)]).train()[0]
     first = loss(pictures(1), pictures(2)).item()
     assert loss(pictures(1), pictures(2)).item() == first, "dropout is on"

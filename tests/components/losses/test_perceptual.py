@@ -89,7 +89,7 @@ def numpy_dists(dists: nn.Module, x: torch.Tensor, y: torch.Tensor) -> float:
     return float(scores.mean())
 
 
-def test_dists_looks_at_the_picture_and_at_its_edges(caches: Callable[..., None]) -> None:
+def test_dists_compares_the_picture_and_its_edges(caches: Callable[..., None]) -> None:
     caches("DISTS_weights-f5e65c96.pth", dists_weights(1))
     loss = DistsLoss.load()
     restored, hq = pictures(1) * 1.4 - 0.2, pictures(2)
@@ -143,7 +143,7 @@ def test_lpips_is_on_minus_one_to_one_and_not_clamped(
     assert LpipsLoss.load()(restored, hq).item() == pytest.approx(expected, rel=1e-4)
 
 
-def test_a_training_step_neither_changes_nor_randomises_the_ruler(
+def test_a_training_step_neither_changes_nor_randomises_the_network(
     caches: Callable[..., None], lpips_heads: dict[str, torch.Tensor]
 ) -> None:
     caches("LPIPS_v0.1_vgg-a78928a0.pth", lpips_heads)
@@ -170,8 +170,8 @@ def test_missing_weights_are_named_and_not_downloaded(
     assert str(tmp_path / "hub" / "checkpoints" / "vgg16-397923af.pth") in str(refused.value)
 
 
-def test_the_named_files_are_those_that_pyiqa_asks_for() -> None:
-    """Against pyiqa's own constants: a new version with other files must turn this red."""
+def test_the_named_files_are_those_that_pyiqa_loads() -> None:
+    """As in pyiqa's own constants: a new version with other files must fail here."""
     from pyiqa.archs import dists_arch, lpips_arch
     from torchvision.models import VGG16_Weights  # type: ignore[import-untyped]
 

@@ -18,7 +18,7 @@ def pictures(seed: int, *, low: float = 0.0, high: float = 1.0) -> torch.Tensor:
 
 
 @pytest.mark.parametrize("pixel_range", ["unit", "signed"])
-def test_it_is_the_mean_squared_difference_of_the_range(pixel_range: PixelRange) -> None:
+def test_it_is_the_mean_squared_difference_in_the_range(pixel_range: PixelRange) -> None:
     restored, hq = pictures(1, low=-0.5, high=1.5), pictures(2)
     x, y = restored.double().numpy(), hq.double().numpy()
     if pixel_range == "unit":
@@ -28,7 +28,7 @@ def test_it_is_the_mean_squared_difference_of_the_range(pixel_range: PixelRange)
     assert PixelLoss(pixel_range)(restored, hq).item() == pytest.approx(expected, rel=1e-5)
 
 
-def test_beyond_the_range_only_the_unclamped_loss_pulls_back() -> None:
+def test_outside_the_range_only_the_unclamped_loss_has_a_gradient() -> None:
     hq = pictures(1)
     too_bright = torch.full_like(hq, 1.2).requires_grad_()
     PixelLoss("unit")(too_bright, hq).backward()

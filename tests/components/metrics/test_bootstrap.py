@@ -17,7 +17,7 @@ _SCORES = arrays(
 
 @given(_SCORES)
 @settings(max_examples=60, deadline=None)
-def test_the_mean_lies_within_and_the_bounds_within_the_values(scores: np.ndarray) -> None:
+def test_the_mean_lies_within_the_bounds_and_they_within_the_values(scores: np.ndarray) -> None:
     for column, interval in zip(scores.T, intervals(scores, samples=2000, seed=1), strict=True):
         slack = 1e-9 * (1 + np.abs(column).max())
         assert interval.low is not None
@@ -42,7 +42,7 @@ def test_a_shift_and_a_scale_move_the_bounds_along(
         assert other.high == pytest.approx(one.high * scale + shift, abs=1e-6)
 
 
-def test_the_seed_decides_and_nothing_else() -> None:
+def test_only_the_seed_decides_the_bounds() -> None:
     scores = np.random.default_rng(0).normal(size=(40, 2))
     assert intervals(scores, samples=500, seed=1) == intervals(scores, samples=500, seed=1)
     assert intervals(scores, samples=500, seed=1) != intervals(scores, samples=500, seed=2)
@@ -57,7 +57,7 @@ def test_columns_share_their_draws_so_a_difference_is_paired() -> None:
     assert gain.low > 0.9
 
 
-def test_95_percent_of_the_intervals_hold_the_true_mean() -> None:
+def test_95_percent_of_the_intervals_contain_the_true_mean() -> None:
     # 600 experiments of 40 faces from a skewed law of mean 1, one column each.
     scores = np.random.default_rng(7).gamma(2, 0.5, size=(40, 600))
     held = [

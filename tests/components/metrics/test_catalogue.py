@@ -1,4 +1,4 @@
-"""A metric that cannot be had is named, with the reason; none is fetched."""
+"""A metric that is not available is named, with the reason; nothing is downloaded."""
 
 import os
 import socket
@@ -14,7 +14,7 @@ from components.metrics.catalogue import CATALOGUE, NOT_SUPPORTED, open_metrics
 
 @pytest.fixture
 def hub(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """Give an empty folder of weights, and no network."""
+    """Make an empty folder of weights, without a network connection."""
     monkeypatch.setenv("TORCH_HOME", str(tmp_path))
 
     def refuse(*_: object) -> None:
@@ -43,7 +43,7 @@ def test_a_file_that_would_run_code_is_refused_before_pyiqa_reads_it(hub: Path) 
     torch.save(Evil(), hub / CATALOGUE["musiq"].files[0])
     metrics, unavailable = open_metrics(["musiq"], identity_network=None)
     assert not metrics
-    assert "no file of plain weights" in unavailable["musiq"]
+    assert "holds more than plain weights" in unavailable["musiq"]
     assert not (hub / "ran").exists()
 
 
@@ -54,7 +54,7 @@ def test_clip_weights_with_another_hash_are_refused_instead_of_fetched_again(hub
     assert "RN50.pt is not the published file" in unavailable["clipiqa"]
 
 
-def test_a_learned_metric_whose_weights_are_at_hand_is_computed(hub: Path) -> None:
+def test_a_learned_metric_with_its_weights_is_computed(hub: Path) -> None:
     import pyiqa
 
     torch.manual_seed(0)
@@ -80,7 +80,7 @@ def test_metrics_of_the_paper_that_are_not_built_say_so_and_a_misspelt_name_is_a
     _, unavailable = open_metrics([*NOT_SUPPORTED, "identity_angle"], identity_network=None)
     assert unavailable["fid"].startswith("not supported")
     assert "no identity network is configured" in unavailable["identity_angle"]
-    with pytest.raises(ValueError, match="no metric is called 'pnsr'; there are psnr, ssim"):
+    with pytest.raises(ValueError, match="no metric is called 'pnsr'; known are psnr, ssim"):
         open_metrics(["pnsr"], identity_network=None)
 
 

@@ -17,7 +17,7 @@ def metrics() -> dict[str, Metric]:
 
 @pytest.fixture(scope="module")
 def pair() -> tuple[list[np.ndarray], list[np.ndarray]]:
-    """Give two cuts of a photograph, and what noise and blur make of them."""
+    """Return two parts of a photograph, and the same with noise and blur."""
     photograph = astronaut()
     hq = [photograph[y : y + 96, x : x + 96].copy() for y, x in ((50, 180), (200, 100))]
     random = np.random.default_rng(0)
@@ -26,11 +26,11 @@ def pair() -> tuple[list[np.ndarray], list[np.ndarray]]:
 
 
 def _luma(image: np.ndarray) -> np.ndarray:
-    """Give the Y of YIQ, rounded to 0 to 255 as pyiqa does."""
+    """Return the Y of YIQ, rounded to 0 to 255 as pyiqa does."""
     return np.round(image.astype(np.float64) @ (0.299, 0.587, 0.114))
 
 
-def test_psnr_is_the_one_of_the_textbook(metrics: dict[str, Metric], pair) -> None:
+def test_psnr_equals_its_definition(metrics: dict[str, Metric], pair) -> None:
     degraded, hq = pair
     errors = [np.mean((one.astype(float) - other) ** 2) for one, other in zip(*pair, strict=True)]
     expected = [10 * np.log10(255**2 / error) for error in errors]
@@ -39,7 +39,7 @@ def test_psnr_is_the_one_of_the_textbook(metrics: dict[str, Metric], pair) -> No
     assert scores == pytest.approx(expected, abs=1e-3)
 
 
-def test_ssim_is_the_one_of_skimage_on_the_y_channel(metrics: dict[str, Metric], pair) -> None:
+def test_ssim_equals_skimages_on_the_y_channel(metrics: dict[str, Metric], pair) -> None:
     degraded, hq = pair
     scores = metrics["ssim"](images.to_tensor(degraded), images.to_tensor(hq))
     for score, one, other in zip(scores, degraded, hq, strict=True):

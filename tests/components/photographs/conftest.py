@@ -3,7 +3,7 @@ from pathlib import Path
 import pytest
 
 from components.photographs.face_restorer import FaceRestorer
-from tests.components.test_restorer import trained
+from tests.small_networks import trained
 
 
 @pytest.fixture(scope="session")

@@ -3,13 +3,13 @@
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from components.faces import portraits
 from components.faces.detect import Detection
 from components.faces.landmarks import Landmarks
 from components.images import Image
 from components.photographs.face_restorer import FaceRestorer
 from components.photographs.photograph import Photograph
 from components.photographs.restoration import PhotographRestorer
+from components.portraits import drawing
 
 
 @dataclass(frozen=True)
@@ -28,7 +28,7 @@ class KnownFaces:
 
 def portrait(number: int = 1) -> tuple[Photograph, KnownFaces]:
     """Draw a photograph of one face, 320 pixels wide."""
-    drawn = portraits.draw(1, number)
+    drawn = drawing.draw(1, number)
     return Photograph(drawn.image, "png"), KnownFaces([drawn.landmarks])
 
 

@@ -48,7 +48,7 @@ def test_tiles_make_the_picture_that_the_network_makes_of_the_whole(
     assert enlarge(image, (150, 105)).shape == (105, 150, 3)
 
 
-def test_a_pickle_of_tensors_loads_and_what_is_no_network_is_refused(
+def test_a_pickle_of_tensors_loads_and_a_file_without_network_is_refused(
     checkpoint: Path, tmp_path: Path
 ) -> None:
     from safetensors.torch import load_file

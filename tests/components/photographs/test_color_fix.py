@@ -3,7 +3,8 @@ import numpy.typing as npt
 import pytest
 import torch
 
-from components.photographs.color_fix import ColorFix, fix_colors
+from components.backbones.color_fix import ColorFix
+from components.photographs.color_fix import fix_colors
 
 Array = npt.NDArray[np.float64]
 
@@ -27,7 +28,7 @@ def coarse(image_HW: Array) -> Array:
     return image_HW
 
 
-def test_wavelet_keeps_the_fine_and_takes_the_coarse() -> None:
+def test_wavelet_keeps_fine_detail_and_takes_coarse_colours() -> None:
     restored, reference = pictures(1), pictures(2)
     fixed = fix_colors(restored, reference, "wavelet").numpy()
     for face in range(2):
@@ -37,7 +38,7 @@ def test_wavelet_keeps_the_fine_and_takes_the_coarse() -> None:
             assert fixed[face, channel] == pytest.approx(x - coarse(x) + coarse(y), abs=1e-5)
 
 
-def test_adain_takes_mean_and_deviation_a_channel_and_face() -> None:
+def test_adain_takes_mean_and_deviation_of_each_channel_and_face() -> None:
     restored, reference = pictures(1), 0.3 * pictures(2) + 0.5
     fixed = fix_colors(restored, reference, "adain").double().numpy()
     wanted = reference.double().numpy()
@@ -50,7 +51,7 @@ def test_adain_takes_mean_and_deviation_a_channel_and_face() -> None:
 
 
 @pytest.mark.parametrize("how", ["wavelet", "adain"])
-def test_a_colour_cast_is_taken_off(how: ColorFix) -> None:
+def test_a_colour_cast_is_removed(how: ColorFix) -> None:
     face = pictures(3)
     cast = face + torch.tensor([0.1, -0.05, 0.02]).view(1, 3, 1, 1)
     assert torch.allclose(fix_colors(cast, face, how), face, atol=1e-5)

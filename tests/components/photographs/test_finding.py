@@ -5,6 +5,7 @@ import pytest
 
 from components.faces import align
 from components.faces.detect import Detection
+from components.faces.template import TEMPLATE, TEMPLATE_SIZE
 from components.images import Image
 from components.photographs.finding import find_faces, share_inside, whole_face
 from tests.components.photographs.known_faces import KnownFaces
@@ -13,8 +14,8 @@ PHOTOGRAPH: Image = np.zeros((400, 600, 3), dtype=np.uint8)
 
 
 def at(x: float, y: float, face: float) -> np.ndarray:
-    centred = align.TEMPLATE - align.TEMPLATE.mean(axis=0)
-    return centred * (2 * face / align.TEMPLATE_SIZE) + (x, y)
+    centred = TEMPLATE - TEMPLATE.mean(axis=0)
+    return centred * (2 * face / TEMPLATE_SIZE) + (x, y)
 
 
 def reasons(*faces: np.ndarray, min_face: int = 16, only_center_face: bool = False) -> list:
@@ -32,20 +33,20 @@ def test_a_face_knows_its_width() -> None:
     assert face.reason is None
 
 
-def test_a_small_face_is_left_and_says_so() -> None:
+def test_a_small_face_is_not_restored_and_has_a_reason() -> None:
     small, large = reasons(at(100, 200, 15), at(400, 200, 80))
     assert small == "it is about 15 pixels wide, below min_face = 16"
     assert large is None
     assert reasons(at(100, 200, 15), min_face=10) == [None]
 
 
-def test_five_points_that_are_no_face_are_left() -> None:
+def test_landmarks_that_form_no_face_are_not_restored() -> None:
     mixed = at(300, 200, 80)[[4, 2, 0, 1, 3]]
     [reason] = reasons(mixed)
-    assert "its five landmarks are no face" in reason
+    assert "its five landmarks are not a face" in reason
 
 
-def test_a_face_whose_middle_is_outside_is_left() -> None:
+def test_a_face_whose_middle_is_outside_is_not_restored() -> None:
     assert reasons(at(-20, 200, 80)) == ["its middle lies outside the photograph"]
 
 
@@ -60,7 +61,7 @@ def test_the_centre_face_is_the_nearest_usable_one() -> None:
 
 
 @pytest.mark.parametrize(("x", "share"), [(300, 1.0), (0, 0.5)])
-def test_a_face_that_is_cut_off_says_how_much_is_seen(x: float, share: float) -> None:
+def test_a_face_at_the_border_records_its_visible_share(x: float, share: float) -> None:
     # The square's middle is not that of the landmarks, but it is in the middle across.
     face = align.fit(at(x, 200, 80))
     assert share_inside(face, PHOTOGRAPH) == pytest.approx(share, abs=0.04)
@@ -71,7 +72,7 @@ def test_an_aligned_photograph_lies_on_the_template(size: int) -> None:
     photograph = np.zeros((size, size, 3), dtype=np.uint8)
     face = whole_face(photograph)
     assert face.similarity is not None
-    assert face.similarity.apply(face.landmarks) == pytest.approx(align.TEMPLATE, abs=1e-9)
+    assert face.similarity.apply(face.landmarks) == pytest.approx(TEMPLATE, abs=1e-9)
     assert align.fit(face.landmarks).matrix == pytest.approx(face.similarity.matrix, abs=1e-9)
     assert face.similarity.crop_side == pytest.approx(size)
     assert share_inside(face.similarity, photograph) == 1

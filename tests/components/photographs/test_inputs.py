@@ -5,7 +5,7 @@ import pytest
 from components.photographs.inputs import find_jobs
 
 
-def test_results_of_a_run_before_are_no_inputs(tmp_path: Path) -> None:
+def test_results_of_an_earlier_run_are_not_inputs(tmp_path: Path) -> None:
     out = tmp_path / "restored"
     for file in (tmp_path / "a.png", out / "a.png", tmp_path / ".hidden.png"):
         file.parent.mkdir(exist_ok=True)

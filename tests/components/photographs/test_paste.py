@@ -5,20 +5,22 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from components.faces import align, portraits
+from components.faces import align
 from components.faces.landmarks import Landmarks
+from components.faces.template import TEMPLATE, TEMPLATE_SIZE
 from components.images import Image
 from components.photographs.paste import paste, soft_mask
+from components.portraits import drawing
 
 SKIN = np.array([205, 160, 135], dtype=np.uint8)
 TURNED = np.array([[214, 240], [300, 238], [292, 314], [214, 371], [290, 371]], dtype=np.float64)
 
 
 def placed(face: float, angle: float, x: float, y: float) -> Landmarks:
-    """Give the template's landmarks with a face `face` pixels wide, turned, about (x, y)."""
+    """Return the template's landmarks with a face `face` pixels wide, turned, about (x, y)."""
     turn = np.array([[np.cos(angle), -np.sin(angle)], [np.sin(angle), np.cos(angle)]])
-    centred = align.TEMPLATE - align.TEMPLATE.mean(axis=0)
-    return centred @ turn.T * (2 * face / align.TEMPLATE_SIZE) + (x, y)
+    centred = TEMPLATE - TEMPLATE.mean(axis=0)
+    return centred @ turn.T * (2 * face / TEMPLATE_SIZE) + (x, y)
 
 
 def mask_of(landmarks: Landmarks) -> npt.NDArray[np.float32]:
@@ -51,8 +53,8 @@ def test_no_seam_is_seen_on_flat_skin(size: int, face: int, angle: float) -> Non
         assert added[inner].mean() - added[outer].mean() <= 2
 
 
-def test_what_is_cut_and_put_back_is_the_photograph_again() -> None:
-    portrait = portraits.draw(1, 2)
+def test_pasting_the_cut_square_gives_the_photograph_again() -> None:
+    portrait = drawing.draw(1, 2)
     similarity = align.fit(portrait.landmarks)
     face = align.cut(portrait.image, similarity, 512)
     canvas = portrait.image.copy()
@@ -68,7 +70,7 @@ def test_a_restored_point_lands_on_its_landmark(scale: float) -> None:
     similarity = align.fit(landmarks)
     canvas = np.zeros((round(300 * scale), round(280 * scale), 3), dtype=np.uint8)
     face = np.zeros((512, 512, 3), dtype=np.uint8)
-    x, y = align.TEMPLATE[2]  # the nose
+    x, y = TEMPLATE[2]  # the nose
     rows, columns = np.mgrid[:512, :512]
     face[np.hypot(columns - x, rows - y) < 20] = 255
     paste(canvas, face, similarity, landmarks, (scale, scale))
@@ -79,9 +81,9 @@ def test_a_restored_point_lands_on_its_landmark(scale: float) -> None:
     assert found == pytest.approx((landmarks[2] + 0.5) * scale - 0.5, abs=0.3)
 
 
-def test_the_mask_covers_the_face_and_ends_before_the_square_does() -> None:
-    mask = mask_of(align.TEMPLATE)
-    for x, y in align.TEMPLATE.round().astype(int):
+def test_the_mask_covers_the_face_and_ends_inside_the_square() -> None:
+    mask = mask_of(TEMPLATE)
+    for x, y in TEMPLATE.round().astype(int):
         assert mask[y, x] == 1
     rim = np.concatenate([mask[0], mask[-1], mask[:, 0], mask[:, -1]])
     assert rim.max() < 0.001
@@ -90,8 +92,8 @@ def test_the_mask_covers_the_face_and_ends_before_the_square_does() -> None:
     assert np.abs(np.diff(mask, axis=1)).max() < 0.03
 
 
-def test_the_mask_of_a_turned_face_goes_away_from_its_nose() -> None:
-    frontal, turned = mask_of(align.TEMPLATE), mask_of(TURNED)
+def test_the_mask_of_a_turned_face_moves_away_from_its_nose() -> None:
+    frontal, turned = mask_of(TEMPLATE), mask_of(TURNED)
     columns = np.arange(512)
     middle = [float((mask * columns).sum() / mask.sum()) for mask in (frontal, turned)]
     assert middle[1] < middle[0] - 10
@@ -108,7 +110,7 @@ def test_the_mask_of_a_turned_face_goes_away_from_its_nose() -> None:
     st.floats(-50, 130),
     st.sampled_from([1.0, 1.5, 2.0]),
 )
-def test_anywhere_and_at_any_size_only_the_oval_changes(
+def test_only_the_oval_changes_at_any_place_and_size(
     face: float, angle: float, x: float, y: float, scale: float
 ) -> None:
     canvas: Image = np.full((round(80 * scale), round(120 * scale), 3), 90, dtype=np.uint8)

@@ -7,34 +7,37 @@ import pytest
 from pydantic import ValidationError
 
 from components import images
-from components.faces import align, samples
+from components.faces import align
 from components.faces.cutter import MIN_SCORE
 from components.faces.detect import open_detector
 from components.metrics.identity import IdentityAngle
 from components.photographs import photograph
 from components.photographs.face_restorer import FaceRestorer
+from components.photographs.options import RestoreOptions
 from components.photographs.photograph import Photograph
 from components.photographs.restoration import (
     PhotographRestorer,
-    RestoreOptions,
     finish,
     output_size,
     prepare,
 )
+from components.portraits import samples
 from tests.components.photographs.known_faces import KnownFaces, portrait, restorer_of
-from tests.components.test_restorer import trained
-from tests.small_networks import SIZE
+from tests.counted_faces import SHOWN
+from tests.small_networks import SIZE, trained
 
 DEFAULTS = RestoreOptions()
 
 
 def group() -> tuple[Photograph, KnownFaces]:
-    """Give InsightFace's photograph of six people."""
+    """Return InsightFace's photograph of six people."""
     [found] = [sample for sample in samples.carried() if sample.name == "t1.jpg"]
     return photograph.read(found.data), KnownFaces(found.landmarks)
 
 
-def test_six_faces_are_restored_and_all_else_stays(small_restorer: FaceRestorer) -> None:
+def test_six_faces_are_restored_and_the_background_is_unchanged(
+    small_restorer: FaceRestorer,
+) -> None:
     taken, detector = group()
     restored = restorer_of(small_restorer, detector).restore(taken, DEFAULTS)
     record = restored.record
@@ -56,7 +59,7 @@ def test_six_faces_are_restored_and_all_else_stays(small_restorer: FaceRestorer)
     assert [face.gate is not None for face in restored.faces] == [True] * 6
 
 
-def test_faces_of_several_photographs_are_one_batch_and_end_where_they_belong(
+def test_faces_of_several_photographs_in_one_batch_return_to_their_own(
     small_restorer: FaceRestorer,
 ) -> None:
     both = [portrait(1), group(), portrait(2)]
@@ -74,7 +77,7 @@ def test_faces_of_several_photographs_are_one_batch_and_end_where_they_belong(
         assert np.abs(difference).max() <= 1
 
 
-def test_the_result_is_scaled_and_the_face_with_it(small_restorer: FaceRestorer) -> None:
+def test_scale_enlarges_the_picture_and_its_face(small_restorer: FaceRestorer) -> None:
     taken, detector = portrait()
     restorer = restorer_of(small_restorer, detector)
     small = restorer.restore(taken, DEFAULTS).photograph.pixels
@@ -84,7 +87,7 @@ def test_the_result_is_scaled_and_the_face_with_it(small_restorer: FaceRestorer)
     assert np.abs(shrunk - small).mean() < 1.5
 
 
-def test_a_photograph_without_faces_comes_back_as_it_was(small_restorer: FaceRestorer) -> None:
+def test_a_photograph_without_faces_is_unchanged(small_restorer: FaceRestorer) -> None:
     taken, _ = portrait()
     restored = restorer_of(small_restorer, KnownFaces([])).restore(taken, DEFAULTS)
     assert restored.record.note == "no face found"
@@ -92,18 +95,20 @@ def test_a_photograph_without_faces_comes_back_as_it_was(small_restorer: FaceRes
     assert np.array_equal(restored.photograph.pixels, taken.pixels)
 
 
-def test_a_left_face_keeps_every_pixel_and_says_why(small_restorer: FaceRestorer) -> None:
+def test_a_face_that_is_not_restored_keeps_every_pixel_and_has_a_reason(
+    small_restorer: FaceRestorer,
+) -> None:
     taken, detector = portrait()
     restored = restorer_of(small_restorer, detector).restore(taken, RestoreOptions(min_face=300))
     [face] = restored.record.faces
     assert not face.restored
     assert face.reason is not None
     assert "below min_face = 300" in face.reason
-    assert restored.record.note == "no face was restored: each says why"
+    assert restored.record.note == "no face was restored: each face has its reason"
     assert np.array_equal(restored.photograph.pixels, taken.pixels)
 
 
-def test_a_face_above_the_angle_is_flagged_and_if_asked_left() -> None:
+def test_a_face_above_the_angle_is_flagged_and_optionally_not_restored() -> None:
     taken, detector = portrait()
     prepared = prepare(taken.pixels, detector, DEFAULTS, size=SIZE)
     grey = [np.full((SIZE, SIZE, 3), 128, dtype=np.uint8)]
@@ -133,7 +138,7 @@ def test_an_aligned_face_is_restored_whole(small_restorer: FaceRestorer) -> None
     assert (said.inside, said.misfit, said.score, said.restored) == (1, 0, None, True)
 
 
-def test_the_same_face_is_restored_alike_in_any_batch(tmp_path: Path, networks: Path) -> None:
+def test_a_face_gets_the_same_result_in_any_batch(tmp_path: Path, networks: Path) -> None:
     # Qwen-Image takes noise; it is keyed by the face.
     restorer = FaceRestorer.load(trained(tmp_path, networks, "qwen", "text"), device="cpu")
     draw = np.random.default_rng(0)
@@ -146,16 +151,16 @@ def test_the_same_face_is_restored_alike_in_any_batch(tmp_path: Path, networks: 
     assert restorer.restore([b])[0].gate is None  # the condition is a text
 
 
-def test_what_the_parts_cannot_do_is_refused(small_restorer: FaceRestorer) -> None:
+def test_options_that_the_networks_cannot_follow_are_refused(small_restorer: FaceRestorer) -> None:
     taken, detector = portrait()
     restorer = restorer_of(small_restorer, detector)
-    with pytest.raises(ValueError, match=r"fidelity = 0.5: sd21 has no such choice"):
+    with pytest.raises(ValueError, match=r"fidelity = 0\.5: sd21 accepts only 1"):
         restorer.restore(taken, RestoreOptions(fidelity=0.5))
     with pytest.raises(ValueError, match="max_angle needs an identity network"):
         restorer.restore(taken, RestoreOptions(max_angle=30))
-    with pytest.raises(ValueError, match="name a face detector"):
+    with pytest.raises(ValueError, match="give a face detector"):
         PhotographRestorer(small_restorer).restore(taken, DEFAULTS)
-    with pytest.raises(ValueError, match=r"scale = 4 makes 60000 x 20000 of 15000 x 5000"):
+    with pytest.raises(ValueError, match=r"scale = 4 enlarges 15000 x 5000 to 60000 x 20000"):
         output_size(15000, 5000, 4)
     for wrong in (
         *({"scale": 0.5}, {"fidelity": 2}, {"color_fix": "lab"}, {"min_face": 0}),
@@ -165,25 +170,8 @@ def test_what_the_parts_cannot_do_is_refused(small_restorer: FaceRestorer) -> No
             RestoreOptions.model_validate(wrong)
 
 
-# Faces that people counted; cut off or turned ones among them.
-SHOWN = {
-    "codeformer_00.jpg": 4,
-    "codeformer_01.jpg": 4,
-    "codeformer_02.png": 4,
-    "codeformer_03.jpg": 1,
-    "codeformer_04.jpg": 1,
-    "codeformer_06.png": 2,
-    "debate_two_faces.jpg": 2,
-    "solvay_1927.png": 29,
-    "vqfr_10045.png": 3,
-    "vqfr_example.jpg": 3,
-    "widerface_group_24.jpg": 23,
-    "widerface_group_51.jpg": 8,
-}
-
-
 @pytest.mark.shared
-def test_photographs_come_back_whole(shared_dir: Path) -> None:
+def test_counted_faces_are_restored_in_whole_photographs(shared_dir: Path) -> None:
     detector = open_detector(shared_dir / "weights" / "det_500m.onnx", min_score=MIN_SCORE)
     for name, count in SHOWN.items():
         taken = photograph.read((shared_dir / "faces" / "whole" / name).read_bytes())
@@ -201,7 +189,7 @@ def test_photographs_come_back_whole(shared_dir: Path) -> None:
 
 
 @pytest.mark.shared
-def test_angles_tell_a_kept_identity_from_a_lost_one(
+def test_angles_separate_a_kept_identity_from_a_lost_one(
     small_restorer: FaceRestorer, shared_dir: Path
 ) -> None:
     taken, detector = group()

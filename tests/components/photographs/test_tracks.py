@@ -5,6 +5,7 @@ from hypothesis import strategies as st
 
 from components.faces import align
 from components.faces.landmarks import Landmarks
+from components.faces.template import TEMPLATE, TEMPLATE_SIZE
 from components.images import Image
 from components.photographs.finding import FoundFace
 from components.photographs.tracks import HOLD, Blend, Tracker, smooth
@@ -13,8 +14,8 @@ FRAME: Image = np.full((200, 300, 3), 90, dtype=np.uint8)
 
 
 def face(x: float, y: float, width: float = 60) -> FoundFace:
-    centred = align.TEMPLATE - align.TEMPLATE.mean(axis=0)
-    points = centred * (2 * width / align.TEMPLATE_SIZE) + (x, y)
+    centred = TEMPLATE - TEMPLATE.mean(axis=0)
+    points = centred * (2 * width / TEMPLATE_SIZE) + (x, y)
     return FoundFace(points, (0, 0, 1, 1), 0.9, align.fit(points))
 
 
@@ -57,7 +58,7 @@ def test_two_faces_keep_their_tracks() -> None:
         assert tracks[1] > tracks[2]
 
 
-def test_a_face_that_is_missed_for_a_moment_stays() -> None:
+def test_a_track_survives_a_missed_detection() -> None:
     tracker = Tracker()
     tracker.follow(FRAME, [face(150, 100)])
     for _ in range(HOLD):
@@ -76,14 +77,14 @@ def test_a_cut_ends_all_tracks() -> None:
     assert tracker.follow(FRAME, []) == []
 
 
-def test_a_face_that_is_left_is_passed_on_without_a_track() -> None:
+def test_a_face_that_is_not_restored_gets_no_track() -> None:
     left = FoundFace(face(50, 50).landmarks, (0, 0, 1, 1), 0.9, None, reason="too small")
     [one] = Tracker().follow(FRAME, [left])
     assert (one.face, one.track) == (left, None)
 
 
 @given(st.floats(-40, 40), st.floats(-40, 40))
-def test_smoothing_stays_between_where_it_was_and_where_it_is(dx: float, dy: float) -> None:
+def test_a_smoothed_position_lies_between_the_old_and_the_new_one(dx: float, dy: float) -> None:
     before = face(150, 100).landmarks
     now = before + np.array([dx, dy])
     moved = smooth(before, now) - before
@@ -92,7 +93,7 @@ def test_smoothing_stays_between_where_it_was_and_where_it_is(dx: float, dy: flo
     assert smooth(before, before) == pytest.approx(before)
 
 
-def test_noise_in_a_still_face_is_mixed_away_and_movement_is_not() -> None:
+def test_blending_removes_noise_of_a_still_face_and_keeps_movement() -> None:
     draw, blend = np.random.default_rng(0), Blend()
     square = np.full((64, 64, 3), 120, dtype=np.uint8)
     given = draw.integers(100, 140, size=(30, 64, 64, 3), dtype=np.uint8)
@@ -109,7 +110,7 @@ def test_noise_in_a_still_face_is_mixed_away_and_movement_is_not() -> None:
     assert not np.array_equal(last[40:], given[0][40:])
 
 
-def test_tracks_are_mixed_apart_and_forgotten_at_their_end() -> None:
+def test_tracks_are_blended_separately_and_forgotten_at_their_end() -> None:
     blend = Blend()
     square = np.zeros((8, 8, 3), dtype=np.uint8)
     white = np.full_like(square, 255)

@@ -4,16 +4,17 @@ from fractions import Fraction
 from pathlib import Path
 
 import numpy as np
+import psutil
 import pytest
 
-from components.faces import portraits
 from components.images import Image
 from components.photographs import video
 from components.photographs.video import VideoError, VideoWriter, probe, read_frames
+from components.portraits import drawing
 from tests.components.photographs.videos import decoded, make_video, needs_ffmpeg
 
 pytestmark = needs_ffmpeg
-PORTRAIT = portraits.draw(1, 1).image
+PORTRAIT = drawing.draw(1, 1).image
 
 
 def frames(count: int = 6, height: int = 120, width: int = 160) -> list[Image]:
@@ -31,13 +32,13 @@ def written(source: Path, target: Path, pictures: list[Image]) -> Path:
 
 
 def sound_of(file: Path) -> bytes:
-    """Give the encoded sound, bit for bit."""
+    """Return the encoded sound."""
     command = ["ffmpeg", "-v", "error", "-i", str(file), "-map", "0:a", "-c", "copy", "-f", "md5"]
     return subprocess.run([*command, "-"], capture_output=True, check=True).stdout
 
 
 @pytest.mark.parametrize("suffix", [".mp4", ".mov", ".mkv"])
-def test_pictures_and_sound_come_through(tmp_path: Path, suffix: str) -> None:
+def test_pictures_and_sound_are_kept(tmp_path: Path, suffix: str) -> None:
     source = make_video(tmp_path / "in.mp4", frames())
     info = probe(source)
     assert (info.width, info.height, info.rate, info.num_frames) == (160, 120, Fraction(10), 6)
@@ -73,7 +74,7 @@ def test_a_turned_video_is_read_upright(tmp_path: Path) -> None:
     assert np.abs(np.stack(decoded(file)).astype(int) - np.stack(frames())).mean() < 2
 
 
-def test_what_is_no_video_is_refused_with_a_reason(tmp_path: Path) -> None:
+def test_a_file_that_is_no_video_is_refused_with_a_reason(tmp_path: Path) -> None:
     text = tmp_path / "text.mp4"
     text.write_text("no video")
     with pytest.raises(VideoError, match=r"no video: .*Invalid data"):
@@ -85,7 +86,7 @@ def test_what_is_no_video_is_refused_with_a_reason(tmp_path: Path) -> None:
         probe(listed)
 
 
-def test_a_video_cut_off_gives_the_frames_that_it_has(tmp_path: Path) -> None:
+def test_a_truncated_video_gives_the_frames_that_it_has(tmp_path: Path) -> None:
     source = make_video(tmp_path / "in.mkv", frames(30))
     source.write_bytes(source.read_bytes()[: source.stat().st_size // 2])
     assert 0 < len(decoded(source)) < 30
@@ -100,20 +101,22 @@ def test_too_large_a_frame_is_refused_by_the_header(
         probe(source)
 
 
-def test_who_stops_reading_leaves_no_process_behind(tmp_path: Path) -> None:
+def test_closing_the_reader_ends_its_decoder(tmp_path: Path) -> None:
     source = make_video(tmp_path / "in.mp4", frames(40))
     reading = read_frames(source, probe(source))
     next(reading)
-    reading.close()  # would hang if the decoder were waited for
+    [decoder] = [child for child in psutil.Process().children() if child.name() == "ffmpeg"]
+    reading.close()
+    assert not decoder.is_running()
 
 
-def test_a_writer_that_ffmpeg_refuses_says_why(tmp_path: Path) -> None:
+def test_an_error_of_ffmpeg_while_writing_is_reported(tmp_path: Path) -> None:
     source = make_video(tmp_path / "in.mp4", frames())
     with pytest.raises(VideoError, match=r"ffmpeg (gave up|cannot write)"):
         written(source, tmp_path / "nowhere" / "out.mp4", decoded(source))
 
 
-def test_without_ffmpeg_the_way_out_is_named(
+def test_without_ffmpeg_the_error_says_what_to_install(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv("PATH", str(tmp_path))

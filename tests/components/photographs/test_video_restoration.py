@@ -4,17 +4,19 @@ from pathlib import Path
 
 import numpy as np
 
-from components.faces import align, portraits
+from components.faces import align
 from components.faces.detect import Detection
 from components.images import Image
 from components.photographs.face_restorer import FaceRestorer
+from components.photographs.options import RestoreOptions
 from components.photographs.photograph import Photograph
-from components.photographs.restoration import PhotographRestorer, RestoreOptions
+from components.photographs.restoration import PhotographRestorer
 from components.photographs.video_restoration import restore_video
+from components.portraits import drawing
 from tests.components.photographs.videos import decoded, make_video, needs_ffmpeg
 
 pytestmark = needs_ffmpeg
-PORTRAIT = portraits.draw(1, 1)
+PORTRAIT = drawing.draw(1, 1)
 STEP = 3  # pixels that the face moves a frame
 
 
@@ -93,7 +95,7 @@ def test_smoothing_flickers_less_than_restoring_frame_by_frame(
     assert flicker[1] < 0.6 * flicker[0]
 
 
-def test_a_video_without_faces_comes_back(tmp_path: Path, small_restorer: FaceRestorer) -> None:
+def test_a_video_without_faces_is_unchanged(tmp_path: Path, small_restorer: FaceRestorer) -> None:
     class Nobody:
         def detect(self, image: Image) -> list[Detection]:
             del image

@@ -10,8 +10,10 @@ import pytest
 from components import cluster
 from components.params import Compute
 from components.ray_training import distributed
-from components.ray_training.distributed import News, Seat, TrainingError
+from components.ray_training.distributed import TrainingError
+from components.ray_training.worker import News
 from components.storage import Storage
+from components.training.seat import Seat
 
 pytestmark = [pytest.mark.ray, pytest.mark.slow]
 

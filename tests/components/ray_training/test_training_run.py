@@ -4,9 +4,9 @@ from pathlib import Path
 import pytest
 from mlflow import MlflowClient
 
-from components.progress import TrainingProgress
-from components.ray_training.distributed import News
+from components.progress import Progress
 from components.ray_training.training_run import Recorder, Training, _replace, _resume
+from components.ray_training.worker import News
 from components.tracking.runs import TrainingRun
 
 
@@ -25,7 +25,7 @@ def test_points_are_logged_when_a_checkpoint_covers_them_and_never_twice(
         history = client.get_metric_history(tracked.id, "loss")
         return [(metric.step, metric.value) for metric in history]
 
-    with TrainingProgress("train@small", 40) as progress:
+    with Progress("train@small", "steps", 40) as progress:
         recorder = Recorder(tracked, progress)
         recorder.listen(News([point(4)]))
         recorder.listen(News([point(8)]))
@@ -41,7 +41,7 @@ def test_points_are_logged_when_a_checkpoint_covers_them_and_never_twice(
     assert logged() == [(4, 0.5), (8, 0.5), (12, 0.7), (16, 0.5)]
 
 
-def test_what_decides_the_result_decides_the_identity() -> None:
+def test_what_decides_the_result_decides_the_fingerprint() -> None:
     training = Training(
         stage="train@sd21-sdfm",
         module="components.training.loop",
@@ -58,12 +58,12 @@ def test_what_decides_the_result_decides_the_identity() -> None:
         replace(training, workers=(1, 2), elastic_batch="per_worker"),
         replace(training, stage="train@qwen-sdfm"),
     ]
-    identities = {training.identity, *(other.identity for other in others)}
-    assert len(identities) == 7
-    assert replace(training).identity == training.identity
+    fingerprints = {training.fingerprint, *(other.fingerprint for other in others)}
+    assert len(fingerprints) == 7
+    assert replace(training).fingerprint == training.fingerprint
 
 
-def test_an_unfinished_training_of_another_identity_is_discarded(tmp_path: Path) -> None:
+def test_an_unfinished_training_of_another_fingerprint_is_discarded(tmp_path: Path) -> None:
     out = tmp_path / "models" / "sd21-sdfm"
     first = _resume(out, "1a2b")
     (first / "checkpoints").mkdir()

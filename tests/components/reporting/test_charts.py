@@ -1,4 +1,4 @@
-"""What a chart draws is where the numbers are."""
+"""Charts draw points where the numbers say."""
 
 import math
 import re
@@ -69,7 +69,7 @@ def test_whiskers_span_the_interval() -> None:
     assert "whisker" not in charts.interval_chart([("a", alone)], title="PSNR")
 
 
-def test_stages_stand_right_of_what_they_read_and_short_cuts_are_not_drawn() -> None:
+def test_stages_are_right_of_what_they_read_and_redundant_edges_are_not_drawn() -> None:
     nodes = [
         Node("faces", (), frozenset()),
         Node("degrade", (), frozenset({"faces"})),

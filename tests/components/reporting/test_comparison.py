@@ -1,4 +1,4 @@
-"""Every role is scored as the pictures that a user gets, and means say over how many faces."""
+"""Roles are scored on the pictures that a user gets, and means say over how many faces."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -13,18 +13,12 @@ from torch.nn import functional as F
 from components.metrics.catalogue import open_metrics
 from components.reporting import comparison
 from components.reporting.comparison import Comparison, FaceScores, Pair
-
-
-@dataclass
-class Restoration:
-    restored_B3HW: Tensor
-    intermediate_B3HW: Tensor | None
-    alpha_BHW: Tensor | None
+from components.restorers.protocol import Restoration
 
 
 @dataclass
 class Blender:
-    """A restorer with a known answer: the LQ face moved a part of the way to its blurred self."""
+    """A restorer with a known answer: a mixture of the LQ face and its blur."""
 
     seen: tuple[Sequence[str], Sequence[int]] = ((), ())
 
@@ -69,7 +63,7 @@ def test_every_role_is_scored_on_the_8_bit_pictures_that_are_shown(pairs: list[P
         assert one.gate.tolist() == pytest.approx(np.linspace(0, 1, 4).reshape(2, 2))
 
 
-def test_a_batch_cut_anywhere_gives_the_same_comparison(pairs: list[Pair]) -> None:
+def test_the_comparison_does_not_depend_on_the_batches(pairs: list[Pair]) -> None:
     metrics, _ = open_metrics(["psnr", "ssim"], identity_network=None)
     compare = Comparison(Blender(), metrics, device=torch.device("cpu"))
     whole, cut = compare(pairs), [*compare(pairs[:1]), *compare(pairs[1:])]
@@ -86,7 +80,7 @@ def _scores(rows: Sequence[tuple[str, int, float, float]]) -> list[FaceScores]:
     ]
 
 
-def test_variants_of_a_face_are_averaged_before_faces_are() -> None:
+def test_variants_of_a_face_are_averaged_before_faces() -> None:
     rows = [("a", 0, 10.0, 12.0), ("a", 1, 20.0, 26.0), ("b", 0, 30.0, 31.0)]
     summary = comparison.summarise(_scores(rows), samples=200, seed=1)["psnr"]
     assert summary["degraded"]["mean"] == pytest.approx((15 + 30) / 2)
@@ -105,7 +99,7 @@ def test_the_gain_is_paired_by_face_and_its_interval_does_not_depend_on_the_orde
     assert summary["restored"]["low"] < summary["degraded"]["high"]
 
 
-def test_a_result_holds_every_number_and_says_how_it_came_about() -> None:
+def test_a_result_has_every_number_and_how_it_was_measured() -> None:
     faces = _scores([("a", 0, 10.0, 12.0), ("b", 0, 11.0, 12.0)])
     result = comparison.result(
         comparison.model_facts("b1e4d", "blend", "sdfm"),

@@ -39,7 +39,7 @@ def test_a_gallery_is_read_back_bit_for_bit(tmp_path: Path) -> None:
             assert (other.pictures[role] == picture).all()
 
 
-def test_a_gallery_written_again_holds_nothing_of_the_old_one(tmp_path: Path) -> None:
+def test_a_gallery_written_again_keeps_nothing_of_the_old_one(tmp_path: Path) -> None:
     Gallery.of("m", [_compared(None) for _ in range(3)]).write(tmp_path / "m")
     Gallery.of("m", [_compared(None)]).write(tmp_path / "m")
     files = sorted(file.name for file in (tmp_path / "m").iterdir())
@@ -62,13 +62,13 @@ def test_heat_map_colours_are_those_of_the_scale_patch_by_patch() -> None:
     assert not (heat[7, 0] == heat[0, 0]).all()
 
 
-def test_gates_of_one_value_still_have_a_scale() -> None:
+def test_gates_of_one_value_have_a_scale_too() -> None:
     gallery = Gallery.of("m", [_compared(np.full((2, 2), 0.25, np.float32))])
     assert gallery.limits == (0.25, 0.26)
 
 
 @given(st.integers(0, 300), st.integers(0, 12))
-def test_faces_are_spread_over_all_there_are(total: int, wanted: int) -> None:
+def test_faces_are_spread_evenly(total: int, wanted: int) -> None:
     places = sorted(spread(total, wanted))
     assert len(places) == min(wanted, total)
     assert all(0 <= place < total for place in places)
@@ -76,7 +76,7 @@ def test_faces_are_spread_over_all_there_are(total: int, wanted: int) -> None:
         assert np.ptp(np.diff(places)) <= 1
 
 
-def test_a_strip_has_a_row_a_face_and_a_column_a_role() -> None:
+def test_a_strip_has_one_row_per_face_and_one_column_per_role() -> None:
     faces = [_compared(np.full((4, 4), value, np.float32)) for value in (0.2, 0.5)]
     gallery = Gallery.of("m", faces)
     strip = make_picture(gallery, cell=128)

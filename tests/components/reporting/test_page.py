@@ -29,7 +29,7 @@ def _result(model: str, gain: float) -> dict[str, Any]:
             roles = {"degraded": before, "intermediate": before + 0.2, **roles}
         angle = {role: 60 - value for role, value in roles.items()}
         faces.append(FaceScores(f"face {i}", 0, {"psnr": roles, "identity_angle": angle}))
-    facts = {"name": model, "identity": "ab" * 32, "backbone": backbone, "condition": condition}
+    facts = {"name": model, "fingerprint": "ab" * 32, "backbone": backbone, "condition": condition}
     protocol = {"faces": "30 <i>faces</i>", "size": 64, "degradation": {"sigma": [0.1, 3]}}
     why = {"lpips": "weights are missing under /hub"}
     return comparison.result(facts, protocol, faces, why, samples=300, seed=1)
@@ -94,7 +94,7 @@ def test_names_from_outside_are_text_never_markup(html: str) -> None:
     assert "HDRFace &amp; friends" in html
 
 
-def test_what_is_missing_or_was_rejected_is_said(html: str) -> None:
+def test_missing_metrics_and_rejected_pictures_are_listed(html: str) -> None:
     assert "weights are missing under /hub" in html
     assert "not a JPEG" in html
     assert "changes that were not committed" in html
@@ -116,7 +116,7 @@ def test_the_page_is_the_same_bytes_again(html: str) -> None:
     assert render(_report()) == html
 
 
-def test_a_page_without_data_lineage_or_pictures_is_still_a_page() -> None:
+def test_a_page_needs_no_data_lineage_or_pictures() -> None:
     bare = render(Report("x", {"a-text": _result("a-text", 1)}, {}, {}))
     assert "There is no dvc.lock" in bare
     assert "not in a git repository" in bare
@@ -129,7 +129,7 @@ def test_large_faces_do_not_make_a_large_page() -> None:
 
 @pytest.mark.browser
 @pytest.mark.parametrize(("width", "scheme"), [(1200, "light"), (390, "dark")])
-def test_in_a_browser_the_page_is_whole(
+def test_the_page_is_complete_in_a_browser(
     browser: Any, html: str, tmp_path: Path, width: int, scheme: str
 ) -> None:
     file = tmp_path / "index.html"
@@ -186,9 +186,7 @@ def test_in_a_browser_the_page_is_whole(
 
 @pytest.mark.browser
 @pytest.mark.parametrize("scheme", ["light", "dark"])
-def test_text_has_the_contrast_that_reading_needs(
-    browser: Any, html: str, tmp_path: Path, scheme: str
-) -> None:
+def test_text_has_enough_contrast(browser: Any, html: str, tmp_path: Path, scheme: str) -> None:
     file = tmp_path / "index.html"
     file.write_text(html, encoding="utf-8")
     page = browser.new_page(color_scheme=scheme)

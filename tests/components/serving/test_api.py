@@ -17,20 +17,20 @@ from starlette.types import Receive, Scope, Send
 from components import images
 from components.photographs import restoration
 from components.photographs.face_restorer import FaceRestorer
-from components.photographs.restoration import Prepared, RestoreOptions
+from components.photographs.options import RestoreOptions
+from components.photographs.restoration import Prepared
 from components.serving import api, keys
-from components.serving.api import Event
+from components.serving.guard import Event
 from components.serving.keys import Keys
 from components.serving.model import (
-    FacesToRestore,
+    FacesAnswer,
+    FacesRequest,
     FollowingModel,
     ModelState,
-    RestoredFaces,
     Version,
 )
 from components.serving.refusal import Refused
-from tests.components.test_restorer import trained
-from tests.small_networks import SIZE
+from tests.small_networks import SIZE, trained
 
 HERE = ("127.0.0.1", 40_000)
 ELSEWHERE = ("192.0.2.7", 40_000)
@@ -39,7 +39,7 @@ LIMITS = api.Limits(upload_bytes=200_000, pixels=300_000, faces=2, timeout_s=20,
 
 
 class HereParts:
-    """What Serve spreads over processes, in one."""
+    """The parts that Serve runs in several processes, in one process."""
 
     names = ("small", "twin")
 
@@ -50,7 +50,7 @@ class HereParts:
     async def find(self, image: images.Image, options: RestoreOptions, size: int) -> Prepared:
         return restoration.prepare(image, None, options, size=size)
 
-    async def restore(self, model: str, asked: FacesToRestore) -> RestoredFaces:
+    async def restore(self, model: str, asked: FacesRequest) -> FacesAnswer:
         assert model in self.names
         await asyncio.sleep(self.pause_s)
         [answer] = self.model.restore([asked])
@@ -114,7 +114,7 @@ def test_a_picture_comes_back_restored_and_its_headers_say_how(
     np.testing.assert_array_equal(images.decode_png(answer.content), expected.image)
 
 
-def test_a_form_and_raw_bytes_are_answered_alike_and_json_holds_boxes_and_gates(
+def test_form_and_raw_bytes_give_the_same_json_with_boxes_and_gates(
     client: TestClient,
 ) -> None:
     raw = ask(client, picture(), "aligned=true&scale=2&format=jpeg", accept="application/json")
@@ -132,7 +132,7 @@ def test_a_form_and_raw_bytes_are_answered_alike_and_json_holds_boxes_and_gates(
     assert one["record"]["faces"][0]["box"] == [0, 0, 48, 48]
     [gate] = one["gates"]
     assert images.decode_png(base64.b64decode(gate)).shape == (SIZE, SIZE, 3)
-    assert one["model"] == {"name": "small", "identity": "id", "run_id": "run"}
+    assert one["model"] == {"name": "small", "fingerprint": "id", "run_id": "run"}
 
 
 @pytest.mark.parametrize(
@@ -148,7 +148,14 @@ def test_a_form_and_raw_bytes_are_answered_alike_and_json_holds_boxes_and_gates(
         (picture(), "aligned=0", {}, 422, "bad_options", "detector"),
         (picture(), "aligned=1&fidelity=0.5", {}, 422, "bad_options", "fidelity"),
         (picture(), "aligned=1&max_angle=30", {}, 422, "bad_options", "no identity network"),
-        (picture(), "aligned=1&leave_flagged=1", {}, 422, "bad_options", "leave_flagged: it needs"),
+        (
+            picture(),
+            "aligned=1&leave_flagged=1",
+            {},
+            422,
+            "bad_options",
+            "leave_flagged: faces",
+        ),
         (picture(), "aligned=1&model=other", {}, 404, "no_such_model", "there are small"),
         (picture(), "aligned=1&timeout_s=0.000001", {}, 504, "too_late", "deadline"),
         (picture(), "", {"content-type": "text/html"}, 415, "unsupported_type", "image/jpeg"),
@@ -156,7 +163,7 @@ def test_a_form_and_raw_bytes_are_answered_alike_and_json_holds_boxes_and_gates(
         (b"--x--", "", {"content-type": "multipart/form-data; boundary=x"}, 400, "no_picture", ""),
     ],
 )
-def test_what_cannot_be_answered_is_refused_with_its_reason(
+def test_a_bad_request_is_refused_with_a_reason(
     client: TestClient,
     data: bytes,
     query: str,
@@ -174,7 +181,7 @@ def test_what_cannot_be_answered_is_refused_with_its_reason(
     assert ask(client, picture()).status_code == 200
 
 
-def test_a_body_without_a_length_is_bounded_as_well(client: TestClient) -> None:
+def test_a_body_without_content_length_is_limited_too(client: TestClient) -> None:
     def parts_of_it() -> Iterator[bytes]:  # sent without a length
         yield from [b"x" * 50_000] * 5
 
@@ -184,7 +191,7 @@ def test_a_body_without_a_length_is_bounded_as_well(client: TestClient) -> None:
     assert answer.status_code == 413
 
 
-def test_a_bomb_is_refused_before_it_is_decoded(client: TestClient) -> None:
+def test_a_decompression_bomb_is_refused_before_it_is_decoded(client: TestClient) -> None:
     bomb = images.encode_png(np.zeros((6000, 6000, 3), dtype=np.uint8))
     assert len(bomb) < LIMITS.upload_bytes
     started = time.perf_counter()
@@ -194,7 +201,7 @@ def test_a_bomb_is_refused_before_it_is_decoded(client: TestClient) -> None:
     assert time.perf_counter() - started < 1
 
 
-def test_a_late_answer_is_a_504_of_the_endpoints_own(client: TestClient, parts: HereParts) -> None:
+def test_a_request_past_its_deadline_returns_504(client: TestClient, parts: HereParts) -> None:
     parts.pause_s = 5
     started = time.perf_counter()
     answer = ask(client, picture(), "aligned=1&timeout_s=0.5")
@@ -203,7 +210,7 @@ def test_a_late_answer_is_a_504_of_the_endpoints_own(client: TestClient, parts: 
     assert time.perf_counter() - started < 3
 
 
-def test_who_asks_for_a_busy_model_is_refused_and_nobody_else(parts: HereParts) -> None:
+def test_only_requests_for_a_busy_model_return_429(parts: HereParts) -> None:
     parts.pause_s = 1
 
     async def ask_all() -> list[int]:
@@ -222,7 +229,7 @@ def test_who_asks_for_a_busy_model_is_refused_and_nobody_else(parts: HereParts) 
     assert asyncio.run(ask_all()) == [200, 200, 200, 429, 429, 200]
 
 
-def test_a_fault_is_answered_counted_and_logged_and_its_detail_is_not_told(
+def test_a_fault_returns_500_without_details_and_is_logged_and_counted(
     client: TestClient, parts: HereParts, caplog: pytest.LogCaptureFixture
 ) -> None:
     async def fails(*_: object) -> Prepared:
@@ -237,7 +244,7 @@ def test_a_fault_is_answered_counted_and_logged_and_its_detail_is_not_told(
     assert "no memory at /srv/secret" in caplog.text
 
 
-def test_keys_are_asked_for_and_never_logged(
+def test_keys_are_required_and_never_logged(
     parts: HereParts, tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
     file = tmp_path / "keys.json"
@@ -263,7 +270,7 @@ def test_keys_are_asked_for_and_never_logged(
     assert key not in caplog.text
 
 
-def test_without_keys_only_this_machine_is_answered(parts: HereParts) -> None:
+def test_without_keys_other_machines_are_refused(parts: HereParts) -> None:
     app = api.build(parts, limits=LIMITS, keys=None, threads=1)
     with TestClient(app, client=ELSEWHERE) as client:
         refused = ask(client, picture(), **{"x-forwarded-for": "127.0.0.1"})
@@ -281,7 +288,7 @@ def test_without_keys_only_this_machine_is_answered(parts: HereParts) -> None:
     ("method", "path", "status"),
     [("GET", "/v1/restore", 405), ("GET", "/../etc/passwd", 404), ("PATCH", "/nothing", 404)],
 )
-def test_what_is_no_route_is_said_in_the_same_form(
+def test_unknown_paths_and_methods_return_errors_of_the_same_form(
     client: TestClient, method: str, path: str, status: int
 ) -> None:
     answer = client.request(method, path)
@@ -289,7 +296,7 @@ def test_what_is_no_route_is_said_in_the_same_form(
     assert answer.json()["error"]["code"] == "no_such_route"
 
 
-def test_below_v1_nothing_is_the_pages(parts: HereParts) -> None:
+def test_unknown_v1_paths_return_404_and_not_the_page(parts: HereParts) -> None:
     async def page(scope: Scope, receive: Receive, send: Send) -> None:
         await PlainTextResponse("the page")(scope, receive, send)
 
@@ -301,12 +308,12 @@ def test_below_v1_nothing_is_the_pages(parts: HereParts) -> None:
             assert (answer.status_code, answer.json()["error"]["code"]) == (404, "no_such_route")
 
 
-def test_headers_without_end_are_refused(client: TestClient) -> None:
+def test_huge_headers_return_431(client: TestClient) -> None:
     answer = ask(client, picture(), **{"x-long": "a" * 40_000})
     assert (answer.status_code, answer.json()["error"]["code"]) == (431, "headers_too_large")
 
 
-def test_readiness_says_which_model_is_missing_and_why(parts: HereParts) -> None:
+def test_readyz_names_each_missing_model_and_why(parts: HereParts) -> None:
     def missing() -> Version:
         raise FileNotFoundError("no version of hdrface is @champion: promote one")
 

@@ -12,7 +12,7 @@ from components.serving.batching import Batcher
 
 
 class Doubling:
-    """Doubles numbers, each as large as itself; notes its batches, and waits to be let go."""
+    """Doubles numbers, each as large as itself; records its batches, and waits for `go`."""
 
     def __init__(self) -> None:
         self.batches: list[Sequence[int]] = []
@@ -32,7 +32,7 @@ def batcher(work: Doubling, *, max_size: int = 10) -> Batcher[int, int]:
 
 
 async def at_work(work: Doubling, ask: Batcher[int, int]) -> asyncio.Task[int]:
-    """Begin a batch that goes on until `work.go` is set."""
+    """Start a batch that runs until `work.go` is set."""
     work.go.clear()
     first = asyncio.create_task(ask(1))
     async with asyncio.timeout(10):
@@ -41,7 +41,7 @@ async def at_work(work: Doubling, ask: Batcher[int, int]) -> asyncio.Task[int]:
     return first
 
 
-def test_what_comes_while_a_batch_runs_is_one_batch() -> None:
+def test_work_that_arrives_while_a_batch_runs_is_the_next_batch() -> None:
     async def run() -> None:
         work = Doubling()
         ask = batcher(work)
@@ -57,7 +57,7 @@ def test_what_comes_while_a_batch_runs_is_one_batch() -> None:
     asyncio.run(run())
 
 
-def test_work_that_nobody_waits_for_is_not_done() -> None:
+def test_work_of_a_cancelled_caller_is_skipped() -> None:
     async def run() -> None:
         work = Doubling()
         ask = batcher(work)
@@ -74,7 +74,7 @@ def test_work_that_nobody_waits_for_is_not_done() -> None:
     asyncio.run(run())
 
 
-def test_an_error_reaches_its_batch_and_no_other() -> None:
+def test_an_error_is_raised_only_in_its_batch() -> None:
     async def run() -> None:
         work = Doubling()
         ask = batcher(work, max_size=14)
@@ -88,7 +88,7 @@ def test_an_error_reaches_its_batch_and_no_other() -> None:
 
 
 @given(st.lists(st.integers(1, 12).filter(lambda number: number != 13), max_size=30))
-def test_each_gets_its_own_answer_and_no_batch_is_too_large(numbers: list[int]) -> None:
+def test_each_caller_gets_its_own_answer_and_no_batch_is_too_large(numbers: list[int]) -> None:
     async def run() -> None:
         work = Doubling()
         assert await asyncio.gather(*map(batcher(work), numbers)) == [2 * one for one in numbers]

@@ -54,7 +54,7 @@ def client(app: Any) -> httpx.AsyncClient:
 
 
 @given(body=st.binary(max_size=2000), query=st.text(max_size=20), name=st.text("abcä", min_size=1))
-def test_an_answer_is_that_of_the_application_itself(body: bytes, query: str, name: str) -> None:
+def test_a_forwarded_answer_equals_a_direct_one(body: bytes, query: str, name: str) -> None:
     async def both() -> list[httpx.Response]:
         answers = []
         for app in (far, near):
@@ -71,7 +71,7 @@ def test_an_answer_is_that_of_the_application_itself(body: bytes, query: str, na
     assert forwarded.json()["body"] == body.hex()
 
 
-def test_whoever_leaves_ends_the_work() -> None:
+def test_a_client_that_leaves_ends_the_work() -> None:
     events.clear()
 
     async def leave() -> None:
@@ -109,7 +109,7 @@ def test_whoever_leaves_ends_the_work() -> None:
     assert events == ["ended"]
 
 
-def test_a_fault_of_the_application_is_raised_here() -> None:
+def test_a_fault_of_the_application_is_raised_at_the_near_end() -> None:
     async def fail() -> None:
         async with client(near) as asking:
             await asking.get("/fault")

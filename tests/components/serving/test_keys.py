@@ -10,7 +10,7 @@ from components.serving import keys
 from components.serving.keys import Keys
 
 
-def test_a_key_opens_until_it_is_removed_and_the_file_does_not_hold_it(tmp_path: Path) -> None:
+def test_a_key_is_valid_until_it_is_removed_and_is_not_in_the_file(tmp_path: Path) -> None:
     file = tmp_path / "keys.json"
     reading = Keys(file)
     assert reading.owner("hdrface-guess") is None
@@ -23,7 +23,7 @@ def test_a_key_opens_until_it_is_removed_and_the_file_does_not_hold_it(tmp_path:
 
 
 @given(st.text())
-def test_nothing_else_opens(tmp_path_factory: pytest.TempPathFactory, guess: str) -> None:
+def test_no_other_text_is_a_valid_key(tmp_path_factory: pytest.TempPathFactory, guess: str) -> None:
     file = tmp_path_factory.getbasetemp() / "guessed.json"
     if not file.exists():
         keys.add(file, "anna")
@@ -32,7 +32,7 @@ def test_nothing_else_opens(tmp_path_factory: pytest.TempPathFactory, guess: str
     assert Keys(file).owner(hashed) is None
 
 
-def test_a_taken_name_a_missing_one_and_a_broken_file_are_named(tmp_path: Path) -> None:
+def test_errors_name_a_taken_name_a_missing_name_and_a_broken_file(tmp_path: Path) -> None:
     file = tmp_path / "keys.json"
     keys.add(file, "anna")
     with pytest.raises(ValueError, match="has a key for 'anna' already"):

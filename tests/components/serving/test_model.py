@@ -1,4 +1,4 @@
-"""A model that follows its source: what it takes, what it keeps, and what it drops."""
+"""A model that follows its source: which versions it uses, keeps and refuses."""
 
 import time
 from pathlib import Path
@@ -9,12 +9,11 @@ import torch
 
 from components import images
 from components.photographs.face_restorer import FaceRestorer
-from components.restorer import Restorer
+from components.restorers.folder import load_restorer
 from components.serving import self_test
-from components.serving.model import FacesToRestore, FollowingModel, RestoredFaces, Version
+from components.serving.model import FacesAnswer, FacesRequest, FollowingModel, Version
 from components.serving.refusal import Refused
-from tests.components.test_restorer import trained
-from tests.small_networks import SIZE
+from tests.small_networks import SIZE, trained
 
 MIN_PSNR = 9.0  # dB: these networks are untrained
 
@@ -25,7 +24,7 @@ def folder(tmp_path_factory: pytest.TempPathFactory, networks: Path) -> Path:
 
 
 class Source:
-    """A registry's alias: which version it points to, and whether anybody answers."""
+    """A registry's alias: the version that it points to, and whether the server answers."""
 
     def __init__(self, folder: Path) -> None:
         self.folder, self.number, self.is_away = folder, 1, False
@@ -34,14 +33,14 @@ class Source:
     def locate(self) -> Version:
         if self.is_away:
             raise ConnectionError("the tracking server does not answer")
-        return Version(f"hdrface/{self.number}", f"identity-{self.number}")
+        return Version(f"hdrface/{self.number}", f"fingerprint-{self.number}")
 
     def load(self, version: Version) -> FaceRestorer:
         self.loads.append(version.name)
-        restorer = Restorer.load(self.folder)
+        restorer = load_restorer(self.folder)
         if version.name == "hdrface/2":  # cut short, say
             with torch.no_grad():
-                for parameter in restorer.backbone_module.parameters():
+                for parameter in restorer.backbone.parameters():
                     parameter.fill_(float("nan"))
         return FaceRestorer(restorer)
 
@@ -62,17 +61,17 @@ def faces(count: int, seed: int = 0) -> list[images.Image]:
 
 
 def restored_by(model: FollowingModel) -> str:
-    [answer] = model.restore([FacesToRestore(faces(1))])
-    assert isinstance(answer, RestoredFaces)
+    [answer] = model.restore([FacesRequest(faces(1))])
+    assert isinstance(answer, FacesAnswer)
     return answer.version.name
 
 
-def test_without_a_version_it_says_what_is_missing_and_takes_one_when_it_comes(
+def test_without_a_version_the_model_says_why_and_loads_one_later(
     model: FollowingModel, source: Source
 ) -> None:
     source.is_away = True
     model.follow()
-    [answer] = model.restore([FacesToRestore(faces(1))])
+    [answer] = model.restore([FacesRequest(faces(1))])
     assert isinstance(answer, Refused)
     assert answer.status == 503
     assert "the tracking server does not answer" in answer.message
@@ -81,7 +80,7 @@ def test_without_a_version_it_says_what_is_missing_and_takes_one_when_it_comes(
     assert restored_by(model) == "hdrface/1"
 
 
-def test_a_server_lost_later_changes_nothing(model: FollowingModel, source: Source) -> None:
+def test_a_lost_server_does_not_end_a_loaded_model(model: FollowingModel, source: Source) -> None:
     model.follow()
     source.is_away = True
     model.follow()
@@ -93,7 +92,7 @@ def test_a_server_lost_later_changes_nothing(model: FollowingModel, source: Sour
     assert source.loads == ["hdrface/1"]
 
 
-def test_an_unsound_version_is_not_taken_nor_tried_again_and_the_next_is(
+def test_a_version_that_fails_its_self_test_is_not_used_or_tried_again(
     model: FollowingModel, source: Source
 ) -> None:
     model.follow()
@@ -109,17 +108,17 @@ def test_an_unsound_version_is_not_taken_nor_tried_again_and_the_next_is(
     assert model.state("x").problem == ""
 
 
-def test_a_batch_of_requests_gives_each_its_own_faces_and_drops_the_late(
+def test_each_request_of_a_batch_gets_its_own_faces_and_late_ones_are_refused(
     model: FollowingModel,
 ) -> None:
     model.follow()
     asked = [
-        FacesToRestore(faces(2, 1)),
-        FacesToRestore(faces(1, 2), give_up_at=time.time() - 1),
-        FacesToRestore([]),
-        FacesToRestore(faces(1, 3), fidelity=0.5),
-        FacesToRestore(faces(1, 4), color_fix="adain"),
-        FacesToRestore([np.zeros((SIZE * 2, SIZE * 2, 3), np.uint8)], color_fix="none"),
+        FacesRequest(faces(2, 1)),
+        FacesRequest(faces(1, 2), give_up_at=time.time() - 1),
+        FacesRequest([]),
+        FacesRequest(faces(1, 3), fidelity=0.5),
+        FacesRequest(faces(1, 4), color_fix="adain"),
+        FacesRequest([np.zeros((SIZE * 2, SIZE * 2, 3), np.uint8)], color_fix="none"),
     ]
     together = model.restore(asked)
     assert isinstance(together[1], Refused)
@@ -128,18 +127,18 @@ def test_a_batch_of_requests_gives_each_its_own_faces_and_drops_the_late(
     assert together[5].code == "another_version"
     for index in (0, 2, 3, 4):
         [alone], answer = model.restore([asked[index]]), together[index]
-        assert isinstance(alone, RestoredFaces)
-        assert isinstance(answer, RestoredFaces)
+        assert isinstance(alone, FacesAnswer)
+        assert isinstance(answer, FacesAnswer)
         assert len(answer.faces) == len(asked[index].faces)
         for one, other in zip(alone.faces, answer.faces, strict=True):
             # One 8-bit step: sums of a batch are added in another order.
             assert np.abs(one.image.astype(int) - other.image).max() <= 1
 
 
-def test_the_fixed_face_is_always_the_same_and_a_dead_model_fails_on_it(folder: Path) -> None:
-    assert np.array_equal(self_test.fixed_face(64), self_test.fixed_face(64))
-    restorer = Restorer.load(folder)
+def test_the_test_face_is_always_the_same_and_a_broken_model_fails(folder: Path) -> None:
+    assert np.array_equal(self_test.draw_test_face(64), self_test.draw_test_face(64))
+    restorer = load_restorer(folder)
     with torch.no_grad():
-        for parameter in restorer.backbone_module.parameters():
+        for parameter in restorer.backbone.parameters():
             parameter.fill_(float("nan"))
     assert self_test.failure(FaceRestorer(restorer), MIN_PSNR) is not None

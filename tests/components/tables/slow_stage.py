@@ -27,7 +27,7 @@ class SlowParams(Params):
 
 @dataclass
 class SlowMaker:
-    """Three rows an item, drawn from the item's number; of item 5 nothing can be used."""
+    """Three rows per item, drawn from the item's number; nothing of item 5 can be used."""
 
     seconds: float
     dies_at: int | None = None  # SIGKILL, once, while it makes this item

@@ -39,35 +39,35 @@ def test_a_table_is_the_same_bytes_with_and_without_a_root(
     root: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     shared = slow_stage.build(tmp_path / "shared", SlowMaker(0.0))
-    place = root / "tables" / shared.identity
+    place = root / "tables" / shared.fingerprint
     monkeypatch.delenv(ROOT_VARIABLE)
     alone = slow_stage.build(tmp_path / "alone", SlowMaker(0.0))
 
     assert files(tmp_path / "shared").keys() == {"manifest.json"}
     assert files(place) == files(tmp_path / "alone")
-    assert files(root).keys() == {f"tables/{shared.identity}/{name}" for name in files(place)}
+    assert files(root).keys() == {f"tables/{shared.fingerprint}/{name}" for name in files(place)}
     assert shared.read().equals(alone.read())
 
-    with pytest.raises(FileNotFoundError, match="holds a manifest alone: set HDRFACE_ROOT"):
+    with pytest.raises(FileNotFoundError, match="holds only a manifest: set HDRFACE_ROOT"):
         Table.open(tmp_path / "shared")
 
 
-def test_a_table_that_lies_in_the_root_is_not_made_again(root: Path, tmp_path: Path) -> None:
+def test_a_table_in_the_root_is_not_made_again(root: Path, tmp_path: Path) -> None:
     first = slow_stage.build(tmp_path / "first", SlowMaker(0.0))
     before = files(root)
     second = slow_stage.build(tmp_path / "second", SlowMaker(0.0, fails_at=0))
-    assert second.identity == first.identity
+    assert second.fingerprint == first.fingerprint
     assert files(tmp_path / "second") == files(tmp_path / "first")
     assert files(root) == before
 
 
-def test_what_another_run_has_kept_is_not_made_again(root: Path, tmp_path: Path) -> None:
+def test_shards_of_another_run_are_not_made_again(root: Path, tmp_path: Path) -> None:
     whole = slow_stage.build(tmp_path / "whole", SlowMaker(0.0))
-    place = data_root() / "tables" / whole.identity
+    place = data_root() / "tables" / whole.fingerprint
     place.delete("manifest.json")
     place.delete("shard-00002.parquet")
-    # Notes are what says that a shard is whole: another run wrote those of all but one.
-    other = Unfinished.resume(tmp_path / "x", whole.identity, NUM_SHARDS, data_root())
+    # A note says that a shard is complete: another run wrote those of all but one.
+    other = Unfinished.resume(tmp_path / "x", whole.fingerprint, NUM_SHARDS, data_root())
     for index in (0, 1, 3, 4, 5, 6, 7):
         other.keep(index, SlowMaker(0.0)(index))
 
@@ -84,14 +84,14 @@ def test_a_table_made_without_a_root_is_copied_there(
     assert alone.shared() == alone
     monkeypatch.setenv(ROOT_VARIABLE, str(tmp_path / "root"))
     shared = Table.open(tmp_path / "alone").shared()
-    assert shared.place.url == f"{tmp_path}/root/tables/{alone.identity}"
+    assert shared.place.url == f"{tmp_path}/root/tables/{alone.fingerprint}"
     assert shared.read().equals(alone.read())
     monkeypatch.setenv(ROOT_VARIABLE, str(tmp_path))  # a root that holds the table as it is
     assert Table.open(tmp_path / "alone").shared().place.url == f"{tmp_path}/alone"
 
 
 @pytest.mark.usefixtures("root")
-def test_a_node_that_does_not_see_the_root_or_runs_something_else_is_named() -> None:
+def test_a_node_without_the_root_or_with_other_versions_is_named() -> None:
     good = {"problem": "", **nodes.versions()}
     nodes._check_answer("node 10.0.0.7", good, data_root())
     with pytest.raises(ValueError, match=r"node 10.0.0.7 does not see HDRFACE_ROOT = /.*/root"):
@@ -103,6 +103,6 @@ def test_a_node_that_does_not_see_the_root_or_runs_something_else_is_named() -> 
 
 
 @pytest.mark.parametrize("compute", [Compute(gpus=1), Compute(memory=100_000)])
-def test_what_no_node_has_is_refused_at_once(compute: Compute) -> None:
+def test_a_need_that_no_node_can_meet_is_refused_at_once(compute: Compute) -> None:
     with pytest.raises(ValueError, match=r"a worker needs 1 CPUs, .* no node with that"):
         capacity.wait(compute)

@@ -15,7 +15,7 @@ import pytest
 
 from components import lineage, tables
 from components.params import Compute
-from components.tables import Made, Rejection, Table, shards
+from components.tables import Made, Rejection, Table, building, shards
 from components.tables.making import ShardError
 from tests.components.tables import slow_stage
 from tests.components.tables.slow_stage import NUM_SHARDS, SlowMaker, SlowParams
@@ -100,7 +100,7 @@ def test_a_finished_table_is_returned_as_it_is(slow_table):
     assert (slow_table.path / "shard-00000.parquet").stat().st_mtime_ns == before
 
 
-def test_a_worker_that_is_killed_costs_a_second_try_only(slow_table, tmp_path):
+def test_after_a_killed_worker_its_shard_is_tried_again(slow_table, tmp_path):
     dies = SlowMaker(0.0, dies_at=3, died=tmp_path / "died")
 
     table = slow_stage.build(tmp_path / "slow", dies)
@@ -109,7 +109,7 @@ def test_a_worker_that_is_killed_costs_a_second_try_only(slow_table, tmp_path):
     assert content(table.path) == content(slow_table.path)
 
 
-def test_a_maker_that_fails_ends_the_stage_with_its_own_words(slow_table, tmp_path):
+def test_an_error_of_a_maker_ends_the_stage_with_its_message(slow_table, tmp_path):
     out = copy_of(slow_table, tmp_path)
 
     with pytest.raises(ShardError, match="slow, shard 6: ValueError: item 6 cannot be") as failed:
@@ -139,14 +139,12 @@ def test_a_stage_killed_at_several_moments_ends_with_the_same_bytes(
         assert not out.exists()
 
     assert start(0.0).wait() == 0, log.read_text()
-    assert "going on, " in log.read_text()
+    assert " shards are done, the rest follows" in log.read_text()
     assert content(out) == content(slow_table.path)
     assert list(out.parent.iterdir()) == [out]
 
 
-def test_a_stage_outlives_dvc_and_a_second_one_is_told_whom_to_wait_for(
-    slow_table, tmp_path, ray_session
-):
+def test_a_stage_outlives_dvc_and_a_second_one_names_its_process(slow_table, tmp_path, ray_session):
     out, log = tmp_path / "slow", tmp_path / "log"
     (tmp_path / "dvc.yaml").write_text(
         "stages:\n"
@@ -176,7 +174,7 @@ def test_a_stage_outlives_dvc_and_a_second_one_is_told_whom_to_wait_for(
     assert content(out) == content(slow_table.path)
 
 
-def test_a_table_is_read_whole_by_shard_or_where_a_column_says_so(slow_table):
+def test_a_table_is_read_as_a_whole_by_shard_or_by_a_value_of_a_column(slow_table):
     assert slow_table.read_shard(5).num_rows == 0
     assert slow_table.read_shard(1, ["split"]).column_names == ["split"]
     train = slow_table.read(["face_id"], where=("split", "train"))
@@ -199,13 +197,15 @@ def test_ray_data_reads_the_tensors(slow_table):
 
     assert len(rows) == slow_table.num_rows
     for face_id, tokens in zip(
-        table["face_id"].to_pylist(), tables.tensor_values(table["tokens"]), strict=True
+        table["face_id"].to_pylist(),
+        table["tokens"].combine_chunks().to_numpy_ndarray(),
+        strict=True,
     ):
         assert rows[face_id].dtype == np.float16
         assert (rows[face_id] == tokens).all()
 
 
-def test_torch_uses_one_thread_a_cpu_asked_for(tmp_path):
+def test_torch_uses_one_thread_per_requested_cpu(tmp_path):
     table = tables.build(
         tmp_path / "threads",
         stage="threads",
@@ -251,15 +251,15 @@ def test_a_damaged_table_is_made_again_and_another_number_of_workers_writes_the_
     assert content(copy) == content(slow_table.path)
 
 
-def test_no_table_says_what_to_run(tmp_path):
+def test_the_error_for_a_missing_table_says_what_to_run(tmp_path):
     with pytest.raises(FileNotFoundError, match=r"there is no table at .*: run 'dvc repro'"):
         Table.open(tmp_path / "faces")
 
 
-def test_what_is_no_table_is_never_replaced(tmp_path):
+def test_a_folder_that_is_not_a_table_is_never_replaced(tmp_path):
     (tmp_path / "thesis.tex").write_text("years of work")
 
-    with pytest.raises(ValueError, match="is there and is no table"):
+    with pytest.raises(ValueError, match="exists and is not a table"):
         slow_stage.build(tmp_path, SlowMaker(0.0))
 
     assert (tmp_path / "thesis.tex").exists()
@@ -287,4 +287,4 @@ def test_shards_that_differ_in_their_columns_are_refused():
     ]
 
     with pytest.raises(ValueError, match=r"mixed: second.parquet has columns .*int64"):
-        tables._contents("mixed", notes)
+        building._contents("mixed", notes)

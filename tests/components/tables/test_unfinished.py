@@ -45,7 +45,7 @@ def test_a_second_writer_is_refused_with_the_name_of_the_first(tmp_path):
     assert list(tmp_path.iterdir()) == []
 
 
-def test_a_lock_is_given_back_when_the_work_fails(tmp_path):
+def test_a_lock_is_released_when_the_work_fails(tmp_path):
     out = tmp_path / "faces"
     with pytest.raises(ZeroDivisionError), unfinished.lock(out):
         _ = 1 / 0
@@ -53,7 +53,7 @@ def test_a_lock_is_given_back_when_the_work_fails(tmp_path):
         pass
 
 
-def test_a_shard_counts_once_its_note_is_written(tmp_path):
+def test_a_shard_counts_as_soon_as_its_note_is_written(tmp_path):
     partial = Unfinished.resume(tmp_path / "faces", "1a2b", 2)
     note = partial.keep(0, made("a", "b"))
 
@@ -72,14 +72,14 @@ def test_a_truncated_shard_is_made_again(tmp_path):
     assert partial.note(0) is None
 
 
-def test_tries_are_counted_a_run(tmp_path):
+def test_tries_are_counted_per_run(tmp_path):
     partial = Unfinished.resume(tmp_path / "faces", "1a2b", 2)
     assert [partial.count_try(0), partial.count_try(0), partial.count_try(1)] == [1, 2, 1]
     assert Unfinished.resume(tmp_path / "faces", "1a2b", 2).count_try(0) == 1
 
 
 @pytest.mark.parametrize("other", [("9c0d", 1), ("1a2b", 2)])
-def test_shards_of_another_identity_are_discarded_and_its_workers_write_nowhere(tmp_path, other):
+def test_shards_of_another_fingerprint_are_discarded_and_its_workers_write_nowhere(tmp_path, other):
     out = tmp_path / "faces"
     old = Unfinished.resume(out, "1a2b", 1)
     old.keep(0, made("a"))

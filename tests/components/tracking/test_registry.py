@@ -1,18 +1,18 @@
-"""Aliases and the list of champions, in a real MLflow; versions of nothing are enough for that."""
+"""Aliases and the list of champions, in a real MLflow; empty versions are enough for that."""
 
 import shutil
 from pathlib import Path
 
 import pytest
 
+from components.tracking import manual
 from components.tracking.registry import Champions, Registry, find
-from pipelines import promote
 from tests.mlflow_database import KillAfter, Killed
 
 
 @pytest.fixture
 def registry(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, empty_database: Path) -> Registry:
-    """Give a registered model with four versions and no champion."""
+    """Make a registered model with four versions and no champion."""
     monkeypatch.chdir(tmp_path)
     shutil.copy(empty_database, tmp_path / "mlflow.db")
     registry = Registry("hdrface")
@@ -34,13 +34,13 @@ def test_champions_are_remembered_in_order(registry: Registry) -> None:
     assert registry.champions() == Champions("1", None, ())
 
 
-def test_a_rollback_goes_on_where_it_was_and_never_in_a_circle(registry: Registry) -> None:
+def test_rollbacks_go_further_back_and_never_in_a_circle(registry: Registry) -> None:
     for number in ("1", "2", "1", "3"):
         registry.crown(number)
     assert [registry.uncrown() for _ in range(3)] == ["1", "2", "1"]
 
 
-def test_a_challenger_that_is_crowned_challenges_no_more(registry: Registry) -> None:
+def test_a_challenger_that_becomes_champion_is_no_challenger_any_more(registry: Registry) -> None:
     registry.crown("1")
     registry.challenge("2")
     assert registry.champions() == Champions("1", "2", ())
@@ -69,7 +69,7 @@ def test_killed_at_any_write_there_is_always_a_champion_and_the_list_is_right(
     assert registry.champions() == Champions("3", None, ("1",))
 
 
-def test_a_champion_that_was_made_elsewhere_is_remembered_as_well(registry: Registry) -> None:
+def test_a_champion_from_mlflows_own_page_is_remembered_too(registry: Registry) -> None:
     registry.crown("1")
     registry._client.set_registered_model_alias("hdrface", "champion", "4")
     registry.crown("2")
@@ -80,26 +80,26 @@ def test_a_champion_that_was_made_elsewhere_is_remembered_as_well(registry: Regi
     assert registry.champions().now == "2"
 
 
-def test_a_hand_may_promote_by_number_or_alias(registry: Registry) -> None:
+def test_a_version_is_promoted_by_number_or_alias(registry: Registry) -> None:
     registry.challenge("2")
-    assert promote.promote("hdrface/1") == "hdrface/1 is the champion"
-    assert promote.promote("models:/hdrface@challenger") == (
+    assert manual.promote("hdrface/1") == "hdrface/1 is the champion"
+    assert manual.promote("models:/hdrface@challenger") == (
         "hdrface/2 is the champion in place of version 1"
     )
-    assert promote.promote("hdrface/2") == "hdrface/2 is the champion already"
+    assert manual.promote("hdrface/2") == "hdrface/2 is the champion already"
     assert registry.version("1").tags["hdrface.replaced_by_hand"] == "true"
-    promote.rollback("hdrface")
+    manual.rollback("hdrface")
     assert registry.version("1").tags["hdrface.replaced_by_hand"] == "false"
     assert registry.version("2").tags["hdrface.replaced_by_hand"] == "true"
 
 
 @pytest.mark.parametrize("reference", ["hdrface", "hdrface/", "hdrface@", "models:/a/b/1", ""])
-def test_what_names_no_version_is_refused(reference: str) -> None:
+def test_a_reference_that_names_no_version_is_refused(reference: str) -> None:
     with pytest.raises(ValueError, match=r"give NAME/VERSION or NAME@ALIAS"):
         find(reference)
 
 
-def test_what_is_not_there_is_refused_with_what_is(registry: Registry) -> None:
+def test_an_unknown_version_is_refused_with_the_known_ones(registry: Registry) -> None:
     registry.challenge("2")
     with pytest.raises(ValueError, match=r"hdrface has no @champion at .*there is @challenger"):
         find("hdrface@champion")

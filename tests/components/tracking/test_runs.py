@@ -14,15 +14,15 @@ PARAMS = {"optimization": {"steps": 20, "betas": (0.9, 0.999)}, "mirror": True}
 
 @pytest.fixture
 def database(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, empty_database: Path) -> Path:
-    """Work beside an empty database, with the default settings."""
+    """Change to an empty folder, with the default settings."""
     monkeypatch.chdir(tmp_path)
     monkeypatch.delenv("MLFLOW_TRACKING_URI", raising=False)
     return shutil.copy(empty_database, tmp_path / "mlflow.db")
 
 
-def begin(identity: str = "abc") -> TrainingRun:
+def begin(fingerprint: str = "abc") -> TrainingRun:
     return TrainingRun.begin(
-        identity, name="train@sd21-sdfm", params=PARAMS, tags={"git.commit": "1a2b"}
+        fingerprint, name="train@sd21-sdfm", params=PARAMS, tags={"git.commit": "1a2b"}
     )
 
 
@@ -44,12 +44,12 @@ def test_runs_lie_in_one_experiment() -> None:
         "optimization.betas": "(0.9, 0.999)",
         "mirror": "True",
     }
-    assert found.data.tags["hdrface.identity"] == "abc"
+    assert found.data.tags["hdrface.fingerprint"] == "abc"
     assert found.data.tags["git.commit"] == "1a2b"
     assert found.info.status == "RUNNING"
 
 
-def test_an_unfinished_run_goes_on_and_no_step_is_in_it_twice(database: Path) -> None:
+def test_an_unfinished_run_continues_and_has_no_step_twice(database: Path) -> None:
     first = begin()
     first.log_points(points(5, 10))
     first.fail()
@@ -64,7 +64,7 @@ def test_an_unfinished_run_goes_on_and_no_step_is_in_it_twice(database: Path) ->
 
 
 @pytest.mark.usefixtures("database")
-def test_a_finished_run_is_left_and_a_new_one_begun() -> None:
+def test_after_a_finished_run_a_new_one_begins() -> None:
     first = begin()
     first.log_points(points(5))
     first.finish()
@@ -86,7 +86,7 @@ def test_the_run_of_a_training_is_found_finished_ones_first() -> None:
 
 
 @pytest.mark.usefixtures("database")
-def test_a_long_history_arrives_whole() -> None:
+def test_a_long_history_arrives_complete() -> None:
     run = begin()
     run.log_points(points(*range(1, 1201)))
     assert steps(run) == list(range(1, 1201))
@@ -121,7 +121,7 @@ def test_an_evaluation_is_written_into_the_run_of_its_training(tmp_path: Path) -
     ]
 
 
-def test_the_environment_names_another_place(
+def test_the_environment_names_another_server(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.chdir(tmp_path)
@@ -133,7 +133,7 @@ def test_the_environment_names_another_place(
 
 
 @pytest.mark.usefixtures("database")
-def test_parameters_that_a_kill_prevented_are_written_by_the_next_begin(tmp_path: Path) -> None:
+def test_the_next_begin_writes_parameters_that_a_kill_prevented(tmp_path: Path) -> None:
     first = begin()
     with sqlite3.connect(tmp_path / "mlflow.db") as opened:
         opened.execute("delete from params where key = 'mirror'")
@@ -142,7 +142,9 @@ def test_parameters_that_a_kill_prevented_are_written_by_the_next_begin(tmp_path
     assert second._client.get_run(second.id).data.params["mirror"] == "True"
 
 
-def test_no_server_at_the_start_is_told_in_one_line(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_missing_server_at_the_start_is_an_error_of_one_line(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
     with socket.create_server(("127.0.0.1", 0)) as taken:
         nobody = f"http://127.0.0.1:{taken.getsockname()[1]}"
     monkeypatch.setenv("MLFLOW_TRACKING_URI", nobody)
@@ -165,7 +167,7 @@ def test_no_server_at_the_start_is_told_in_one_line(monkeypatch: pytest.MonkeyPa
         "http://[hidden-1f",
     ],
 )
-def test_an_address_with_a_password_is_refused_without_it(
+def test_an_address_with_a_password_is_refused_and_not_repeated(
     uri: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv("MLFLOW_TRACKING_URI", uri)

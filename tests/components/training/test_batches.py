@@ -66,7 +66,7 @@ def pair_batches(*, mirror: bool, shuffle_shards: int = 2) -> PairBatches:
     return PairBatches(stream(pairs, shuffle_shards), encode, CPU, seed=5, mirror=mirror)
 
 
-def test_a_batch_of_features_is_what_its_rows_hold() -> None:
+def test_a_batch_of_features_has_the_values_of_its_rows() -> None:
     batch = FeatureBatches(stream(features), CPU).take(5)
     for place, row in enumerate(stream(features).take(5)):
         picture_13HW = images.to_tensor([picture(row.shard, row.index)])

@@ -26,14 +26,14 @@ class Net(nn.Module):
 
 
 class At(NamedTuple):
-    """A training: what moves, and the streams of all its ranks."""
+    """A training: what a step changes, and the streams of all ranks."""
 
     moving: Moving
     streams: list[Stream]
 
 
 class Rows:
-    """Rows without content, which remember where they stand."""
+    """Rows without content, which know their position."""
 
     position = 0
 
@@ -82,7 +82,9 @@ def load(folder: Path, now: At) -> Progress:
 
 
 @pytest.mark.parametrize("num_ranks", [1, 2, 3])
-def test_what_ranks_saved_goes_on_bit_for_bit_on_one(tmp_path: Path, num_ranks: int) -> None:
+def test_a_checkpoint_of_several_ranks_continues_bit_for_bit_on_one(
+    tmp_path: Path, num_ranks: int
+) -> None:
     second, first = at(seed=2, num_streams=3), at(seed=1, num_streams=3)
     one_step(first)
     one_step(first)
@@ -99,7 +101,9 @@ def test_what_ranks_saved_goes_on_bit_for_bit_on_one(tmp_path: Path, num_ranks: 
         assert torch.equal(tensor, second.moving.model.state_dict()[name]), name
 
 
-def test_another_number_of_streams_deals_the_rows_anew_with_new_noise(tmp_path: Path) -> None:
+def test_another_number_of_streams_distributes_the_rows_again_with_new_noise(
+    tmp_path: Path,
+) -> None:
     first, second = at(seed=1, num_streams=3), at(seed=1, num_streams=2)
     one_step(first)
     one_step(first)
@@ -113,7 +117,7 @@ def test_another_number_of_streams_deals_the_rows_anew_with_new_noise(tmp_path: 
     assert len({value for pair in drawn for value in pair}) == 6
 
 
-def test_frozen_parameters_stay_out(tmp_path: Path) -> None:
+def test_frozen_parameters_are_not_saved(tmp_path: Path) -> None:
     from safetensors import safe_open
 
     save(tmp_path, at(seed=1), Progress())

@@ -1,4 +1,5 @@
 import math
+from collections.abc import Callable
 from pathlib import Path
 from shutil import copytree
 from typing import NamedTuple
@@ -11,6 +12,7 @@ from torch import Tensor, nn
 from components.training import loop
 from components.training.loop import NonFiniteLossError
 from components.training.optimization import OptimizationParams
+from components.training.seat import Seat
 
 
 class Pair(NamedTuple):
@@ -19,7 +21,7 @@ class Pair(NamedTuple):
 
 
 class Rows:
-    """Rows that follow from their number."""
+    """Rows that depend on their number."""
 
     def __init__(self, stream: int = 0, poison: int | None = None) -> None:
         self.position, self.stream, self.poison = 0, stream, poison
@@ -64,10 +66,18 @@ def optimization(**changes: object) -> OptimizationParams:
     return OptimizationParams.model_validate(values)
 
 
+def seat(report: Callable[..., None], resume_from: Path | None = None) -> Seat:
+    """Return the only seat of a training in this process."""
+    return Seat(0, 1, 1, torch.device("cpu"), resume_from, report)
+
+
 def run(
-    params: OptimizationParams, folder: Path | None = None, **how: object
+    params: OptimizationParams,
+    folder: Path | None = None,
+    resume_from: Path | None = None,
+    export: Callable[[Path], None] | None = None,
 ) -> tuple[Step, list[dict[str, float]], list[int]]:
-    """Train, keep each checkpoint as `folder/STEP`, and give model, points and checkpoint steps."""
+    """Train, keep checkpoints as `folder/STEP`, and return model, points and checkpoint steps."""
     points: list[dict[str, float]] = []
     kept: list[int] = []
 
@@ -79,7 +89,7 @@ def run(
                 copytree(checkpoint, folder / str(kept[-1]))
 
     step = Step()
-    loop.train(step, Rows, params, report=report, **how)  # type: ignore[arg-type]
+    loop.train(step, Rows, params, seat(report, resume_from), export=export)
     return step, points, kept
 
 
@@ -91,7 +101,7 @@ def without_rate(points: list[dict[str, float]]) -> list[dict[str, float]]:
     return [{k: v for k, v in point.items() if k != "images_per_s"} for point in points]
 
 
-def test_it_learns_and_leaves_frozen_parameters_alone() -> None:
+def test_it_learns_and_does_not_change_frozen_parameters() -> None:
     before = Step()
     step, points, kept = run(optimization())
     assert points[-1]["loss"] < 0.5 * points[0]["loss"]
@@ -122,8 +132,8 @@ def test_accumulating_gives_the_gradient_of_the_larger_batch() -> None:
         step.forward = _without_noise(step)  # type: ignore[method-assign]
     one = optimization(steps=5, batch_size=8)
     two = optimization(steps=5, batch_size=4, accumulate=2)
-    loop.train(whole, Rows, one, report=lambda *_: None)
-    loop.train(accumulated, Rows, two, report=lambda *_: None)
+    loop.train(whole, Rows, one, seat(lambda *_: None))
+    loop.train(accumulated, Rows, two, seat(lambda *_: None))
     assert torch.allclose(weights(whole), weights(accumulated), atol=1e-6)
 
 
@@ -145,11 +155,11 @@ def test_a_loss_that_is_not_finite_stops_with_step_and_term_before_any_checkpoin
         kept.extend([checkpoint] if checkpoint else [])
 
     with pytest.raises(NonFiniteLossError, match="step 8: pixel is inf"):
-        loop.train(Step(), rows, optimization(), report=report)
+        loop.train(Step(), rows, optimization(), seat(report))
     assert len(kept) == 1  # of step 6
 
 
-def test_the_last_checkpoint_has_what_is_exported(tmp_path: Path) -> None:
+def test_the_last_checkpoint_has_the_exported_files(tmp_path: Path) -> None:
     run(optimization(), tmp_path, export=lambda folder: (folder / "extra").touch())
     assert (tmp_path / "20" / "extra").exists()
     assert not (tmp_path / "18" / "extra").exists()
@@ -198,11 +208,14 @@ def _one_of_several(
         step,
         Rows,
         optimization(accumulate=2, **changes),
-        report=report,
-        rank=rank,
-        world_size=world_size,
-        num_streams=num_streams,
-        resume_from=Path(folder, start) if start else None,
+        Seat(
+            rank,
+            world_size,
+            num_streams,
+            torch.device("cpu"),
+            Path(folder, start) if start else None,
+            report,
+        ),
     )
     gradient = torch.cat([step.layer.weight.grad.flatten(), step.layer.bias.grad])
     torch.save((weights(step), gradient, history), f"{folder}/end-{start}-{rank}")
@@ -240,7 +253,7 @@ def test_three_ranks_keep_the_same_weights_and_resume_bit_for_bit(tmp_path: Path
 
 @pytest.mark.slow
 def test_fewer_workers_have_the_same_gradient(tmp_path: Path) -> None:
-    """Of four streams, three workers have two, one and one."""
+    """Three workers serve four streams: two, one and one."""
     expected = together(tmp_path / "4", 4, 4, steps=1)
     for world_size in (1, 2, 3):
         found = together(tmp_path / str(world_size), world_size, 4, steps=1)

@@ -43,7 +43,7 @@ def test_an_epoch_has_every_row_once_and_the_next_another_order() -> None:
     assert first != sorted(first)
 
 
-def test_a_row_is_the_one_of_its_shard_and_index() -> None:
+def test_a_row_has_the_values_of_its_shard_and_index() -> None:
     for row in stream().take(30):
         assert row.values["name"].to_pylist() == [f"{row.shard}/{row.index}"]
 
@@ -71,7 +71,7 @@ def test_the_seed_decides() -> None:
     shuffle_shards=st.sampled_from([1, 2, 6]),
     data=st.data(),
 )
-def test_a_stream_goes_on_exactly_where_it_stopped(
+def test_a_stream_continues_exactly_where_it_stopped(
     position: int, num_streams: int, shuffle_shards: int, data: st.DataObject
 ) -> None:
     number = data.draw(st.integers(0, num_streams - 1))
@@ -85,12 +85,12 @@ def test_a_stream_goes_on_exactly_where_it_stopped(
 
 def test_fewer_shards_with_rows_than_workers_are_refused_with_advice() -> None:
     with pytest.raises(
-        ValueError, match=r"6 workers need a shard each, and the table has 5 .*fewer"
+        ValueError, match=r"6 workers need a shard each, but the table has 5 .*fewer"
     ):
         stream(num_streams=6)
 
 
-def test_a_small_table_is_read_once_and_a_large_one_as_it_comes() -> None:
+def test_a_small_table_is_read_once_and_a_large_one_in_groups() -> None:
     reads: list[int] = []
 
     def counted(shard: int) -> pa.Table:
@@ -121,7 +121,7 @@ def test_the_next_shard_is_read_in_another_thread() -> None:
     assert threading.current_thread().name not in threads
 
 
-def test_an_error_of_the_reader_arrives() -> None:
+def test_an_error_of_the_reader_is_raised() -> None:
     def broken(shard: int) -> pa.Table:
         raise OSError(f"shard {shard} is gone")
 
@@ -129,8 +129,8 @@ def test_an_error_of_the_reader_arrives() -> None:
         RowStream(NUM_ROWS, broken, seed=1).take(1)
 
 
-def test_a_shard_with_other_rows_than_promised_is_refused() -> None:
-    with pytest.raises(ValueError, match="rows, 7 were promised"):
+def test_a_shard_with_another_number_of_rows_is_refused() -> None:
+    with pytest.raises(ValueError, match="rows, but 7 were announced"):
         RowStream((7,), lambda _: read(0), seed=1).take(1)
 
 

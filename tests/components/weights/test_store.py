@@ -1,4 +1,4 @@
-"""The store: found by identity, verified on opening, taken along whole."""
+"""The store: found by fingerprint, verified on opening, copied as a whole."""
 
 import json
 import shutil
@@ -38,10 +38,11 @@ def make_restorer(folder: Path, **needs: tuple[str, str]) -> str:
     folder.mkdir(parents=True)
     (folder / "fusion.safetensors").write_bytes(b"a gate")
     content = {
+        "format": 2,
         "backbone": "sd21",
         "needs": {
-            role: {"name": role, "identity": identity, "hint": hint}
-            for role, (identity, hint) in needs.items()
+            role: {"name": role, "fingerprint": fingerprint, "hint": hint}
+            for role, (fingerprint, hint) in needs.items()
         },
     }
     (folder / "restorer.json").write_text(json.dumps(content))
@@ -50,9 +51,13 @@ def make_restorer(folder: Path, **needs: tuple[str, str]) -> str:
 
 def test_opening_verifies_and_gives_the_layout(tmp_path: Path) -> None:
     folder = tmp_path / "data" / "sd21"
-    identity = make_weights(folder)
+    fingerprint = make_weights(folder)
     weights = open_weights(folder)
-    assert (weights.identity, weights.name, weights.licence) == (identity, "sd21", "Apache-2.0")
+    assert (weights.fingerprint, weights.name, weights.licence) == (
+        fingerprint,
+        "sd21",
+        "Apache-2.0",
+    )
     assert weights.root == folder
     assert weights.path("unet") == folder / "unet"
     assert weights.path("prompt.safetensors").read_bytes() == b"a prompt"
@@ -60,7 +65,7 @@ def test_opening_verifies_and_gives_the_layout(tmp_path: Path) -> None:
         weights.path("transformer")
 
 
-def test_a_damaged_file_is_named_with_the_command_that_helps(tmp_path: Path) -> None:
+def test_a_damaged_file_is_named_with_a_remedy(tmp_path: Path) -> None:
     make_weights(tmp_path / "sd21")
     file = tmp_path / "sd21" / "vae" / "model.safetensors"
     file.write_bytes(file.read_bytes()[::-1])
@@ -75,11 +80,13 @@ def test_a_damaged_file_is_named_with_the_command_that_helps(tmp_path: Path) -> 
         open_weights(tmp_path / "qwen")
 
 
-def test_a_manifest_that_lies_about_its_identity_is_refused(tmp_path: Path) -> None:
-    identity = make_weights(tmp_path / "sd21")
+def test_a_manifest_with_a_wrong_fingerprint_is_refused(tmp_path: Path) -> None:
+    fingerprint = make_weights(tmp_path / "sd21")
     manifest = tmp_path / "sd21" / "manifest.json"
-    manifest.write_text(manifest.read_text().replace(identity, "f" * 64))
-    with pytest.raises(ValueError, match=f"calls itself {'f' * 64}, but its files are {identity}"):
+    manifest.write_text(manifest.read_text().replace(fingerprint, "f" * 64))
+    with pytest.raises(
+        ValueError, match=f"calls itself {'f' * 64}, but its files are {fingerprint}"
+    ):
         open_weights(tmp_path / "sd21")
 
 
@@ -93,15 +100,19 @@ def test_a_trained_folder_is_verified_with_its_description(tmp_path: Path) -> No
 
 
 def test_hints_come_first_then_the_named_store_then_the_home(tmp_path: Path, home: Path) -> None:
-    identity = make_weights(tmp_path / "hint")
-    places = [tmp_path / "hint", tmp_path / "store" / identity, home / ".cache/hdrface" / identity]
+    fingerprint = make_weights(tmp_path / "hint")
+    places = [
+        tmp_path / "hint",
+        tmp_path / "store" / fingerprint,
+        home / ".cache/hdrface" / fingerprint,
+    ]
     for place in places[1:]:
         shutil.copytree(places[0], place)
     for place in places:
-        assert find(identity, [tmp_path / "nowhere", places[0]]) == place
+        assert find(fingerprint, [tmp_path / "nowhere", places[0]]) == place
         shutil.rmtree(place)
     with pytest.raises(FileNotFoundError) as lost:
-        find(identity, [places[0]])
+        find(fingerprint, [places[0]])
     assert all(str(place) in str(lost.value) for place in places)
     assert "HDRFACE_STORE" in str(lost.value)
 
@@ -120,7 +131,7 @@ def test_without_the_variable_the_store_is_in_the_home(
     assert stores() == [home / ".cache" / "hdrface"]
 
 
-def test_published_weights_are_linked_and_the_folder_keeps_its_manifest_alone(
+def test_published_weights_are_linked_and_the_folder_keeps_only_its_manifest(
     tmp_path: Path,
 ) -> None:
     """As for the hub: large files elsewhere, the text condition beside the manifest."""
@@ -140,10 +151,10 @@ def test_published_weights_are_linked_and_the_folder_keeps_its_manifest_alone(
         open_weights(folder)
     make_weights(layout)
     assert link(folder, layout) == entry
-    assert open_weights(folder).identity == weights.identity
+    assert open_weights(folder).fingerprint == weights.fingerprint
 
 
-def test_a_trained_folder_is_brought_with_all_that_it_names(
+def test_a_trained_folder_is_copied_with_all_that_it_names(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """A model names weights and an intermediate restorer, which names others."""
@@ -172,11 +183,11 @@ def test_a_trained_folder_is_brought_with_all_that_it_names(
     assert open_weights(deeper).name == "qwen"
 
 
-def test_bringing_twice_is_the_same_and_heals_a_damaged_entry(tmp_path: Path) -> None:
+def test_copying_twice_is_the_same_and_repairs_a_damaged_entry(tmp_path: Path) -> None:
     make_weights(tmp_path / "sd21")
     place = bring(tmp_path / "sd21", tmp_path / "travel")
     assert bring(tmp_path / "sd21", tmp_path / "travel") == place
     (place / "unet" / "model.safetensors").write_bytes(b"damaged")
     bring(tmp_path / "sd21", tmp_path / "travel")
-    assert open_weights(place).identity == place.name
+    assert open_weights(place).fingerprint == place.name
     assert [p.name for p in (tmp_path / "travel").iterdir()] == [place.name]

@@ -1,0 +1,187 @@
+"""What a family of generators must offer to restore a face in one step.
+
+All that the code asks a family for stands in its class: how it is opened, encodes, steps and
+decodes; what trains and in which layout that is published; how its prompt is encoded; how a small
+stand-in is made.
+
+B batch, C latent channels, H and W: of the image in `image_B3HW`, of the latent in `latent_BCHW`.
+N condition tokens, D condition width.
+"""
+
+import json
+from abc import ABC, abstractmethod
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, ClassVar, Literal
+
+import torch
+from pydantic import PositiveInt
+from torch import Tensor, nn
+
+from components.backbones import lora
+from components.backbones.color_fix import ColorFix
+from components.params import Params
+
+Trainable = Literal["full", "lora"]
+
+
+class LoraParams(Params):
+    """A low-rank change of the generator; dropout is 0 (METHOD, section 3: rank 16, alpha 16)."""
+
+    rank: PositiveInt
+    alpha: PositiveInt
+    targets: Sequence[str] | None = None  # None: the published list of the backbone
+
+
+@dataclass(frozen=True)
+class StepNoise:
+    """The random part of one step; backbones that add none ignore it.
+
+    noise_BCHW: standard normal, of the latent's shape.
+    condition_sigma_B: noise level of the condition latent in [0, 1]; 0 leaves it clean.
+    """
+
+    noise_BCHW: Tensor
+    condition_sigma_B: Tensor
+
+
+class Backbone(nn.Module, ABC):
+    """A pretrained latent generator and its autoencoder, used for one fixed step.
+
+    Images are RGB in [0, 1]; latents are already scaled as the generator expects them.
+    """
+
+    generator_folder: ClassVar[str]  # in the published layout, and the prefix of LoRA's keys
+    lora_targets: ClassVar[Sequence[str]]  # the published ones
+    takes_noise: ClassVar[bool]  # and so a fidelity
+    color_fix: ClassVar[ColorFix]  # the paper's at inference (METHOD, section 7)
+    text_encoder: ClassVar[str]  # `model_type` of the one that its prompts are encoded by
+
+    @abstractmethod
+    def __init__(self, weights: Path, *, generator: Path | None = None) -> None:
+        """Load a diffusers folder; a generator that was trained in full has its own folder."""
+        super().__init__()
+
+    def hold(self, vae: Any, generator: Any, condition_width: int) -> None:
+        """Take the two networks, frozen; called by every family's `__init__`."""
+        self.vae = vae.eval()
+        self.generator = generator
+        # Else the folder is saved with it, and is another one on another machine.
+        self.generator.register_to_config(_name_or_path="")
+        self.vae.requires_grad_(requires_grad=False)
+        self.generator.requires_grad_(requires_grad=False)
+        self.condition_width = condition_width
+
+    @abstractmethod
+    def encode(self, image_B3HW: Tensor) -> Tensor:
+        """Return the scaled posterior mean, without gradient: (B, 3, H, W) -> (B, C, h, w)."""
+
+    @abstractmethod
+    def step(
+        self, lq_latent_BCHW: Tensor, condition_BND: Tensor, noise: StepNoise | None
+    ) -> Tensor:
+        """Take the one step from the degraded latent to the restored one, of the same shape."""
+
+    @abstractmethod
+    def decode(self, latent_BCHW: Tensor) -> Tensor:
+        """Return the image of a scaled latent, not clamped; gradients flow to the latent."""
+
+    def training_noise(
+        self, lq_latent_BCHW: Tensor, generator: torch.Generator, *, clean_condition: float
+    ) -> StepNoise | None:
+        """Draw what a step adds at random; the condition stays clean with this probability."""
+        del lq_latent_BCHW, generator, clean_condition
+        return None
+
+    def inference_noise(self, noise_BCHW: Tensor, fidelity: float) -> StepNoise | None:
+        """Arrange given noise for a fidelity in [0, 1]; 1 stays closest to the degraded face."""
+        del noise_BCHW, fidelity
+        return None
+
+    def train_only(self, trainable: Trainable, lora_params: LoraParams | None) -> None:
+        """Freeze everything but what trains; adds LoRA layers for `lora`.
+
+        Raises: ValueError if LoRA layers are asked for and not described.
+        """
+        if trainable == "full":
+            self.generator.requires_grad_(requires_grad=True)
+            self.freeze_unused()
+            return
+        if lora_params is None:
+            raise ValueError("trainable is 'lora' but the lora section (rank, alpha) is missing")
+        lora.add(
+            self.generator,
+            rank=lora_params.rank,
+            alpha=lora_params.alpha,
+            targets=lora_params.targets or self.lora_targets,
+        )
+
+    def freeze_unused(self) -> None:
+        """Freeze what feeds nothing: without a gradient, DDP would wait for it."""
+
+    def save_trained(self, folder: Path, trainable: Trainable) -> None:
+        """Write what was trained, in the published format."""
+        if trainable == "lora":
+            lora.save(self.generator, folder, self.generator_folder, self.lora_writer())
+        else:
+            self.generator.save_pretrained(folder / self.generator_folder, safe_serialization=True)
+
+    def load_lora(self, folder: Path) -> None:
+        """Add the LoRA layers of a folder in the published layout."""
+        lora.load(self.generator, folder, self.generator_folder)
+
+    @classmethod
+    @abstractmethod
+    def lora_writer(cls) -> Any:
+        """Return diffusers' class whose `save_lora_weights` writes this family's LoRA layers."""
+
+    @classmethod
+    @torch.no_grad()
+    def prompt(cls, layout: Path, text: str) -> Tensor:
+        """Embed `text` by `text_encoder/` and `tokenizer/` of a diffusers folder: float32 (L, D).
+
+        Raises: ValueError if the text encoder is of another kind.
+        """
+        config = json.loads((layout / "text_encoder" / "config.json").read_text(encoding="utf-8"))
+        if (kind := config.get("model_type")) != cls.text_encoder:
+            raise ValueError(
+                f"{layout / 'text_encoder'} is a {kind!r}: prompts of {cls.__name__} are encoded "
+                f"by a {cls.text_encoder!r}"
+            )
+        return cls.encode_prompt(layout, text).float()
+
+    @staticmethod
+    @abstractmethod
+    def encode_prompt(layout: Path, text: str) -> Tensor:
+        """Embed `text` as the family's own pipeline does: (L, D)."""
+
+    @classmethod
+    @abstractmethod
+    def make_vae(cls, sizes: Mapping[str, Any]) -> Any:
+        """Make an autoencoder of the published class with new weights; sizes are its arguments."""
+
+    @staticmethod
+    @abstractmethod
+    def encode_mean(vae: Any, signed_B3HW: Tensor) -> Tensor:
+        """Return the unscaled posterior mean of pictures in [-1, 1]; gradients flow."""
+
+    @staticmethod
+    @abstractmethod
+    def decode_signed(vae: Any, latent_BCHW: Tensor) -> Tensor:
+        """Return the picture of an unscaled latent, about in [-1, 1]; gradients flow."""
+
+    @staticmethod
+    @abstractmethod
+    def scale_latents(vae: Any, latent_BCHW: Tensor) -> None:
+        """Note in the autoencoder's configuration how such latents become standard normal."""
+
+    @classmethod
+    @abstractmethod
+    def make_generator(cls, sizes: Mapping[str, Any]) -> tuple[Any, int]:
+        """Make a generator with new weights that predicts nothing yet; also return its D."""
+
+    @classmethod
+    def save_schedule(cls, folder: Path) -> None:
+        """Write what the published layout holds beside the two networks."""
+        del folder

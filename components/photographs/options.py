@@ -1,0 +1,97 @@
+"""What can be asked of a restoration: one schema for the command line, HTTP requests and the page.
+
+Each field's description is the help text of all three. This module imports no numerical library:
+`hdrface restore --help` reads it.
+"""
+
+from pathlib import Path
+from typing import Literal
+
+from pydantic import Field, ValidationInfo, field_validator
+
+from components.backbones.color_fix import ColorFix
+from components.params import Params
+
+FileFormat = Literal["jpeg", "png", "webp"]
+DEFAULT_QUALITY = 95
+
+
+class RestoreOptions(Params):
+    """How the faces of a photograph or a video are restored."""
+
+    aligned: bool = Field(
+        False,
+        description="The picture is one aligned face (as in FFHQ): do not search for faces.",
+    )
+    only_center_face: bool = Field(
+        False, description="Restore only the face nearest to the centre of the picture."
+    )
+    min_face: int = Field(
+        16, ge=1, description="Do not restore faces that are narrower than this, in pixels."
+    )
+    # METHOD, section 4.
+    fidelity: float = Field(
+        1.0,
+        ge=0,
+        le=1,
+        description="How closely the result follows the input. Only models on Qwen-Image accept "
+        "values below 1: the lower the value, the more details are invented.",
+    )
+    # METHOD, section 4: the paper chooses by backbone.
+    color_fix: ColorFix | None = Field(
+        None,
+        description="How to correct the colours of a restored face. By default, the model's "
+        "backbone decides.",
+    )
+    scale: float = Field(1.0, ge=1, le=4, description="Enlarge the whole picture by this factor.")
+    max_angle: float | None = Field(
+        None,
+        gt=0,
+        le=180,
+        description="Flag a face if restoring turns its identity by more than this angle, in "
+        "degrees. This needs an identity network.",
+    )
+    leave_flagged: bool = Field(False, description="Do not change flagged faces.")
+
+    @field_validator("leave_flagged")
+    @classmethod
+    def _needs_a_limit(cls, leave_flagged: bool, info: ValidationInfo) -> bool:
+        if leave_flagged and info.data.get("max_angle", 0) is None:
+            raise ValueError("faces are flagged only with max_angle: give it too")
+        return leave_flagged
+
+
+class FileOptions(Params):
+    """How a restored photograph is written."""
+
+    format: FileFormat | None = Field(
+        None,
+        description="File format of the result. By default, the format of the input, or PNG if "
+        "that one cannot be written.",
+    )
+    quality: int = Field(DEFAULT_QUALITY, ge=1, le=100, description="Quality of JPEG and WebP.")
+
+
+class OutputOptions(FileOptions):
+    """How the results of many files are written."""
+
+    skip_existing: bool = Field(
+        False, description="Skip an input if a file for its result already exists."
+    )
+
+
+class Tools(Params):
+    """The networks beside the model, and how many faces they work on at once."""
+
+    detector: Path | None = Field(
+        None, description="ONNX file of the face detector: SCRFD or YuNet."
+    )
+    upscaler: Path | None = Field(
+        None,
+        description="Checkpoint of a super-resolution network that enlarges the background. By "
+        "default, Lanczos is used.",
+    )
+    identity_network: Path | None = Field(
+        None, description="ONNX file of the network that measures identity angles."
+    )
+    batch_size: int = Field(8, ge=1, description="Number of faces to restore at once.")

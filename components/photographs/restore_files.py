@@ -1,0 +1,246 @@
+"""Restore the faces of many photographs and videos into a folder.
+
+The folder gets one file for each input, and `results.jsonl` with one line for each input: what was
+done to it and to each of its faces.
+"""
+
+import json
+import logging
+import tempfile
+import time
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any, Literal
+
+import torch
+
+from components import files
+from components.faces.cutter import MIN_SCORE
+from components.faces.detect import open_detector
+from components.faces.source import MAX_BYTES
+from components.metrics.identity import IdentityAngle
+from components.photographs import photograph, video
+from components.photographs.background import SuperResolution, lanczos
+from components.photographs.face_restorer import FaceRestorer
+from components.photographs.inputs import Job, find_jobs
+from components.photographs.options import OutputOptions, RestoreOptions, Tools
+from components.photographs.photograph import Photograph
+from components.photographs.records import PhotographRecord
+from components.photographs.restoration import PhotographRestorer, Prepared, RestoredPhotograph
+from components.photographs.video_restoration import VideoRecord, restore_video
+from components.progress import Progress
+from components.tracking.trained_models import locate
+
+log = logging.getLogger(__name__)
+
+RESULTS = "results.jsonl"
+# Limit on decoded photographs that wait until their faces fill a batch.
+MAX_WAITING_PIXELS = 50_000_000
+Status = Literal["restored", "unchanged", "skipped", "failed"]
+
+
+@dataclass(frozen=True)
+class Result:
+    """What was done to one input; `record` is that of the photograph or video."""
+
+    input: str
+    output: str | None
+    status: Status
+    reason: str | None = None
+    seconds: float | None = None  # from reading to writing, including the wait for a full batch
+    record: Mapping[str, Any] | None = None
+
+
+def run(
+    inputs: Sequence[str],
+    out: Path,
+    model: str,
+    tools: Tools,
+    options: RestoreOptions,
+    output: OutputOptions,
+) -> tuple[list[Result], int]:
+    """Restore photographs and videos into a folder, and write `results.jsonl` there.
+
+    Args:
+        inputs: files, folders (with all that is below them) and patterns.
+        out: the folder for the results.
+        model: a trained folder, models:/NAME@ALIAS, models:/NAME/VERSION or runs:/ID/model.
+        tools: the other networks.
+        options: how faces are restored.
+        output: how results are written.
+
+    Returns: one result for each input, and the width of the model's faces in pixels. If an input
+    cannot be used, its result says so and the others are still restored.
+
+    Raises: ValueError if an input or the model does not exist, two inputs have the same result
+        file, a result would replace its input, or the options need what the tools cannot do.
+    """
+    jobs = find_jobs(inputs, out, output.format)
+    with tempfile.TemporaryDirectory() as downloads:
+        restorer = load(model, tools, Path(downloads))
+    restorer.check(options)
+    if restorer.detector is None and not options.aligned:
+        raise ValueError(
+            "photographs need a face detector: give --detector FILE (SCRFD or YuNet), or "
+            "--aligned if each picture is one aligned face"
+        )
+    out.mkdir(parents=True, exist_ok=True)
+    earlier = _earlier_records(out / RESULTS)
+    done: list[Result] = []
+    with (
+        (out / RESULTS).open("w", encoding="utf-8") as lines,
+        Progress("restore", "files", len(jobs)) as progress,
+    ):
+        for result in restore_files(
+            jobs, output, restorer, options, batch_size=tools.batch_size, earlier=earlier
+        ):
+            done.append(result)
+            lines.write(json.dumps(asdict(result), ensure_ascii=False) + "\n")
+            lines.flush()
+            progress.advance()
+    return done, restorer.restorer.size
+
+
+def load(model: str, tools: Tools, downloads: Path) -> PhotographRestorer:
+    """Load the model and the other networks. Raises: ValueError or OSError naming what is wrong."""
+    device = "cuda" if torch.cuda.is_available() else "cpu"
+    detector, angle, upscale = None, None, lanczos
+    if tools.detector is not None:
+        detector = open_detector(tools.detector, min_score=MIN_SCORE)
+    if tools.identity_network is not None:
+        angle = IdentityAngle(tools.identity_network)
+    if tools.upscaler is not None:
+        upscale = SuperResolution(tools.upscaler, device=device)
+    found = locate(model, downloads)
+    faces = FaceRestorer.load(found.folder, found.hints, device=device, batch_size=tools.batch_size)
+    return PhotographRestorer(faces, detector=detector, angle=angle, upscale=upscale)
+
+
+def restore_files(
+    jobs: Sequence[Job],
+    output: OutputOptions,
+    restorer: PhotographRestorer,
+    options: RestoreOptions,
+    *,
+    batch_size: int,
+    earlier: Mapping[str, Any],
+) -> Iterator[Result]:
+    """Restore one file after the other; a batch holds the faces of several photographs.
+
+    `earlier` maps the result files of a previous run to their records.
+    """
+    waiting: list[_Waiting] = []
+    for job in jobs:
+        if output.skip_existing and job.target.exists():
+            record = earlier.get(str(job.target))
+            reason = f"{job.target} already exists"
+            yield Result(str(job.source), str(job.target), "skipped", reason, record=record)
+            continue
+        if job.format is None:
+            yield _restore_video(job, restorer, options)
+            continue
+        began = time.monotonic()
+        try:
+            taken = photograph.read(_read(job.source))
+            waiting.append(_Waiting(job, taken, restorer.prepare(taken, options), began))
+        except (OSError, ValueError) as error:
+            yield _failed(job, error)
+        num_faces = sum(len(one.prepared.squares) for one in waiting)
+        num_pixels = sum(one.photograph.pixels[..., 0].size for one in waiting)
+        if num_faces >= batch_size or num_pixels >= MAX_WAITING_PIXELS:
+            yield from _finish(waiting, output, restorer, options)
+            waiting = []
+    yield from _finish(waiting, output, restorer, options)
+
+
+@dataclass(frozen=True)
+class _Waiting:
+    job: Job
+    photograph: Photograph
+    prepared: Prepared
+    began: float
+
+
+def _finish(
+    waiting: Sequence[_Waiting],
+    output: OutputOptions,
+    restorer: PhotographRestorer,
+    options: RestoreOptions,
+) -> Iterator[Result]:
+    if not waiting:
+        return
+    try:
+        together = restorer.restore_prepared(
+            [(one.photograph, one.prepared) for one in waiting], options
+        )
+    except Exception as error:  # noqa: BLE001 - one of the photographs has caused it
+        if len(waiting) > 1:
+            for one in waiting:
+                yield from _finish([one], output, restorer, options)
+        else:
+            yield _failed(waiting[0].job, error)
+        return
+    for one, restored in zip(waiting, together, strict=True):
+        yield _write(one, restored, output.quality)
+
+
+def _restore_video(job: Job, restorer: PhotographRestorer, options: RestoreOptions) -> Result:
+    began = time.monotonic()
+    partial = job.target.with_name(f".partial-{job.target.name}")  # ffmpeg reads the suffix
+    try:
+        progress = Progress(job.source.name, "frames", video.probe(job.source).num_frames or 0)
+        job.target.parent.mkdir(parents=True, exist_ok=True)
+        record = restore_video(job.source, partial, restorer, options, on_frame=progress.advance)
+        partial.replace(job.target)
+    except Exception as error:  # noqa: BLE001 - one bad file stops no other
+        return _failed(job, error)
+    finally:
+        partial.unlink(missing_ok=True)
+    return _done(job, record, began)
+
+
+def _write(one: _Waiting, restored: RestoredPhotograph, quality: int) -> Result:
+    job = one.job
+    try:
+        assert job.format is not None
+        encoded = photograph.encode(restored.photograph, format=job.format, quality=quality)
+        files.write_bytes(job.target, encoded)
+    except (OSError, ValueError) as error:
+        return _failed(job, error)
+    return _done(job, restored.record, one.began)
+
+
+def _done(job: Job, record: PhotographRecord | VideoRecord, began: float) -> Result:
+    return Result(
+        input=str(job.source),
+        output=str(job.target),
+        status="restored" if record.num_restored else "unchanged",
+        reason=record.note,
+        seconds=round(time.monotonic() - began, 3),
+        record=asdict(record),
+    )
+
+
+def _earlier_records(file: Path) -> dict[str, Any]:
+    records: dict[str, Any] = {}
+    for line in file.read_text(encoding="utf-8").splitlines() if file.is_file() else ():
+        try:
+            result = json.loads(line)
+        except json.JSONDecodeError:  # the last line of a run that was killed
+            continue
+        records[result["output"]] = result["record"]
+    return records
+
+
+def _failed(job: Job, error: Exception) -> Result:
+    reason = error.strerror if isinstance(error, OSError) and error.strerror else str(error)
+    reason = reason or type(error).__name__
+    log.warning("%s failed: %s", job.source, reason)
+    return Result(str(job.source), None, "failed", reason)
+
+
+def _read(file: Path) -> bytes:
+    if (size := file.stat().st_size) > MAX_BYTES:
+        raise ValueError(f"too large: {size:,} bytes, at most {MAX_BYTES:,}")
+    return file.read_bytes()

@@ -1,0 +1,1 @@
+"""Faces that are drawn, for a first run without any picture."""

@@ -1,0 +1,131 @@
+"""A trained folder: how a restorer is begun, written and loaded.
+
+It holds what was trained and names by hash all else that restoring takes:
+
+    restorer.json            what it is, what it needs, lineage, licences, its files
+    fusion.safetensors       SDFM                                    (condition `sdfm`)
+    projection.safetensors   tokens to the backbone's width          (where the widths differ)
+    unet/ or transformer/    the generator, trained in full, or pytorch_lora_weights.safetensors
+"""
+
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any, Literal
+
+from safetensors.torch import load_file, save_file
+from torch import nn
+
+from components.backbones.backbone import Backbone
+from components.backbones.catalogue import FAMILIES
+from components.encoders.dinov3 import DINOv3
+from components.files import write_json
+from components.fusion.condition import TextCondition, TokenCondition
+from components.restorers.hdrface import HDRFace
+from components.restorers.spec import Need, RestorerSpec
+from components.weights.manifest import FORMAT, RESTORER, seal
+from components.weights.prompt import PROMPT_FILE
+from components.weights.store import WeightsFolder, find_need, open_model, open_weights
+
+
+def begin_restorer(
+    spec: RestorerSpec, weights: WeightsFolder, *, token_width: int | None
+) -> HDRFace:
+    """Make what a training starts from: pretrained generator and fresh gate, both trainable.
+
+    Raises: ValueError if the condition takes tokens and their width is not given.
+    """
+    backbone = FAMILIES[spec.backbone](weights.root)
+    backbone.train_only(spec.trainable, spec.lora)
+    condition: TextCondition | TokenCondition
+    if spec.condition == "text":
+        condition = TextCondition.load(weights.path(PROMPT_FILE))
+    elif token_width is None:
+        raise ValueError(f"condition {spec.condition!r} takes tokens: their width is missing")
+    else:
+        condition = TokenCondition(spec.condition, token_width, backbone.condition_width)
+    return HDRFace(spec, backbone, condition)
+
+
+def save_restorer(
+    restorer: HDRFace,
+    folder: Path,
+    *,
+    needs: Mapping[str, Need],
+    licences: Sequence[str],
+    lineage: Mapping[str, Any],
+) -> str:
+    """Write a trained folder and return its fingerprint, the hash of its content.
+
+    Args:
+        restorer: what was trained.
+        folder: made if it is not there.
+        needs: `backbone`, and for a condition of tokens `encoder` and `intermediate`.
+        licences: of the weights that it stands on.
+        lineage: commit, inputs and parameters, as JSON values.
+    """
+    folder.mkdir(parents=True, exist_ok=True)
+    restorer.backbone.save_trained(folder, restorer.spec.trainable)
+    if isinstance(restorer.condition, TokenCondition):
+        for name, part in _parts(restorer.condition).items():
+            save_file(part.state_dict(), folder / f"{name}.safetensors")
+    content = {
+        "format": FORMAT,
+        **restorer.spec.model_dump(mode="json"),
+        "needs": {role: need.model_dump() for role, need in needs.items()},
+        "licences": sorted(set(licences)),
+        "lineage": dict(lineage),
+    }
+    write_json(folder / RESTORER, content, sort_keys=True)
+    return seal(folder)
+
+
+def load_restorer(folder: Path, hints: Sequence[Path] = ()) -> HDRFace:
+    """Load a trained folder, ready to restore, with everything that it names by hash.
+
+    What it names is looked for at `hints`, where it lay last, and in the stores (see
+    `components.weights.store`). Raises: FileNotFoundError or ValueError naming what is missing
+    or damaged.
+    """
+    described = open_model(folder)
+    content = described.content
+    spec = RestorerSpec.model_validate({key: content[key] for key in RestorerSpec.model_fields})
+    found = {role: find_need(folder, need, hints) for role, need in described.needs.items()}
+    weights = open_weights(found["backbone"])
+    backbone = _load_backbone(spec, folder, weights)
+    encoder = intermediate = None
+    condition: TextCondition | TokenCondition
+    if spec.encoder_size is None:
+        condition = TextCondition.load(weights.path(PROMPT_FILE))
+    else:
+        encoder = DINOv3(open_weights(found["encoder"]).root, input_size=spec.encoder_size)
+        intermediate = load_restorer(found["intermediate"], hints)
+        condition = TokenCondition(spec.condition, encoder.width, backbone.condition_width)
+        for name, part in _parts(condition).items():
+            part.load_state_dict(load_file(folder / f"{name}.safetensors"))
+    restorer = HDRFace(
+        spec,
+        backbone,
+        condition,
+        encoder=encoder,
+        intermediate=intermediate,
+        fingerprint=described.fingerprint,
+    )
+    return restorer.eval().requires_grad_(requires_grad=False)
+
+
+def _load_backbone(spec: RestorerSpec, folder: Path, weights: WeightsFolder) -> Backbone:
+    family = FAMILIES[spec.backbone]
+    if spec.trainable == "full":
+        return family(weights.root, generator=folder / family.generator_folder)
+    backbone = family(weights.root)
+    backbone.load_lora(folder)
+    return backbone
+
+
+def _parts(condition: TokenCondition) -> dict[Literal["fusion", "projection"], nn.Module]:
+    parts: dict[Literal["fusion", "projection"], nn.Module] = {}
+    if condition.fusion is not None:
+        parts["fusion"] = condition.fusion
+    if not isinstance(condition.projection, nn.Identity):
+        parts["projection"] = condition.projection
+    return parts

@@ -1,0 +1,120 @@
+"""HDRFace: intermediate restoration -> encoder -> SDFM -> projection -> backbone.
+
+B batch, C latent channels, N tokens, H and W of the image or of the latent.
+"""
+
+from collections.abc import Sequence
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+
+from components import images
+from components.backbones.backbone import Backbone, StepNoise
+from components.encoders.dinov3 import DINOv3
+from components.fusion.condition import TextCondition, TokenCondition, mean_alpha
+from components.keyed_random import normal
+from components.restorers.protocol import Restoration
+from components.restorers.spec import RestorerSpec
+
+
+class HDRFace(nn.Module):
+    """Restore aligned faces of `size`² in one step, under one condition."""
+
+    def __init__(
+        self,
+        spec: RestorerSpec,
+        backbone: Backbone,
+        condition: TextCondition | TokenCondition,
+        *,
+        encoder: DINOv3 | None = None,
+        intermediate: "HDRFace | None" = None,
+        fingerprint: str = "",
+    ) -> None:
+        """Put the parts together; training on cached tokens needs no encoder or intermediate."""
+        super().__init__()
+        self.spec, self.fingerprint = spec, fingerprint
+        self.backbone = backbone
+        self.condition = condition
+        self.encoder = encoder
+        self.intermediate = intermediate
+
+    def predict(
+        self,
+        lq_latent_BCHW: Tensor,
+        noise: StepNoise | None,
+        tokens: tuple[Tensor, Tensor] | None,
+    ) -> tuple[Tensor, Tensor | None]:
+        """Take the step: LQ latent and (SR, LQ) tokens -> restored latent, gate alpha_BNC.
+
+        `tokens` is None for the condition `text` alone.
+        """
+        alpha_BNC = None
+        if isinstance(self.condition, TextCondition):
+            condition_BND = self.condition(lq_latent_BCHW.shape[0])
+        elif tokens is None:
+            raise ValueError(f"condition {self.spec.condition!r} needs tokens; got none")
+        else:
+            condition_BND, alpha_BNC = self.condition(*tokens)
+        return self.backbone.step(lq_latent_BCHW, condition_BND, noise), alpha_BNC
+
+    @torch.no_grad()
+    def restore(
+        self,
+        lq_B3HW: Tensor,
+        face_ids: Sequence[str],
+        variants: Sequence[int],
+        *,
+        fidelity: float = 1.0,
+    ) -> Restoration:
+        """Restore aligned faces, RGB in [0, 1].
+
+        Noise is keyed by (seed, face_id, variant), so a face's result does not depend on its batch.
+        What a cache would hold is rounded as the cache does (8-bit pictures, float16 tensors), so
+        both ways give the same numbers. `fidelity` in [0, 1] is Qwen-Image's (METHOD, section 4).
+
+        Raises: ValueError if the faces are not of the restorer's size.
+        """
+        if lq_B3HW.shape[1:] != (3, self.spec.size, self.spec.size):
+            raise ValueError(
+                f"this restorer takes faces of (3, {self.spec.size}, {self.spec.size}); "
+                f"got {tuple(lq_B3HW.shape[1:])}: resize or align them first"
+            )
+        intermediate = None
+        tokens = None
+        if self.encoder is not None and self.intermediate is not None:
+            first = self.intermediate.restore(lq_B3HW, face_ids, variants)
+            intermediate = first.restored_B3HW
+            sr_tokens, lq_tokens = self.encoder(torch.cat([intermediate, lq_B3HW])).chunk(2)
+            tokens = (as_cached(sr_tokens), as_cached(lq_tokens))
+        latent_BCHW = as_cached(self.backbone.encode(lq_B3HW))
+        noise = self._noise(latent_BCHW, face_ids, variants, fidelity)
+        restored_latent, alpha_BNC = self.predict(latent_BCHW, noise, tokens)
+        restored = self.backbone.decode(restored_latent)
+        return Restoration(
+            restored_B3HW=images.to_tensor(images.from_tensor(restored)).to(lq_B3HW.device),
+            intermediate_B3HW=intermediate,
+            alpha_BHW=self._patches(alpha_BNC),
+        )
+
+    def _noise(
+        self, latent_BCHW: Tensor, face_ids: Sequence[str], variants: Sequence[int], fidelity: float
+    ) -> StepNoise | None:
+        if not self.backbone.takes_noise:
+            return None
+        shape = tuple(latent_BCHW.shape[1:])
+        keys = zip(face_ids, variants, strict=True)
+        drawn = np.stack(
+            [normal(self.spec.seed, face, variant, "noise", shape) for face, variant in keys]
+        )
+        return self.backbone.inference_noise(torch.from_numpy(drawn).to(latent_BCHW), fidelity)
+
+    def _patches(self, alpha_BNC: Tensor | None) -> Tensor | None:
+        if alpha_BNC is None or self.encoder is None:
+            return None
+        return self.encoder.patch_map(mean_alpha(alpha_BNC))
+
+
+def as_cached(tensor: Tensor) -> Tensor:
+    """Round to the dtype of the tables (float16), keeping float32."""
+    return tensor.half().float()

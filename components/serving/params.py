@@ -1,0 +1,61 @@
+"""The parameters of the endpoint: the section `serve` of `params.yaml`."""
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Annotated
+
+from omegaconf import OmegaConf
+from pydantic import Field, NonNegativeFloat, PositiveFloat, PositiveInt
+
+from components.params import Params, read
+
+Fraction = Annotated[float, Field(ge=0, le=1)]
+
+
+class Replicas(Params):
+    """How many processes a part has, and what each needs."""
+
+    min: PositiveInt = 1
+    max: PositiveInt = 1
+    cpus: NonNegativeFloat = 1
+    gpus: NonNegativeFloat = 0
+
+
+class ServeParams(Params):
+    """The section `serve`."""
+
+    # By name: a trained folder, models:/NAME@ALIAS or models:/NAME/VERSION. The first one is the
+    # default of requests.
+    models: dict[str, str]
+    look_every_s: PositiveFloat  # how often to look for a new version of each model
+    self_test_psnr: NonNegativeFloat  # dB; below it, a model fails its self-test and is not used
+    detector: Path | None
+    min_score: Fraction
+    identity_network: Path | None
+    # A file of `hdrface keys`. None: no key is needed, and only this machine may send requests.
+    keys: Path | None
+    max_upload_mb: PositiveFloat
+    max_pixels: PositiveInt
+    max_faces: PositiveInt
+    timeout_s: PositiveFloat
+    max_queued: PositiveInt  # requests that may wait for a part; more are refused with 429
+    max_batch: PositiveInt  # faces
+    batch_wait_s: NonNegativeFloat
+    page: bool
+    ingress: Replicas
+    finder: Replicas
+    model: Replicas
+
+    @property
+    def upload_bytes(self) -> int:
+        return int(self.max_upload_mb * 1e6)
+
+
+def load(overrides: Sequence[str] = ()) -> ServeParams:
+    """Read the section, with single values replaced (`model.gpus=1`). Raises: ParamsError."""
+    section = OmegaConf.create(read().get("serve", {}))
+    changes = OmegaConf.from_dotlist(list(overrides))
+    if "models" in changes:  # these models replace the others, they are not added
+        section.models = {}
+    changed = OmegaConf.merge(section, changes)
+    return ServeParams.parse("serve", {"serve": OmegaConf.to_container(changed)})

@@ -1,0 +1,58 @@
+"""Run the endpoint until Ctrl-C."""
+
+import os
+import socket
+
+from ray import serve
+from ray.serve.config import HTTPOptions
+
+from components import cluster
+from components.params import Compute
+from components.serving.application import build
+from components.serving.guard import is_loopback
+from components.serving.params import ServeParams
+
+APP = "hdrface"
+
+
+def run(params: ServeParams, *, host: str, port: int) -> None:
+    """Serve until Ctrl-C, on a local Ray or on the cluster that RAY_ADDRESS names.
+
+    Raises: ValueError if other machines could send requests without a key, or the port is in use.
+    """
+    if params.keys is None and not is_local(host):
+        raise ValueError(
+            f"{host} can be reached from other machines, and serve.keys names no file of API keys: "
+            "make one with 'hdrface keys add NAME', or serve on 127.0.0.1"
+        )
+    if not cluster.on_cluster():
+        _check_free(host, port)
+        # Serve kills a proxy that needs more than 5 s to start; on a busy machine it does.
+        os.environ.setdefault("RAY_SERVE_PROXY_READY_CHECK_TIMEOUT_S", "60")
+    with cluster.session(Compute(cpus=params.model.cpus)):
+        serve.start(http_options=HTTPOptions(host=host, port=port))
+        try:
+            serve.run(build(params), name=APP, blocking=True)
+        finally:
+            serve.delete(APP)  # finishes requests in flight; on a cluster it would run on
+
+
+def is_local(host: str) -> bool:
+    """Return whether only this machine reaches an address."""
+    try:
+        found = socket.getaddrinfo(host, None)
+    except OSError:
+        return False
+    return all(is_loopback(str(address[4][0])) for address in found)
+
+
+def _check_free(host: str, port: int) -> None:
+    """Raise ValueError if the port is in use: two Serves would share it and mix their answers."""
+    try:
+        family = socket.getaddrinfo(host, port)[0][0]
+        socket.create_server((host, port), family=family).close()
+    except OSError as error:
+        why = str(error.strerror).partition(" (")[0]
+        raise ValueError(
+            f"port {port} of {host} cannot be used ({why}): choose another one with --port"
+        ) from error

@@ -1,0 +1,59 @@
+"""Where a served model comes from: a trained folder, or a registered model and its versions."""
+
+from __future__ import annotations
+
+import functools
+from pathlib import Path
+
+from components import cluster
+from components.metrics.identity import IdentityAngle
+from components.photographs.face_restorer import FaceRestorer
+from components.serving.model import FollowingModel, Version
+from components.serving.params import ServeParams
+from components.tracking import registry
+from components.weights.store import open_model
+
+_REGISTERED = "models:/"
+
+
+def is_registered(source: str) -> bool:
+    """Return whether a source names a registered model; otherwise it is a folder."""
+    return source.startswith(_REGISTERED)
+
+
+def follow(source: str, params: ServeParams, place: cluster.Workplace) -> FollowingModel:
+    """Prepare a model that follows a source, in a replica's process."""
+    place.enter()
+    network = params.identity_network
+    return FollowingModel(
+        locate=functools.partial(newest, source),
+        load=functools.partial(_load, source, params),
+        min_psnr=params.self_test_psnr,
+        angle=None if network is None else IdentityAngle(network),
+    )
+
+
+def newest(source: str) -> Version:
+    """Return the version that a source names now. Raises: ValueError, OSError."""
+    if is_registered(source):
+        model, version = registry.find(source)
+        fingerprint = version.tags.get(registry.FINGERPRINT_TAG, "")
+        return Version(f"{model.name}/{version.version}", fingerprint, version.run_id)
+    if not Path(source).is_dir():
+        raise FileNotFoundError(
+            f"{source!r} is not a trained folder: train a model, or give models:/NAME@ALIAS"
+        )
+    return Version(Path(source).name, open_model(Path(source)).fingerprint)
+
+
+def _load(source: str, params: ServeParams, version: Version) -> FaceRestorer:
+    device = "cuda" if params.model.gpus else "cpu"
+    return FaceRestorer.load(_fetch(source, version), device=device, batch_size=params.max_batch)
+
+
+def _fetch(source: str, version: Version) -> Path:
+    """Return the folder of a version; download it if necessary."""
+    if not is_registered(source):
+        return Path(source)
+    model, found = registry.find(version.name)
+    return model.fetch(found)

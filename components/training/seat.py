@@ -1,0 +1,31 @@
+"""A process's seat in a training: which of how many it is, and whom it reports to.
+
+Without torch: a driver that only hands out seats must not wait seconds for it.
+"""
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from components.history import HistoryPoint
+
+if TYPE_CHECKING:
+    import torch
+
+
+@dataclass(frozen=True)
+class Seat:
+    """What a process must know of its place in the training.
+
+    `report` is called by every rank at the same steps: with each new point of the history after
+    `log_every` steps (after a resume, first with all points so far), and with a checkpoint's folder
+    after `checkpoint_every` steps and the last. The folder is deleted when `report` returns.
+    """
+
+    rank: int  # number of this process; more than one need an initialised `torch.distributed`
+    world_size: int  # number of processes
+    num_streams: int  # of rows, at least `world_size`: see `components.training.streams`
+    device: "torch.device"
+    resume_from: Path | None  # the folder of a checkpoint, with the parts of all ranks
+    report: Callable[[list[HistoryPoint], Path | None], None]

@@ -1,0 +1,232 @@
+"""`hdrface config`: compose `params.yaml` from a profile, and check it before anything runs."""
+
+import sys
+from collections.abc import Collection, Iterator, Mapping, Sequence
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+import yaml
+
+from components import profiles
+from components.params import (
+    PARAMS_FILE,
+    Compute,
+    Params,
+    ParamsError,
+    check_value,
+    nearest,
+    read,
+)
+from components.profiles import CONF
+from pipelines.commands.arguments import group
+from pipelines.stage import STAGES, Stage
+
+app = group("Compose params.yaml from a profile, or check it.")
+
+DVC_FILE = Path("dvc.yaml")
+
+# What one stage reads and another one writes, or both must know: the two keys have one value.
+# B stands for each backbone that is conditioned.
+_SAME = (
+    ("degrade.faces", "faces.faces"),
+    ("evaluate.pairs", "degrade.pairs"),
+    ("report.scores", "evaluate.scores"),
+    ("report.galleries", "evaluate.galleries"),
+    ("report.models", "evaluate.models"),
+    ("register.models", "evaluate.models"),
+    ("register.scores", "evaluate.scores"),
+    ("intermediates.B.pairs", "degrade.pairs"),
+    ("features.B.pairs", "degrade.pairs"),
+    ("features.B.intermediates", "intermediates.B.intermediates"),
+    ("features.B.weights", "weights.B.out"),
+    ("features.B.encoder", "weights.dinov3.out"),
+    ("train.B.pairs", "degrade.pairs"),
+    ("train.B.features", "features.B.features"),
+    ("train.B.weights", "features.B.weights"),
+    ("train.B.encoder", "features.B.encoder"),
+    ("train.B.encoder_size", "features.B.encoder_size"),
+    ("train.B.intermediate", "intermediates.B.model"),
+    ("train.B.models", "evaluate.models"),
+)
+
+
+@app.command("use")
+def use(
+    profile: Annotated[str, typer.Argument(metavar="PROFILE", help="A file in conf/profile.")],
+    overrides: Annotated[
+        list[str] | None, typer.Argument(metavar="KEY=VALUE", help="In Hydra's grammar.")
+    ] = None,
+) -> None:
+    """Write params.yaml from a profile, with single values changed."""
+    profiles.use(profile, overrides or ())
+
+
+@app.command("check")
+def check(
+    profile: Annotated[
+        str | None, typer.Option(help="A profile of conf/ instead of params.yaml.")
+    ] = None,
+) -> None:
+    """Check every section; name every bad key with its value."""
+    check_file(profile)
+    print("all parameters are valid", file=sys.stderr)
+
+
+def check_file(profile: str | None = None, *, file: Path = PARAMS_FILE, conf: Path = CONF) -> None:
+    """Check every section of `params.yaml`, or of a profile, and what sections must agree on.
+
+    Raises: ParamsError naming every bad key at once.
+    """
+    if profile is None:
+        check_values(read(file), file)
+    else:
+        check_values(
+            yaml.safe_load(profiles.compose(profile, conf=conf)), conf / f"profile/{profile}.yaml"
+        )
+
+
+def check_values(values: Mapping[str, Any], file: Path) -> None:
+    """Check a whole set of parameters, the content of `file`. Raises: ParamsError."""
+    # A list that is both an axis and a parameter is told once.
+    problems = dict.fromkeys([*_section_problems(values, file), *_disagreements(values)])
+    if problems:
+        raise ParamsError(file, list(problems))
+
+
+def _section_problems(values: Mapping[str, Any], file: Path) -> Iterator[str]:
+    from components.serving.params import ServeParams  # it runs beside the line
+
+    stages = {name: Stage.load(name) for name in STAGES}
+    known = ["profile", "compute", "serve", *(stage.head for stage in stages.values())]
+    for name in [name for name in values if name not in known]:
+        there = ", ".join(sorted(known))
+        yield f"{name}: no stage has this section; there are {there}{nearest(name, known)}"
+    axes = {name: _axes(name) for name in stages}
+    types = {key: stages[name].items[item] for name in stages for item, key in axes[name].items()}
+    for key, its_type in types.items():
+        yield from _axis_problems(key, its_type, values)
+    for name, stage in stages.items():
+        if stage.per is None:
+            yield from _bad_keys(stage.params, stage.section, values, file)
+        else:
+            yield from _item_problems(stage, axes[name].get(stage.per), types, values, file)
+    yield from _bad_keys(ServeParams, "serve", values, file)
+    yield from _compute_problems([s.name for s in stages.values() if s.takes_compute], values, file)
+
+
+def _compute_problems(
+    stages: Sequence[str], values: Mapping[str, Any], file: Path
+) -> Iterator[str]:
+    for stage in stages:
+        yield from _bad_keys(Compute, f"compute.{stage}", values, file)
+    for name in _mapping(values, "compute"):
+        if name not in stages:
+            there = ", ".join(stages)
+            yield f"compute.{name}: no such stage; there are {there}{nearest(name, stages)}"
+
+
+def _axes(stage: str) -> dict[str, str]:
+    """Return the key of the list that DVC takes each item of a stage from: `train.backbones`."""
+    entry = yaml.safe_load(DVC_FILE.read_text(encoding="utf-8"))["stages"].get(stage, {})
+    return {item: key.strip("${}") for item, key in entry.get("matrix", {}).items()}
+
+
+def _axis_problems(key: str, its_type: Any, values: Mapping[str, Any]) -> Sequence[str]:
+    found = _at(values, key)
+    if problems := check_value(key, found, list[its_type]):
+        return problems
+    if not found or len(set(found)) < len(found):
+        return [f"{key} = {found!r}: Input should name one or more, none twice"]
+    return ()
+
+
+def _item_problems(
+    stage: Stage, axis: str | None, lists: Collection[str], values: Mapping[str, Any], file: Path
+) -> Iterator[str]:
+    """Check the section of every item that is named or has one."""
+    there = [name for name in _mapping(values, stage.head) if f"{stage.head}.{name}" not in lists]
+    for item in dict.fromkeys([*(_names(values, axis) if axis else ()), *there]):
+        section = f"{stage.head}.{item}"
+        if problems := check_value(section, item, stage.items[str(stage.per)]):
+            yield from problems if item in there else ()  # else its list was told off already
+        else:
+            yield from _bad_keys(stage.params, section, values, file)
+
+
+def _bad_keys(
+    section_class: type[Params], section: str, values: Mapping[str, Any], file: Path
+) -> Sequence[str]:
+    try:
+        section_class.parse(section, values, file)
+    except ParamsError as error:
+        return error.problems
+    return ()
+
+
+def _disagreements(values: Mapping[str, Any]) -> Iterator[str]:
+    """Say where sections that are good one by one do not fit together."""
+    for key, source in _SAME:
+        for backbone in _names(values, "train.backbones") if ".B" in key else [""]:
+            one, other = (name.replace(".B", f".{backbone}") for name in (key, source))
+            if (found := _at(values, one)) != (expected := _at(values, other)):
+                yield f"{one} = {found!r}: {other} is {expected!r}, and they must be the same"
+    yield from _unmade_models(values)
+    trained, conditions = (
+        _names(values, key) for key in ("train.backbones", "evaluate.conditions")
+    )
+    scored = {f"{backbone}-{condition}" for backbone in trained for condition in conditions}
+    if (shown := _names(values, "report.names")) and set(shown) != scored:
+        yield f"report.names = {shown}: the stage evaluate scores {sorted(scored)}"
+    if set(candidates := _names(values, "register.candidates")) - scored:
+        yield f"register.candidates = {candidates}: the stage evaluate scores {sorted(scored)}"
+    yield from _unmeasured(values)
+    networks = _names(values, "weights.networks")
+    needed = [*trained, *_names(values, "plain.backbones"), "dinov3"]
+    if missing := sorted(set(needed) - set(networks)):
+        yield f"weights.networks = {networks}: {', '.join(missing)} is needed too"
+
+
+def _unmeasured(values: Mapping[str, Any]) -> Iterator[str]:
+    """Name the metrics that decide about the champion and are not computed."""
+    measured = [*_names(values, "evaluate.metrics"), "identity_angle"]  # which always is, if it can
+    rule = _mapping(_mapping(values, "register"), "promotion")
+    named = {"better": _names(rule, "better"), "not_worse": list(_mapping(rule, "not_worse"))}
+    for key, metrics in named.items():
+        for metric in metrics:
+            if metric not in measured:
+                yield f"register.promotion.{key} = {metric!r}: evaluate.metrics lacks it"
+
+
+def _unmade_models(values: Mapping[str, Any]) -> Iterator[str]:
+    """Name the trained folders that a stage reads and none makes."""
+    trained, plain = _names(values, "train.backbones"), _names(values, "plain.backbones")
+    if set(trained) != (there := set(_mapping(values, "intermediates"))):
+        found = sorted(there)
+        yield f"intermediates has sections {found}: it needs those of train.backbones, {trained}"
+    made = {f"{_at(values, f'plain.{backbone}.models')}/{backbone}-text" for backbone in plain}
+    for backbone in trained:
+        key = f"intermediates.{backbone}.model"
+        if (model := _at(values, key)) not in made:
+            yield f"{key} = {model!r}: the stage plain makes {sorted(made)}"
+    for condition in _names(values, "evaluate.conditions"):
+        if condition == "text" and (missing := sorted(set(trained) - set(plain))):
+            yield f"evaluate.conditions = 'text': plain.backbones lacks {', '.join(missing)}"
+        elif condition not in ("text", *_names(values, "train.conditions")):
+            yield f"evaluate.conditions = {condition!r}: train.conditions does not train it"
+
+
+def _at(values: Any, key: str) -> Any:
+    for name in key.split("."):
+        values = values.get(name) if isinstance(values, Mapping) else None
+    return values
+
+
+def _names(values: Mapping[str, Any], key: str) -> list[str]:
+    found = _at(values, key)
+    return [name for name in found if isinstance(name, str)] if isinstance(found, list) else []
+
+
+def _mapping(values: Mapping[str, Any], section: str) -> Mapping[str, Any]:
+    found = values.get(section)
+    return found if isinstance(found, Mapping) else {}

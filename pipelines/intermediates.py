@@ -1,0 +1,89 @@
+"""Stage `intermediates@BACKBONE`: cache what a backbone will be conditioned on.
+
+reads   pairs          face_id, variant, split, lq_png
+        the model      the other backbone's plain restorer (METHOD, section 5)
+writes  intermediates   face_id, variant, sr_png: bytes; train faces only, since a test face is
+                       restored live, by the whole restorer
+"""
+
+from pathlib import Path
+from typing import Any
+
+import pyarrow as pa
+import pyarrow.compute as pc
+from pydantic import PositiveInt
+
+from components import images, tables
+from components.backbones.catalogue import BackboneName
+from components.params import Compute, Params
+from components.weights.shared import SharedFolder, share
+from pipelines import stage
+
+SECTION = "intermediates.{backbone}"
+SCHEMA = pa.schema([("face_id", pa.string()), ("variant", pa.int32()), ("sr_png", pa.binary())])
+
+
+class IntermediatesParams(Params):
+    pairs: Path
+    model: Path
+    intermediates: Path
+    # Not under `compute`: the last bits of a network's output depend on what shares a batch.
+    batch_size: PositiveInt
+
+
+class IntermediateMaker:
+    """Restore the train faces of one shard of the table `pairs`."""
+
+    def __init__(self, *, pairs: tables.Table, model: SharedFolder, batch_size: int) -> None:
+        import torch
+
+        from components.restorers.folder import load_restorer
+
+        self._pairs = pairs
+        self._device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
+        self._restorer = load_restorer(model.local()).to(self._device)
+        self._batch_size = batch_size
+
+    def __call__(self, shard: int) -> tables.Made:
+        pairs = self._pairs.read_shard(shard, columns=["face_id", "variant", "split", "lq_png"])
+        pairs = pairs.filter(pc.field("split") == "train")
+        rows = []
+        for batch in pairs.to_batches(max_chunksize=self._batch_size):
+            rows += self._restore(batch.to_pylist())
+        return tables.Made(pa.Table.from_pylist(rows, schema=SCHEMA))
+
+    def _restore(self, faces: list[dict[str, Any]]) -> list[dict[str, Any]]:
+        lq_B3HW = images.to_tensor([images.decode_png(face["lq_png"]) for face in faces])
+        restored = self._restorer.restore(
+            lq_B3HW.to(self._device),
+            [face["face_id"] for face in faces],
+            [face["variant"] for face in faces],
+        ).restored_B3HW
+        return [
+            {
+                "face_id": face["face_id"],
+                "variant": face["variant"],
+                "sr_png": images.encode_png(picture),
+            }
+            for face, picture in zip(faces, images.from_tensor(restored), strict=True)
+        ]
+
+
+def run(params: IntermediatesParams, compute: Compute, backbone: BackboneName) -> tables.Table:
+    """Make the table of what `backbone` is conditioned on, one shard for each shard of pairs."""
+    pairs, model = tables.Table.open(params.pairs).shared(), share(params.model)
+    return tables.build(
+        params.intermediates,
+        stage=f"intermediates@{backbone}",
+        params=params,
+        inputs={"pairs": pairs.fingerprint, "model": model.fingerprint},
+        module="pipelines.intermediates",
+        work=range(len(pairs.shards)),
+        maker=IntermediateMaker,
+        maker_args={"pairs": pairs, "model": model, "batch_size": params.batch_size},
+        compute=compute,
+    )
+
+
+if __name__ == "__main__":
+    stage.start("pipelines.intermediates")

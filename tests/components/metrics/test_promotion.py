@@ -1,0 +1,194 @@
+"""Who becomes the champion: laws of the rule, and the same intervals by another bootstrap."""
+
+from typing import Any
+
+import numpy as np
+import pytest
+from hypothesis import assume, given, settings
+from hypothesis import strategies as st
+
+from components.metrics import promotion
+from components.metrics.promotion import Rule
+from components.reporting import comparison
+from components.reporting.comparison import FaceScores
+
+RULE = Rule(better=["psnr"], not_worse={"ssim": 0.01}, bootstrap_samples=500, seed=3)
+
+
+def scores(
+    psnr: Any, ssim: Any, *, degraded: float = 20.0, pairs: str = "9f", **changed: Any
+) -> dict[str, Any]:
+    """Make a metrics file with one variant per face, and one value per face in both metrics."""
+    faces = [
+        FaceScores(
+            f"face-{i}",
+            0,
+            {
+                "psnr": {"degraded": degraded, "restored": float(one)},
+                "ssim": {"degraded": 0.5, "restored": float(other)},
+            },
+        )
+        for i, (one, other) in enumerate(zip(psnr, ssim, strict=True))
+    ]
+    return {
+        **comparison.result(
+            {"fingerprint": "ab"},
+            {"pairs": pairs},
+            faces,
+            {"lpips": "no weights"},
+            samples=2,
+            seed=1,
+        ),
+        **changed,
+    }
+
+
+values = st.lists(st.floats(10, 40, width=32), min_size=2, max_size=12)
+
+
+@settings(max_examples=25, deadline=None)
+@given(psnr=values, gain=st.floats(0.01, 5))
+def test_better_on_every_face_is_better_and_never_both_ways(psnr: list[float], gain: float) -> None:
+    ssim = [0.7] * len(psnr)
+    before, after = scores(psnr, ssim), scores(np.add(psnr, gain), ssim)
+    assert promotion.compare(after, before, RULE).is_better
+    assert not promotion.compare(before, after, RULE).is_better
+
+
+@settings(max_examples=25, deadline=None)
+@given(one=values, draw=st.randoms(use_true_random=False))
+def test_at_most_one_of_two_models_is_better(one: list[float], draw: Any) -> None:
+    other = draw.sample(one, len(one))
+    ssim = [0.7] * len(one)
+    first = promotion.compare(scores(one, ssim), scores(other, ssim), RULE)
+    second = promotion.compare(scores(other, ssim), scores(one, ssim), RULE)
+    assert not (first.is_better and second.is_better)
+
+
+@settings(max_examples=15, deadline=None)
+@given(psnr=values)
+def test_no_model_replaces_itself(psnr: list[float]) -> None:
+    same = scores(psnr, [0.7] * len(psnr))
+    assert not promotion.compare(same, same, RULE).is_better
+
+
+@settings(max_examples=25, deadline=None)
+@given(psnr=values, loss=st.floats(0, 0.02))
+def test_a_loss_is_accepted_within_the_margin_and_not_beyond_it(
+    psnr: list[float], loss: float
+) -> None:
+    assume(abs(loss - 0.01) > 1e-9)
+    before = scores(psnr, [0.7] * len(psnr))
+    after = scores(np.add(psnr, 1), [0.7 - loss] * len(psnr))
+    verdict = promotion.compare(after, before, RULE)
+    assert verdict.is_better == (loss < 0.01)
+    if not verdict.is_better:
+        assert verdict.reason.startswith("ssim not shown to be within 0.01 (")
+
+
+@settings(max_examples=20, deadline=None)
+@given(psnr=values, order=st.randoms(use_true_random=False))
+def test_the_order_of_faces_changes_nothing(psnr: list[float], order: Any) -> None:
+    before = scores(psnr, [0.7] * len(psnr))
+    draw = np.random.default_rng(len(psnr))
+    after = scores(np.add(psnr, draw.normal(0.2, 0.3, len(psnr))), [0.7] * len(psnr))
+    shuffled = {**after, "faces": order.sample(after["faces"], len(psnr))}
+    assert promotion.compare(shuffled, before, RULE) == promotion.compare(after, before, RULE)
+
+
+@pytest.mark.parametrize("mean", [0.02, 0.1, 0.6, -0.4])
+def test_an_independent_bootstrap_gives_the_same_interval_and_decision(mean: float) -> None:
+    draw = np.random.default_rng(5)
+    before = draw.normal(25, 3, 40)
+    gains = draw.normal(mean, 0.3, 40)
+    rule = RULE.model_copy(update={"bootstrap_samples": 20_000})
+    verdict = promotion.compare(
+        scores(before + gains, [0.7] * 40), scores(before, [0.7] * 40), rule
+    )
+
+    means = [draw.choice(gains, 40).mean() for _ in range(20_000)]
+    low, high = np.percentile(means, [2.5, 97.5])
+    told = verdict.reason.split("95 %: ")[1].split(";")[0]
+    assert [float(bound) for bound in told.split(" to ")] == pytest.approx([low, high], abs=0.01)
+    assert verdict.is_better == (low > 0)
+
+
+def test_if_lower_is_better_less_is_a_gain() -> None:
+    rule = Rule(better=["psnr"], not_worse={}, bootstrap_samples=100, seed=1)
+    low, high = scores([10, 11, 12], [0.5] * 3), scores([20, 21, 22], [0.5] * 3)
+    for one in (low, high):
+        one["metrics"]["psnr"]["better"] = "lower"
+    assert promotion.compare(low, high, rule).is_better
+    assert not promotion.compare(high, low, rule).is_better
+
+
+def test_variants_of_a_face_count_once() -> None:
+    one = scores([21, 21, 21], [0.7] * 3)
+    several = {
+        **one,
+        "faces": [{**face, "variant": variant} for face in one["faces"] for variant in range(4)],
+    }
+    assert "3 faces" in promotion.compare_with_input(several, RULE).reason
+
+
+def test_the_first_model_is_compared_with_its_input() -> None:
+    good = promotion.compare_with_input(scores([21, 22, 23], [0.7] * 3), RULE)
+    assert good.is_better
+    assert good.reason.startswith("psnr better (+2 dB; 95 %: +1 to +3; 3 faces); ssim not worse by")
+    bad = promotion.compare_with_input(scores([19, 18, 17], [0.7] * 3), RULE)
+    assert not bad.is_better
+    assert bad.reason.startswith("psnr not shown to be better (-2 dB;")
+
+
+def test_other_faces_are_not_comparable() -> None:
+    one = scores([21, 22], [0.7] * 2)
+    verdict = promotion.compare(one, scores([1, 2], [0.1] * 2, pairs="e0"), RULE)
+    assert not verdict.is_better
+    assert verdict.reason == "not comparable: it was scored on the pairs 9f, the champion on e0"
+    verdict = promotion.compare(one, scores([1, 2, 3], [0.1] * 3), RULE)
+    assert not verdict.is_better
+    assert verdict.reason == (
+        "not comparable: 2 test faces, the champion had 3; only one of them has ('face-2', 0)"
+    )
+
+
+def test_a_metric_that_is_missing_or_measured_differently_is_a_reason_against() -> None:
+    rule = RULE.model_copy(update={"not_worse": {"lpips": 0.1, "dists": 0.1}})
+    verdict = promotion.compare(scores([21, 22], [0.7] * 2), scores([1, 2], [0.7] * 2), rule)
+    assert not verdict.is_better
+    assert verdict.reason == (
+        "lpips was not measured for the candidate: no weights; "
+        "dists was not measured for the candidate: 'evaluate.metrics' does not name it"
+    )
+    other = scores([1, 2], [0.7] * 2)
+    other["metrics"]["psnr"]["protocol"] = "Y channel"
+    verdict = promotion.compare(scores([21, 22], [0.7] * 2), other, RULE)
+    assert verdict.reason.endswith("for the champion as 'Y channel'")
+
+
+def test_angles_of_two_identity_networks_are_not_compared() -> None:
+    def measured_with(network: str, psnr: float) -> dict[str, Any]:
+        both = {
+            "psnr": {"degraded": 20.0, "restored": psnr},
+            "identity_angle": {"degraded": 40.0, "restored": 30.0},
+        }
+        faces = [FaceScores(f"face-{i}", 0, both) for i in range(3)]
+        return comparison.result({}, {"identity_network": network}, faces, {}, samples=2, seed=1)
+
+    rule = RULE.model_copy(update={"not_worse": {"identity_angle": 1}})
+    better = measured_with("ab12", 22)
+    assert promotion.compare(better, measured_with("ab12", 21), rule).is_better
+    verdict = promotion.compare(better, measured_with("cd34", 21), rule)
+    assert not verdict.is_better
+    assert "network ab12', for the champion as" in verdict.reason
+
+
+def test_one_face_shows_nothing() -> None:
+    verdict = promotion.compare_with_input(scores([30], [0.9]), RULE)
+    assert not verdict.is_better
+    assert "one face gives no interval" in verdict.reason
+
+
+def test_a_metric_may_be_in_the_rule_only_once() -> None:
+    with pytest.raises(ValueError, match="psnr is in both 'better' and 'not_worse'"):
+        Rule(better=["psnr"], not_worse={"psnr": 1}, bootstrap_samples=1, seed=1)

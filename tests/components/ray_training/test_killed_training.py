@@ -1,0 +1,78 @@
+import json
+import os
+import signal
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+import torch.multiprocessing as mp
+from mlflow import MlflowClient
+from safetensors.torch import load_file
+
+from tests import small_training
+
+STEPS = [4, 8, 12, 16, 20, 24, 28, 32, 36, 40]
+
+
+def train(folder: Path, repository: Path, kills: list[tuple[str, int]]) -> int:
+    """Run the training as a process of its own and give its exit status."""
+    return subprocess.run(
+        [sys.executable, "-m", small_training.__name__, folder / "models" / "small"],
+        cwd=folder,
+        env={
+            **os.environ,
+            "KILL": json.dumps(kills),
+            "PYTHONPATH": str(repository),
+        },
+        check=False,
+        timeout=240,
+    ).returncode
+
+
+def without_rate(history: list[dict[str, float]]) -> list[dict[str, float]]:
+    return [{k: v for k, v in point.items() if k != "images_per_s"} for point in history]
+
+
+@pytest.mark.ray
+@pytest.mark.slow
+def test_a_training_whose_ranks_and_driver_were_killed_ends_as_one_never_killed(
+    tmp_path: Path, repository: Path
+) -> None:
+    """Two ranks on Ray; each is killed once, then the driver, and the stage is started again."""
+    mp.start_processes(
+        small_training.work_without_ray, (str(tmp_path),), nprocs=2, start_method="fork"
+    )
+    # Rows that the victim's rank (for the driver, rank 0) has read: steps 10, 20 and 28.
+    kills = [("0", 60), ("1", 120), ("driver", 170)]
+    out = tmp_path / "models" / "small"
+    assert train(tmp_path, repository, kills) == -signal.SIGKILL
+    assert {"0-60", "1-120", "driver-170"} <= {file.name for file in out.parent.iterdir()}
+    assert not out.exists()
+    assert train(tmp_path, repository, kills) == 0
+
+    expected = load_file(tmp_path / "step.safetensors")
+    found = load_file(out / "step.safetensors")
+    assert found.keys() == expected.keys()
+    assert all(found[name].equal(expected[name]) for name in expected)
+    history = json.loads((out / "history.json").read_text())
+    assert without_rate(history) == without_rate(
+        json.loads((tmp_path / "history.json").read_text())
+    )
+    assert not any(file.name.startswith("small.partial") for file in out.parent.iterdir())
+    _check_tracked(tmp_path, history)
+
+
+def _check_tracked(folder: Path, history: list[dict[str, float]]) -> None:
+    client = MlflowClient(f"sqlite:///{folder}/mlflow.db")
+    experiment = client.get_experiment_by_name("hdrface")
+    assert experiment is not None
+    (run,) = client.search_runs([experiment.experiment_id])
+    assert run.info.status == "FINISHED"
+    for key in ("loss", "pixel", "size", "images_per_s", "workers", "learning_rate"):
+        metrics = client.get_metric_history(run.info.run_id, key)
+        assert [metric.step for metric in metrics] == STEPS, key
+    losses = client.get_metric_history(run.info.run_id, "loss")
+    assert [metric.value for metric in losses] == [point["loss"] for point in history]
+    stored = {file.path for file in client.list_artifacts(run.info.run_id, "model")}
+    assert stored == {"model/step.safetensors", "model/history.json"}

@@ -1,0 +1,226 @@
+"""The command `hdrface restore`, run as people run it, with an untrained model of 32 pixels."""
+
+import json
+import shutil
+from pathlib import Path
+from typing import Any
+
+import mlflow
+import numpy as np
+import PIL.Image
+import pytest
+from typer.testing import CliRunner, Result
+
+from components import images
+from components.portraits import drawing
+from components.tracking import registry
+from components.weights.manifest import Description
+from pipelines.cli import app
+from tests.components.photographs.videos import make_video, needs_ffmpeg
+from tests.small_networks import trained
+
+
+@pytest.fixture(scope="module")
+def model(tmp_path_factory: pytest.TempPathFactory, networks: Path) -> Path:
+    return trained(tmp_path_factory.mktemp("models"), networks, "sd21", "text")
+
+
+@pytest.fixture(scope="module")
+def face() -> images.Image:
+    return drawing.draw(1, 3).image
+
+
+def restore(*words: object) -> Result:
+    return CliRunner().invoke(app, ["restore", *map(str, words)])
+
+
+def lines(folder: Path) -> list[dict[str, Any]]:
+    return [json.loads(line) for line in (folder / "results.jsonl").read_text().splitlines()]
+
+
+def photographs(folder: Path, face: images.Image) -> Path:
+    """Write three aligned faces, a broken file, one that is not square, and what is no picture."""
+    (folder / "deep").mkdir(parents=True)
+    picture = PIL.Image.fromarray(face)
+    picture.save(folder / "a.jpg")
+    picture.save(folder / "a.png")
+    picture.save(folder / "deep/b.bmp")
+    picture.resize((60, 40)).save(folder / "deep/wide.webp")
+    (folder / "broken.jpg").write_bytes((folder / "a.jpg").read_bytes()[:1000])
+    (folder / "notes.txt").write_text("no picture")
+    return folder
+
+
+def test_a_folder_is_restored_and_a_bad_file_does_not_stop_the_others(
+    tmp_path: Path, model: Path, face: images.Image
+) -> None:
+    source, out = photographs(tmp_path / "in", face), tmp_path / "out"
+    done = restore(source, "-o", out, "--model", model, "--aligned")
+    assert done.exit_code == 1
+    written = sorted(str(file.relative_to(out)) for file in out.rglob("*") if file.is_file())
+    assert written == ["a.jpg", "a.png", "deep/b.png", "results.jsonl"]
+    results = {Path(line["input"]).name: line for line in lines(out)}
+    assert {name: line["status"] for name, line in results.items()} == {
+        "a.jpg": "restored",
+        "a.png": "restored",
+        "b.bmp": "restored",
+        "broken.jpg": "failed",
+        "wide.webp": "failed",
+    }
+    assert "truncated" in results["broken.jpg"]["reason"]
+    assert "60 x 40 is not square" in results["wide.webp"]["reason"]
+    assert results["a.png"]["record"]["model_size"] == 32
+    restored = np.asarray(PIL.Image.open(out / "a.png"))
+    assert restored.shape == face.shape
+    assert (restored != face).mean() > 0.5
+    for word in ("5 files: ", "3 restored", "2 failed", "32 x 32", "not square"):
+        assert word in done.stdout
+
+
+def test_patterns_formats_and_scale(tmp_path: Path, model: Path, face: images.Image) -> None:
+    source, out = photographs(tmp_path / "in", face), tmp_path / "out"
+    words = ("--aligned", "--format", "webp", "--scale", 1.5, "--quality", 60)
+    done = restore(f"{source}/a.*", "-o", out, "--model", model, *words)
+    assert done.exit_code == 0
+    # The two differ in their suffix alone, so it is kept.
+    assert {file.name for file in out.glob("*.webp")} == {"a.jpg.webp", "a.png.webp"}
+    with PIL.Image.open(out / "a.png.webp") as written:
+        assert (written.format, written.size) == ("WEBP", (480, 480))
+
+
+def test_existing_results_are_skipped_on_request_and_keep_their_records(
+    tmp_path: Path, model: Path, face: images.Image
+) -> None:
+    source, out = photographs(tmp_path / "in", face), tmp_path / "out"
+    words = ("-o", out, "--model", model, "--aligned", "--skip-existing")
+    restore(source / "a.png", *words)
+    before = (out / "a.png").stat().st_mtime_ns
+    [first] = lines(out)
+    assert restore(source / "a.png", source / "a.jpg", *words).exit_code == 0
+    skipped, new = lines(out)
+    assert (skipped["status"], new["status"]) == ("skipped", "restored")
+    assert skipped["record"] == first["record"]
+    assert (out / "a.png").stat().st_mtime_ns == before
+
+
+@pytest.mark.shared
+def test_a_photograph_without_faces_is_no_failure(
+    tmp_path: Path, model: Path, face: images.Image, shared_dir: Path
+) -> None:
+    images_dir = tmp_path / "in"
+    images_dir.mkdir()
+    noise = np.random.default_rng(0).integers(256, size=(90, 160, 3), dtype=np.uint8)
+    PIL.Image.fromarray(noise).save(images_dir / "noise.png")
+    PIL.Image.fromarray(face).save(images_dir / "face.png")
+    detector = shared_dir / "weights" / "face_detection_yunet_2023mar.onnx"
+    out = tmp_path / "out"
+    done = restore(images_dir, "-o", out, "--model", model, "--detector", detector)
+    assert done.exit_code == 0
+    found, nothing = lines(out)
+    assert [found["status"], nothing["status"]] == ["restored", "unchanged"]
+    assert nothing["reason"] == "no face found"
+    assert np.array_equal(np.asarray(PIL.Image.open(out / "noise.png")), noise)
+
+
+def test_a_model_comes_from_a_run_or_the_registry(
+    tmp_path: Path, model: Path, face: images.Image, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    uri = f"sqlite:///{tmp_path / 'mlflow.db'}"
+    monkeypatch.setenv("MLFLOW_TRACKING_URI", uri)
+    monkeypatch.setenv("HDRFACE_STORE", str(tmp_path / "store"))
+    # A version holds what the model names as well: it restores where nothing else is.
+    packed = tmp_path / "packed"
+    shutil.copytree(model, packed)
+    needed = json.loads((model / "restorer.json").read_text())["needs"]["backbone"]
+    shutil.copytree(model / needed["hint"], packed / "needs" / needed["fingerprint"])
+    client = mlflow.MlflowClient(uri)
+    experiment = client.create_experiment("e", (tmp_path / "artifacts").as_uri())
+    run = client.create_run(experiment)
+    client.log_artifacts(run.info.run_id, str(packed), "model")
+    client.create_registered_model("hdrface")
+    client.create_model_version(
+        "hdrface",
+        f"{run.info.artifact_uri}/model",
+        run.info.run_id,
+        tags={registry.FINGERPRINT_TAG: Description.read(model).fingerprint},
+    )
+    client.set_registered_model_alias("hdrface", "champion", "1")
+    picture = tmp_path / "face.png"
+    PIL.Image.fromarray(face).save(picture)
+    names = [f"runs:/{run.info.run_id}/model", "models:/hdrface@champion", "models:/hdrface/1"]
+    pixels = []
+    for number, name in enumerate(names):
+        out = tmp_path / f"out{number}"
+        assert restore(picture, "-o", out, "--model", name, "--aligned").exit_code == 0
+        pixels.append((out / "face.png").read_bytes())
+    assert len(set(pixels)) == 1
+    for name, told in (
+        ("models:/hdrface@nobody", "hdrface has no @nobody at sqlite"),
+        (f"runs:/{'0' * 32}/model", f"run {'0' * 32} at sqlite"),
+    ):
+        absent = restore(picture, "-o", tmp_path / "no", "--model", name, "--aligned")
+        assert isinstance(absent.exception, ValueError)
+        assert told in str(absent.exception)
+
+
+@pytest.mark.parametrize(
+    ("words", "told"),
+    [
+        (["nothing.png"], "nothing.png: no such file or folder"),
+        (["face.png", "--model", "n0ne"], "'n0ne' is neither a folder here nor a name in MLflow"),
+        (["face.png", "--model", "."], "'.' holds no restorer.json"),
+        (["face.png", "--model", "models:/a@b"], "MLFLOW_TRACKING_URI is not set"),
+        (["face.png"], "photographs need a face detector: give --detector FILE"),
+        (["face.png", "--aligned", "--fidelity", "0.5"], "fidelity = 0.5: sd21 accepts only 1"),
+        (["face.png", "--scale", "9", "--min-face", "0"], "--min-face 0: Input should be greater"),
+        (["face.png", "--color-fix", "lab"], "--color-fix lab: Input should be 'none', 'wavelet'"),
+        (["face.png", "--format", "gif"], "--format gif: Input should be 'jpeg', 'png' or 'webp'"),
+        (["face.png", "-o", "."], "face.png is an input: name another folder with -o"),
+        (["face.png", "--max-angle", "30"], "max_angle needs an identity network"),
+    ],
+)
+def test_a_mistake_is_reported_before_anything_is_written(
+    words: list[str],
+    told: str,
+    tmp_path: Path,
+    model: Path,
+    face: images.Image,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    PIL.Image.fromarray(face).save("face.png")
+    defaults = ["-o", "out"] if "-o" not in words else []
+    defaults += ["--model", str(model)] if "--model" not in words else []
+    done = restore(*words, *defaults)
+    assert isinstance(done.exception, ValueError)
+    assert told in str(done.exception)
+    assert [file.name for file in tmp_path.iterdir()] == ["face.png"]
+
+
+@needs_ffmpeg
+def test_a_video_among_photographs(tmp_path: Path, model: Path, face: images.Image) -> None:
+    source, out = tmp_path / "in", tmp_path / "out"
+    source.mkdir()
+    make_video(source / "film.avi", [face[:96, :96], face[:96, 8:104]], sound=False)
+    (source / "broken.mp4").write_bytes(b"no video")
+    PIL.Image.fromarray(face).save(source / "face.png")
+    done = restore(source, "-o", out, "--model", model, "--aligned", "--format", "jpeg")
+    assert done.exit_code == 1
+    results = {Path(line["input"]).name: line for line in lines(out)}
+    assert "no video: " in results["broken.mp4"]["reason"]
+    assert results["film.avi"]["record"]["num_frames"] == 2
+    assert sorted(file.name for file in out.iterdir()) == ["face.jpg", "film.mkv", "results.jsonl"]
+
+
+def test_without_ffmpeg_only_videos_fail(
+    tmp_path: Path, model: Path, face: images.Image, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "film.mp4").write_bytes(b"")
+    PIL.Image.fromarray(face).save(tmp_path / "face.png")
+    monkeypatch.setenv("PATH", str(tmp_path))
+    done = restore(tmp_path, "-o", tmp_path / "out", "--model", model, "--aligned")
+    assert done.exit_code == 1
+    film, picture = sorted(lines(tmp_path / "out"), key=lambda line: line["status"])
+    assert "videos need ffmpeg and ffprobe: install ffmpeg" in film["reason"]
+    assert picture["status"] == "restored"

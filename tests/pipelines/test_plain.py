@@ -1,0 +1,150 @@
+"""The stage `plain`: from pairs to a trained folder, by its own `plan` and `work`."""
+
+import shutil
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from safetensors.torch import load_file
+
+from components import images
+from components.restorers.folder import load_restorer
+from pipelines import plain
+from pipelines.plain import PlainParams
+from tests.pipelines.seats import Reports
+from tests.small_networks import SIZE
+from tests.small_tables import FINGERPRINT, RECIPE, smooth_pairs, write_pairs
+
+OPTIMIZATION = {
+    **{"steps": 4, "batch_size": 2, "learning_rate": 1e-2},
+    **{"checkpoint_every": 2, "log_every": 2, "seed": 1},
+}
+
+
+@pytest.fixture
+def params(tmp_path: Path, networks: Path) -> PlainParams:
+    splits = ("train", "test", "train", "train")
+    write_pairs(tmp_path / "pairs", [smooth_pairs(splits, SIZE), smooth_pairs(["test"], SIZE)])
+    return PlainParams.model_validate(
+        {
+            "pairs": tmp_path / "pairs",
+            "weights": networks / "sd21",
+            "models": tmp_path / "models",
+            "trainable": "full",
+            "losses": {"latent": 1.0},
+            "clean_condition": 1,
+            "optimization": OPTIMIZATION,
+            "workers": 1,
+            "mirror": True,
+            "seed": 42,
+        }
+    )
+
+
+def changed(params: PlainParams, **values: Any) -> PlainParams:
+    return PlainParams.model_validate({**params.model_dump(), **values})
+
+
+def work(params: PlainParams, reports: Reports, resume_from: Path | None = None) -> None:
+    _, restorer = plain.plan(params, "sd21")
+    plain.work(plain.worker_config(params, restorer), reports.seat(resume_from))
+
+
+def test_work_writes_a_trained_folder_that_restores(params: PlainParams, tmp_path: Path) -> None:
+    reports = Reports(tmp_path / "checkpoints")
+    work(params, reports)
+    assert [point["step"] for point in reports.points] == [2, 4]
+    out = params.out("sd21", "text")
+    shutil.copytree(reports.folder / "4" / "trained", out)
+
+    restorer = load_restorer(out)
+    lq_B3HW = images.to_tensor([images.decode_png(smooth_pairs(["test"], SIZE)[0]["lq_png"])])
+    restored = restorer.restore(lq_B3HW, ["a"], [0]).restored_B3HW
+    assert restored.shape == (1, 3, SIZE, SIZE)
+    assert (restorer.spec.backbone, restorer.spec.condition) == ("sd21", "text")
+    file = "unet/diffusion_pytorch_model.safetensors"
+    before, after = load_file(params.weights / file), load_file(out / file)
+    assert any(not torch.equal(before[name], after[name]) for name in after)
+
+
+def test_a_resumed_training_writes_the_same_bytes(params: PlainParams, tmp_path: Path) -> None:
+    whole, resumed = Reports(tmp_path / "whole"), Reports(tmp_path / "resumed")
+    work(params, whole)
+    work(params, resumed, resume_from=whole.folder / "2")
+    for file in (whole.folder / "4" / "trained").rglob("*.safetensors"):
+        same = resumed.folder / "4" / file.relative_to(whole.folder / "4")
+        assert same.read_bytes() == file.read_bytes()
+
+
+def test_the_plan_says_what_the_folder_stands_on_and_learned_from(params: PlainParams) -> None:
+    training, restorer = plain.plan(params, "sd21")
+    assert training.inputs["pairs"] == FINGERPRINT
+    assert restorer.spec.size == SIZE
+    need = restorer.needs["backbone"]
+    found = (params.out("sd21", "text") / need.hint).resolve()
+    assert (found, need.fingerprint) == (params.weights, training.inputs["backbone"])
+    learned = restorer.lineage["params"]
+    assert learned["degrade"]["recipe"] == RECIPE.model_dump(mode="json")
+    assert learned["optimization"]["steps"] == 4
+    assert not params.models.exists()
+
+
+@pytest.mark.parametrize(
+    "values",
+    [
+        {"seed": 1},
+        {"mirror": False},
+        {"workers": 2},
+        {"workers": 2, "elastic_batch": "per_worker"},
+        {"optimization": {**OPTIMIZATION, "learning_rate": 2e-2}},
+    ],
+    ids=str,
+)
+def test_what_decides_the_result_decides_the_fingerprint(
+    params: PlainParams, values: dict[str, Any]
+) -> None:
+    planned, again, other = (
+        plain.plan(one, "sd21")[0].fingerprint
+        for one in (params, params, changed(params, **values))
+    )
+    assert planned == again
+    assert other != planned
+
+
+def test_where_inputs_and_models_lie_decides_nothing(params: PlainParams, tmp_path: Path) -> None:
+    elsewhere = shutil.copytree(params.pairs, tmp_path / "elsewhere")
+    moved = changed(params, pairs=elsewhere, models=tmp_path / "other")
+    assert plain.plan(moved, "sd21")[0].fingerprint == plain.plan(params, "sd21")[0].fingerprint
+
+
+def _remove(folder: Path) -> None:
+    shutil.rmtree(folder)
+
+
+def _damage(folder: Path) -> None:
+    next(folder.glob("*.parquet")).write_bytes(b"")
+
+
+@pytest.mark.parametrize(
+    ("harm", "message"),
+    [
+        (_remove, r"there is no table at .*pairs: run 'dvc repro'"),
+        (_damage, r"0 bytes.*run 'dvc repro degrade'"),
+    ],
+)
+def test_missing_or_damaged_pairs_are_named_with_what_to_do(
+    params: PlainParams, harm: Callable[[Path], None], message: str
+) -> None:
+    harm(params.pairs)
+    with pytest.raises((FileNotFoundError, ValueError), match=message):
+        plain.plan(params, "sd21")
+
+
+def test_missing_weights_and_empty_pairs_are_named(params: PlainParams, tmp_path: Path) -> None:
+    with pytest.raises(FileNotFoundError, match="gone"):
+        plain.plan(changed(params, weights=tmp_path / "gone"), "sd21")
+    write_pairs(tmp_path / "none", [[]])
+    with pytest.raises(ValueError, match=r"none has no rows: run 'dvc repro degrade'"):
+        plain.plan(changed(params, pairs=tmp_path / "none"), "sd21")
