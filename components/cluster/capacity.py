@@ -74,8 +74,8 @@ class Request:
         """Count the groups that are there."""
         import ray.util
 
-        known = ray.util.placement_group_table()
-        states = [known.get(name, {}).get("state") for name in self.names()]
+        # One by one: the table of all groups keeps those of the past, too, and grows.
+        states = [ray.util.placement_group_table(group)["state"] for group in self._groups]
         return states.count("CREATED")
 
     def wait(self, timeout_s: float) -> bool:
@@ -115,7 +115,7 @@ def free(compute: Compute, most: int) -> int:
     Ray tells of the free resources of all nodes only in sum, which says nothing of a worker that
     needs two CPUs. So room is asked for, for a moment.
     """
-    with singly(compute, most) as request:
+    with singly(compute, min(most, total(compute))) as request:
         request.wait(_PROBE_S)
         return request.num_granted()
 
