@@ -249,8 +249,7 @@ def follow(client: "JobSubmissionClient", job: str, write: Callable[[str], objec
         broke_off = False
         try:
             asyncio.run(_tail(client, job, log_so_far))
-        # Ray's own RuntimeError: the log broke off. The next call shows whether the job is gone.
-        except (OSError, ClientError, RuntimeError):
+        except (OSError, ClientError):  # the next call shows whether it is gone
             broke_off = True
         if (details := _details(client, job, advice)).status.is_terminal():
             break
@@ -280,24 +279,31 @@ class _Log:
 
 
 async def _tail(client: "JobSubmissionClient", job: str, log_so_far: _Log) -> None:
-    """Follow a log, but end when the network is lost without a sign.
+    """Follow a log as Ray's `tail_job_logs`, but end when the network is lost without a sign.
 
     The sign of life is a separate request: Ray's server answers no ping on a log's connection.
+    Ray's own call has no limit for closing, and Ctrl-C did not end it.
     """
+    import aiohttp
+
+    url = f"{client.get_address()}/api/jobs/{job}/logs/tail"
     log_so_far.begin()
-    parts = client.tail_job_logs(job)
-    waiting = asyncio.ensure_future(anext(parts, None))
-    try:
+    farewell = aiohttp.ClientWSTimeout(ws_close=1.0)  # to a network that is gone
+    async with (
+        aiohttp.ClientSession(cookies=client._cookies, headers=client._headers) as session,
+        session.ws_connect(url, timeout=farewell, ssl=client._ssl_context) as log_socket,
+    ):
+        waiting = asyncio.create_task(log_socket.receive())
         while True:
             if not (await asyncio.wait({waiting}, timeout=_HEARTBEAT_S))[0]:
                 await asyncio.to_thread(_ask, client, _SIGN_OF_LIFE)
                 continue
-            if (part := waiting.result()) is None:
-                return
-            log_so_far.add(part)
-            waiting = asyncio.ensure_future(anext(parts, None))
-    finally:
-        waiting.cancel()
+            if (message := waiting.result()).type != aiohttp.WSMsgType.TEXT:
+                break
+            log_so_far.add(message.data)
+            waiting = asyncio.create_task(log_socket.receive())
+        if log_socket.close_code == aiohttp.WSCloseCode.ABNORMAL_CLOSURE:
+            raise ConnectionResetError(f"the log of {job} broke off")
 
 
 def stop(client: "JobSubmissionClient", job: str) -> int:

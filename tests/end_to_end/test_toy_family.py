@@ -33,7 +33,7 @@ def register(checkout: Checkout) -> None:
     catalogue.write_text(text)
 
 
-@pytest.mark.slow
+@pytest.mark.cluster
 @pytest.mark.ray
 def test_a_third_family_goes_from_weights_to_an_evaluated_model(
     tmp_path: Path, ray_session: str
