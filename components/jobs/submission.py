@@ -282,7 +282,7 @@ async def _tail(client: "JobSubmissionClient", job: str, log_so_far: _Log) -> No
     """Follow a log as Ray's `tail_job_logs`, but end when the network is lost without a sign.
 
     The sign of life is a separate request: Ray's server answers no ping on a log's connection.
-    Ray's own call has no limit for closing, and Ctrl-C did not end it.
+    Ray's own call has no time limit, also not for closing.
     """
     import aiohttp
 

@@ -209,12 +209,17 @@ def test_the_command_gives_the_stages_scores_also_on_a_machine_without_the_repos
 
 
 @pytest.mark.usefixtures("database")
-def test_a_run_of_mlflow_names_a_model_too(project: Project, tmp_path: Path) -> None:
+def test_a_run_of_mlflow_names_a_model_too(
+    project: Project, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    bring(project.root / "models" / "sd21-text", tmp_path / "store")  # what the model names by hash
+    monkeypatch.setenv("HDRFACE_STORE", str(tmp_path / "store"))
     run = runs.TrainingRun.begin("0ther", name="x", params={}, tags={})
     run.log_model(project.root / "models" / "sd21-text")
     run.finish()
     words = ["--model", run.id, "--hq", str(project.faces), "--json", str(tmp_path / "out.json")]
-    printed = CliRunner().invoke(cli.app, ["evaluate", *words, "--seed", "1"]).stdout
+    done = CliRunner().invoke(cli.app, ["evaluate", *words, "--seed", "1"], catch_exceptions=False)
+    printed = done.stdout
     result = json.loads((tmp_path / "out.json").read_bytes())
     assert result["model"]["name"] == "sd21-text"
     assert "sd21-text on 5 faces" in printed

@@ -25,7 +25,7 @@ def portrait() -> drawing.Portrait:
 
 
 @pytest.fixture
-def source(tmp_path: Path, portrait: portrait.Portrait) -> Path:
+def source(tmp_path: Path, portrait: drawing.Portrait) -> Path:
     """Three usable pictures among everything that can be wrong with one."""
     root = tmp_path / "my pictures"
     (root / "deep" / "er").mkdir(parents=True)
@@ -76,7 +76,7 @@ REASONS = {
 @pytest.mark.ray
 @pytest.mark.usefixtures("ray_session")
 def test_every_picture_becomes_a_face_or_is_rejected_with_its_reason(
-    source: Path, tmp_path: Path, portrait: portrait.Portrait
+    source: Path, tmp_path: Path, portrait: drawing.Portrait
 ) -> None:
     table = faces.run(_params(source, tmp_path), COMPUTE)
     assert table.num_rows == 3
