@@ -7,6 +7,7 @@ for ever. If a later Ray renames something here, the product starts no worse tha
 and says what for.
 """
 
+import functools
 import logging
 from collections.abc import Collection
 
@@ -33,6 +34,11 @@ def refuses(groups: Collection[str]) -> bool:
         status.ParseFromString(client.get_cluster_status())
         hopeless = status.autoscaling_state.infeasible_gang_resource_requests
         return any(group in request.details for request in hopeless for group in groups)
-    except (ImportError, AttributeError):
-        log.warning("this Ray does not say what its autoscaler cannot add", exc_info=True)
+    except (ImportError, AttributeError) as error:
+        _warn(f"this Ray does not say what its autoscaler cannot add: {error}")
         return False
+
+
+@functools.cache  # once: whoever waits asks every second
+def _warn(message: str) -> None:
+    log.warning(message)
