@@ -46,7 +46,14 @@ OPTIMIZATION = OptimizationParams(
     log_every=4,
     seed=7,
 )
+# Those that a history of it has a point for.
+STEPS = [*range(OPTIMIZATION.log_every, OPTIMIZATION.steps + 1, OPTIMIZATION.log_every)]
 NUM_ROWS = (5, 0, 4, 6, 5, 3)  # of each shard
+
+
+def without_rate(history: list[dict[str, float]]) -> list[dict[str, float]]:
+    """Return the points without how fast they went, which no two trainings share."""
+    return [{k: v for k, v in point.items() if k != "images_per_s"} for point in history]
 
 
 class Pictures(NamedTuple):

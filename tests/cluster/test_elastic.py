@@ -17,7 +17,7 @@ from ray.cluster_utils import Cluster
 from safetensors.torch import load_file
 
 from tests import small_training
-from tests.pipelines.test_train import STEPS, without_rate
+from tests.small_training import STEPS, without_rate
 
 pytestmark = [pytest.mark.cluster, pytest.mark.ray]
 PATIENCE_S = 300

@@ -17,10 +17,10 @@ from components.tracking.runs import TrainingRun
 from tests import small_training
 from tests.faulty_proxy import FaultyProxy
 from tests.servers import BUCKET, S3_SECRET, MlflowServer, postgres, s3_environment, s3_server
+from tests.small_training import STEPS
 
 pytestmark = [pytest.mark.cluster, pytest.mark.slow]
 
-STEPS = list(range(4, 41, 4))
 PASSWORD = "not-a-real-password-77ab"
 PATIENCE_S = 200
 

@@ -11,8 +11,7 @@ from mlflow import MlflowClient
 from safetensors.torch import load_file
 
 from tests import small_training
-
-STEPS = [4, 8, 12, 16, 20, 24, 28, 32, 36, 40]
+from tests.small_training import STEPS, without_rate
 
 
 def train(folder: Path, repository: Path, kills: list[tuple[str, int]]) -> int:
@@ -28,10 +27,6 @@ def train(folder: Path, repository: Path, kills: list[tuple[str, int]]) -> int:
         check=False,
         timeout=240,
     ).returncode
-
-
-def without_rate(history: list[dict[str, float]]) -> list[dict[str, float]]:
-    return [{k: v for k, v in point.items() if k != "images_per_s"} for point in history]
 
 
 @pytest.mark.ray

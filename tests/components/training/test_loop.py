@@ -13,6 +13,7 @@ from components.training import loop
 from components.training.loop import NonFiniteLossError
 from components.training.optimization import OptimizationParams
 from components.training.seat import Seat
+from tests.small_training import without_rate
 
 
 class Pair(NamedTuple):
@@ -95,10 +96,6 @@ def run(
 
 def weights(step: nn.Module) -> Tensor:
     return torch.cat([parameter.flatten() for parameter in step.parameters()])
-
-
-def without_rate(points: list[dict[str, float]]) -> list[dict[str, float]]:
-    return [{k: v for k, v in point.items() if k != "images_per_s"} for point in points]
 
 
 def test_it_learns_and_does_not_change_frozen_parameters() -> None:

@@ -147,7 +147,7 @@ def test_a_file_that_is_not_a_description_is_refused(tmp_path: Path) -> None:
     with pytest.raises(FileNotFoundError, match=r"holds no manifest.json or restorer.json"):
         Description.read(tmp_path)
     (tmp_path / "restorer.json").write_text('{"backbone": "sd21"')
-    with pytest.raises(ValueError, match=r"restorer.json is no description"):
+    with pytest.raises(ValueError, match=r"restorer.json is not the description"):
         Description.read(tmp_path)
 
 
