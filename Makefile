@@ -55,7 +55,7 @@ results: $(STAMP) ## print the last results again
 test: $(STAMP) chromium ffmpeg ## run the test suite, but for what needs a cluster
 	@pytest $(AT_ONCE)
 
-test-cluster: $(STAMP) postgresql ## run what takes minutes: the line on a small cluster with S3 and MLflow, things broken in it; a third family
+test-cluster: $(STAMP) postgresql ## run what takes minutes: lines from end to end, killed trainings, a small cluster with S3 and MLflow
 	@pytest -m cluster $(AT_ONCE)
 
 check: $(STAMP) ## lint, formatting, types, import contracts: the same as CI

@@ -23,6 +23,8 @@ for _setting in (
     os.environ.pop(_setting, None)
 os.environ.update(
     {
+        # Threads that wait for each other in turns with another test's take ten times as long.
+        "OMP_NUM_THREADS": "1",
         "DVC_NO_ANALYTICS": "1",
         "HF_HUB_OFFLINE": "1",
         "MLFLOW_DISABLE_TELEMETRY": "1",

@@ -23,15 +23,12 @@ PATIENCE_S = 60  # for the stage that outlives the killed dvc
 def checkout(tmp_path: Path, ray_session: str) -> Checkout:
     return Checkout(
         tmp_path,
-        {
-            **os.environ,
-            "RAY_ADDRESS": ray_session,  # a dozen starts of Ray would take most of the time
-            "OMP_NUM_THREADS": "2",
-        },
+        # A dozen starts of Ray would take most of the time.
+        {**os.environ, "RAY_ADDRESS": ray_session},
     )
 
 
-@pytest.mark.slow
+@pytest.mark.cluster
 @pytest.mark.ray
 def test_the_line_survives_the_end_of_dvc_and_a_second_run_does_nothing(checkout: Checkout) -> None:
     checkout.hdrface("config", "use", *PROFILE)

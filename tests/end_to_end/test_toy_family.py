@@ -38,7 +38,7 @@ def register(checkout: Checkout) -> None:
 def test_a_third_family_goes_from_weights_to_an_evaluated_model(
     tmp_path: Path, ray_session: str
 ) -> None:
-    settings = {"RAY_ADDRESS": ray_session, "OMP_NUM_THREADS": "2", "PYTHONPATH": str(tmp_path)}
+    settings = {"RAY_ADDRESS": ray_session, "PYTHONPATH": str(tmp_path)}
     checkout = Checkout(tmp_path, {**os.environ, **settings})
     register(checkout)
     checkout.hdrface("config", "use", *PROFILE)

@@ -299,7 +299,7 @@ def test_an_absent_server_is_told_at_once(
         project.register(SDFM)
 
 
-@pytest.mark.slow
+@pytest.mark.cluster
 def test_a_server_with_its_artifacts_in_s3_does_as_well(
     project: Project, empty_database: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

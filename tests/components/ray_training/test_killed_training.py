@@ -30,7 +30,7 @@ def train(folder: Path, repository: Path, kills: list[tuple[str, int]]) -> int:
 
 
 @pytest.mark.ray
-@pytest.mark.slow
+@pytest.mark.cluster
 def test_a_training_whose_ranks_and_driver_were_killed_ends_as_one_never_killed(
     tmp_path: Path, repository: Path
 ) -> None:

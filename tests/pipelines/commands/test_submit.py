@@ -188,6 +188,7 @@ def interrupt(follower: subprocess.Popen[str]) -> None:
     follower.send_signal(signal.SIGINT)
 
 
+@pytest.mark.cluster
 def test_an_experiment_of_dvc_runs_in_a_job_and_comes_home(
     cluster: Cluster, checkout: Path, tmp_path_factory: pytest.TempPathFactory
 ) -> None:
