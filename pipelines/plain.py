@@ -68,7 +68,11 @@ def plan(
         stage=f"plain@{backbone}",
         module="pipelines.plain",
         params=params.content(),
-        inputs={"pairs": pairs.fingerprint, "backbone": weights.fingerprint},
+        inputs={
+            "pairs": pairs.fingerprint,
+            "backbone": weights.fingerprint,
+            **params.opponent_inputs(),
+        },
         workers=params.workers,
         elastic_batch=params.elastic_batch,
         num_steps=params.optimization.steps,
@@ -97,7 +101,7 @@ def work(config: dict[str, Any], seat: Seat) -> None:
     """Train on one worker."""
     restorer: RestorerTraining = config["restorer"]
     pairs: Table = config["pairs"]
-    step = restorer.start(seat.device)
+    step, opponent = restorer.start(seat.device)
     num_rows = [
         pc.sum(_is_train(pairs.read_shard(index, ["split"]))).as_py() or 0
         for index in range(len(pairs.shards))
@@ -125,6 +129,7 @@ def work(config: dict[str, Any], seat: Seat) -> None:
         batches,
         restorer.optimization,
         seat,
+        opponent=opponent,
         export=lambda folder: restorer.export(step, folder / training_run.TRAINED),
     )
 

@@ -3,6 +3,7 @@
 reads   pairs         how the faces were degraded, for the trained folder's lineage
         features      hq_png, lq_tokens, sr_tokens, lq_latent, hq_latent (train split)
         weights       data/weights/BACKBONE
+        discriminator data/weights/BACKBONE-discriminator, if the losses have an adversarial term
         encoder       data/weights/dinov3: by name, for the trained folder; the tokens are cached
         intermediate  models/OTHER-text: likewise
 writes  models/BACKBONE-CONDITION/   see `components.restorers.folder`, and history.json
@@ -78,6 +79,7 @@ def plan(
         inputs={
             "features": features.fingerprint,
             **{role: need.fingerprint for role, need in networks.needs.items()},
+            **params.opponent_inputs(),
         },
         workers=params.workers,
         elastic_batch=params.elastic_batch,
@@ -147,7 +149,7 @@ def work(config: dict[str, Any], seat: Seat) -> None:
     """Train on one worker."""
     restorer: RestorerTraining = config["restorer"]
     features: Table = config["features"]
-    step = restorer.start(seat.device)
+    step, opponent = restorer.start(seat.device)
 
     def batches(number: int) -> FeatureBatches:
         stream = RowStream(
@@ -165,6 +167,7 @@ def work(config: dict[str, Any], seat: Seat) -> None:
         batches,
         restorer.optimization,
         seat,
+        opponent=opponent,
         export=lambda folder: restorer.export(step, folder / training_run.TRAINED),
     )
 

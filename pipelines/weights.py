@@ -18,6 +18,7 @@ from pydantic import model_validator
 
 from components import images, tables
 from components.backbones.catalogue import FAMILIES
+from components.discriminators.catalogue import discriminator_named
 from components.params import Params
 from components.tables import unfinished
 from components.training import stand_ins
@@ -62,8 +63,7 @@ def run(params: WeightsParams, network: str) -> str:
         shutil.rmtree(partial, ignore_errors=True)  # half of an interrupted run is worth nothing
         partial.mkdir(parents=True)
         if params.published:
-            family = FAMILIES.get(network)
-            encode_prompt = None if family is None else family.prompt
+            encode_prompt = _prompt_encoder(network)
             fingerprint = fetch.publish(partial, network, params.published, encode_prompt)
         else:
             fingerprint = _make_stand_in(partial, params, network)
@@ -72,6 +72,14 @@ def run(params: WeightsParams, network: str) -> str:
         partial.rename(params.out)
     log.info("weights %s: %s (%s)", network, params.out, fingerprint[:12])
     return fingerprint
+
+
+def _prompt_encoder(network: str) -> fetch.EncodePrompt | None:
+    """Return what encodes the constant prompt of a network, where its kind can have one."""
+    if (discriminator := discriminator_named(network)) is not None:
+        return discriminator.encode_prompt
+    family = FAMILIES.get(network)
+    return None if family is None else family.prompt
 
 
 def _make_stand_in(folder: Path, params: WeightsParams, network: str) -> str:

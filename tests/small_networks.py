@@ -70,16 +70,45 @@ DINO = {
     "num_attention_heads": 2,
     "num_register_tokens": 4,
 }
+SDXL = {
+    "sample_size": 16,
+    "in_channels": 4,
+    "out_channels": 4,
+    "block_out_channels": [16, 32],
+    "layers_per_block": 1,
+    "transformer_layers_per_block": 1,
+    "down_block_types": ["DownBlock2D", "CrossAttnDownBlock2D"],
+    "up_block_types": ["CrossAttnUpBlock2D", "UpBlock2D"],
+    "cross_attention_dim": 24,
+    "norm_num_groups": 4,
+    "attention_head_dim": 2,
+    "use_linear_projection": True,
+    "addition_embed_type": "text_time",
+    "addition_time_embed_dim": 4,
+    "projection_class_embeddings_input_dim": 40,
+}
+WAN = {
+    "num_attention_heads": 2,
+    "attention_head_dim": 12,
+    "in_channels": 4,
+    "out_channels": 4,
+    "text_dim": 16,
+    "freq_dim": 16,
+    "ffn_dim": 32,
+    "num_layers": 1,
+}
 TRAINING = {"steps": 2, "batch_size": 2, "crop": 16, "learning_rate": 1e-3}
 PARAMS = {
     "sd21": {"vae": VAE, "generator": UNET, "autoencoder": TRAINING, "prompt": {"tokens": 3}},
     "qwen": {"vae": QWEN_VAE, "generator": MMDIT, "autoencoder": TRAINING, "prompt": {"tokens": 3}},
+    "sd21-discriminator": {"discriminator": SDXL},
+    "qwen-discriminator": {"discriminator": WAN, "prompt": {"tokens": 3}},
     "dinov3": {"encoder": DINO},
 }
 
 
 def make_network(name: str, folder: Path) -> Path:
-    """Make a sealed stand-in of `sd21`, `qwen` or `dinov3` whose output layers are not zero."""
+    """Make a sealed stand-in of a network of PARAMS; a generator's output layer is not zero."""
     folder.mkdir(parents=True)
     draw = np.random.default_rng(3)
     faces = {
@@ -151,7 +180,7 @@ def trained(
 
 @pytest.fixture(scope="session")
 def networks(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Return a folder with `sd21`, `qwen` and `dinov3` in the published layout."""
+    """Return a folder with the networks of PARAMS in the published layout."""
     root = tmp_path_factory.mktemp("weights")
     for name in PARAMS:
         make_network(name, root / name)

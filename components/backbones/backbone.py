@@ -16,22 +16,13 @@ from pathlib import Path
 from typing import Any, ClassVar, Literal
 
 import torch
-from pydantic import PositiveInt
 from torch import Tensor, nn
 
-from components.backbones import lora
 from components.backbones.color_fix import ColorFix
-from components.params import Params
+from components.weights import lora
+from components.weights.lora import LoraParams
 
 Trainable = Literal["full", "lora"]
-
-
-class LoraParams(Params):
-    """A low-rank change of the generator; dropout is 0 (METHOD, section 3: rank 16, alpha 16)."""
-
-    rank: PositiveInt
-    alpha: PositiveInt
-    targets: Sequence[str] | None = None  # None: the published list of the backbone
 
 
 @dataclass(frozen=True)
@@ -57,6 +48,7 @@ class Backbone(nn.Module, ABC):
     takes_noise: ClassVar[bool]  # and so a fidelity
     color_fix: ClassVar[ColorFix]  # the paper's at inference (METHOD, section 7)
     text_encoder: ClassVar[str]  # `model_type` of the one that its prompts are encoded by
+    discriminator: ClassVar[str]  # its opponent in training: a name of `discriminators.catalogue`
 
     @abstractmethod
     def __init__(self, weights: Path, *, generator: Path | None = None) -> None:
@@ -93,6 +85,17 @@ class Backbone(nn.Module, ABC):
         """Draw what a step adds at random; the condition stays clean with this probability."""
         del lq_latent_BCHW, generator, clean_condition
         return None
+
+    def invention(self, noise: StepNoise | None) -> Tensor:
+        """Return how far each step may leave its condition, from 0: sigma_cond / sigma, (B,).
+
+        Raises: ValueError for a family whose condition is never noised.
+        """
+        del noise
+        raise ValueError(
+            f"{type(self).__name__} conditions no step on noise: set "
+            "losses.adversarial.fidelity_aware to false"
+        )
 
     def inference_noise(self, noise_BCHW: Tensor, fidelity: float) -> StepNoise | None:
         """Arrange given noise for a fidelity in [0, 1]; 1 stays closest to the degraded face."""

@@ -48,6 +48,7 @@ class QwenImage(Backbone):
     takes_noise = True
     color_fix = "wavelet"
     text_encoder = "qwen2_5_vl"
+    discriminator = "wan"
 
     def __init__(self, weights: Path, *, generator: Path | None = None) -> None:
         """Load `vae/` and `transformer/`."""
@@ -118,6 +119,11 @@ class QwenImage(Backbone):
         sigma_B = self.sigmas.to(index.device)[index].float()
         sigma_B = torch.where(clean < clean_condition, 0.0, sigma_B)  # p of eq. 19
         return StepNoise(noise.to(device), sigma_B.to(device))
+
+    def invention(self, noise: StepNoise | None) -> Tensor:
+        if noise is None:
+            raise ValueError("Qwen-Image's step needs noise: call training_noise first")
+        return noise.condition_sigma_B / self.sigma
 
     def inference_noise(self, noise_BCHW: Tensor, fidelity: float) -> StepNoise:
         if not 0 <= fidelity <= 1:

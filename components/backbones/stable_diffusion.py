@@ -30,6 +30,7 @@ class StableDiffusion(Backbone):
     takes_noise = False
     color_fix = "none"
     text_encoder = "clip_text_model"
+    discriminator = "sdxl"
 
     def __init__(self, weights: Path, *, generator: Path | None = None) -> None:
         """Load `vae/`, `unet/` and `scheduler/`.

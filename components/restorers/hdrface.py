@@ -49,14 +49,19 @@ class HDRFace(nn.Module):
 
         `tokens` is None for the condition `text` alone.
         """
-        alpha_BNC = None
-        if isinstance(self.condition, TextCondition):
-            condition_BND = self.condition(lq_latent_BCHW.shape[0])
-        elif tokens is None:
-            raise ValueError(f"condition {self.spec.condition!r} needs tokens; got none")
-        else:
-            condition_BND, alpha_BNC = self.condition(*tokens)
+        condition_BND, alpha_BNC = self.conditioned(lq_latent_BCHW.shape[0], tokens)
         return self.backbone.step(lq_latent_BCHW, condition_BND, noise), alpha_BNC
+
+    def conditioned(
+        self, batch_size: int, tokens: tuple[Tensor, Tensor] | None
+    ) -> tuple[Tensor, Tensor | None]:
+        """Return what the backbone is conditioned on, (B, N, D), and the gate alpha_BNC."""
+        if isinstance(self.condition, TextCondition):
+            return self.condition(batch_size), None
+        if tokens is None:
+            raise ValueError(f"condition {self.spec.condition!r} needs tokens; got none")
+        condition_BND, alpha_BNC = self.condition(*tokens)
+        return condition_BND, alpha_BNC
 
     @torch.no_grad()
     def restore(

@@ -4,10 +4,11 @@ from typing import Self
 
 from pydantic import PositiveInt, model_validator
 
-from components.backbones.backbone import LoraParams, Trainable
+from components.backbones.backbone import Trainable
 from components.backbones.catalogue import BackboneName
 from components.fusion.condition import ConditionName
 from components.params import Params
+from components.weights.lora import LoraParams
 
 
 class RestorerSpec(Params):

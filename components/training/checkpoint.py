@@ -2,6 +2,7 @@
 
     model.safetensors          trainable parameters and buffers         written by rank 0
     optimizer.safetensors      KIND/PARAMETER, e.g. exp_avg/unet.conv_in.weight
+    opponent-*.safetensors     both, of a discriminator
     state.json                 format, step, number of streams
     history.json               the points logged up to this step
     stream-S.safetensors       random states of stream S                written by its rank
@@ -40,6 +41,7 @@ class Moving(NamedTuple):
 
     model: nn.Module
     optimizer: torch.optim.Optimizer
+    opponent: "Moving | None" = None
 
 
 def save(
@@ -57,9 +59,9 @@ def save(
         save_file(stream.random_states(), folder / f"{name}.safetensors")
         _write(folder / f"{name}.json", {"position": stream.batches.position})
     if is_first_rank:
-        model, optimizer = moving
-        save_file(_contiguous(_trained(model)), folder / "model.safetensors")
-        save_file(_contiguous(dict(_moments(model, optimizer))), folder / "optimizer.safetensors")
+        _save_side(folder, moving)
+        if moving.opponent is not None:
+            _save_side(folder, moving.opponent, "opponent-")
         (folder / HISTORY).write_bytes(history.encode(progress.history))
         _write(
             folder / "state.json",
@@ -80,8 +82,9 @@ def load(folder: Path, moving: Moving, streams: Sequence[Stream], *, num_streams
         raise ValueError(
             f"{folder} has checkpoint format {state['format']}, this is {FORMAT}: delete it"
         )
-    _load_model(folder / "model.safetensors", moving.model)
-    _load_moments(folder / "optimizer.safetensors", moving.model, moving.optimizer)
+    _load_side(folder, moving)
+    if moving.opponent is not None:
+        _load_side(folder, moving.opponent, "opponent-")
     positions = [_position(folder, number) for number in range(state["num_streams"])]
     for stream in streams:
         if state["num_streams"] == num_streams:
@@ -91,6 +94,17 @@ def load(folder: Path, moving: Moving, streams: Sequence[Stream], *, num_streams
             stream.start(sum(positions) // num_streams)
     points = history.decode((folder / HISTORY).read_bytes())
     return Progress(step=state["step"], history=points)
+
+
+def _save_side(folder: Path, side: Moving, prefix: str = "") -> None:
+    moments = dict(_moments(side.model, side.optimizer))
+    save_file(_contiguous(_trained(side.model)), folder / f"{prefix}model.safetensors")
+    save_file(_contiguous(moments), folder / f"{prefix}optimizer.safetensors")
+
+
+def _load_side(folder: Path, side: Moving, prefix: str = "") -> None:
+    _load_model(folder / f"{prefix}model.safetensors", side.model)
+    _load_moments(folder / f"{prefix}optimizer.safetensors", side.model, side.optimizer)
 
 
 def _position(folder: Path, stream: int) -> int:

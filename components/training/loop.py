@@ -6,12 +6,14 @@ checkpoints leave through the seat's callable `report`: Ray Train's in a stage, 
 a test.
 """
 
+import logging
 import math
 import tempfile
 import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
+from typing import Any, NamedTuple
 
 import torch
 import torch.distributed as dist
@@ -19,14 +21,29 @@ from torch import Tensor, nn
 
 from components.history import HistoryPoint
 from components.training import checkpoint
+from components.training.adversary import Referee
 from components.training.checkpoint import Moving, Progress
-from components.training.optimization import OptimizationParams
+from components.training.optimization import OptimizationParams, OptimizerParams
 from components.training.seat import Seat
 from components.training.streams import Batches, Stream
+
+log = logging.getLogger(__name__)
+
+OPPONENT = "discriminator"  # its loss in the history
 
 
 class NonFiniteLossError(ArithmeticError):
     """A loss was infinite or not a number; another step would spoil the weights."""
+
+
+class Opponent(NamedTuple):
+    """What plays against the trained step: `module(noise_generator)` gives its losses, like a step.
+
+    It is called after each of the step's backward passes, so it may look at what the step made.
+    """
+
+    module: nn.Module
+    optimizer: OptimizerParams
 
 
 def train(
@@ -35,6 +52,7 @@ def train(
     optimization: OptimizationParams,
     seat: Seat,
     *,
+    opponent: Opponent | None = None,
     export: Callable[[Path], None] | None = None,
 ) -> None:
     """Train what is not frozen in `step` for `optimization.steps` steps, and leave it in `step`.
@@ -46,6 +64,7 @@ def train(
             rows to every backward pass of a step.
         optimization: the optimizer's side of the training.
         seat: this process's place, and where its points and checkpoints go.
+        opponent: a discriminator, which takes turns with `step`.
         export: adds files to the last checkpoint, on rank 0.
 
     Raises: NonFiniteLossError naming step and term, before a checkpoint holds the damage.
@@ -55,29 +74,30 @@ def train(
         Stream(batches(number), number, seed=optimization.seed, device=seat.device)
         for number in range(rank, num_streams, world_size)
     ]
-    trainable = [parameter for parameter in step.parameters() if parameter.requires_grad]
-    optimizer = optimization.optimizer(trainable)
-    moving = Moving(step, optimizer)
+    sides = [_Side(step, optimization)]
+    if opponent is not None:
+        sides.append(_Side(*opponent))
+    moving = _moving(sides)
     progress = Progress()
     if seat.resume_from is not None:
         progress = checkpoint.load(seat.resume_from, moving, streams, num_streams=num_streams)
         seat.report(list(progress.history), None)
-    forward = _shared(step, seat.device) if world_size > 1 else step
-    # Ranks average their gradients, so one with more streams than others counts for more.
-    passes = optimization.accumulate * num_streams / world_size
+    for side in sides:
+        side.share(seat)
     window = _Window(optimization.batch_size * optimization.accumulate * num_streams)
+    referee = Referee()
 
     while progress.step < optimization.steps:
         rate = optimization.learning_rate_at(progress.step)
-        for group in optimizer.param_groups:
-            group["lr"] = rate
-        window.add(_descend(forward, streams, optimizer, trainable, passes, optimization))
+        window.add(_descend(sides, streams, optimization, progress.step, seat))
         progress.step += 1
         is_last = progress.step == optimization.steps
         points: list[HistoryPoint] = []
         if is_last or progress.step % optimization.log_every == 0:
             points = [{**window.close(progress.step, world_size), "learning_rate": rate}]
             progress.history += points
+            if rank == 0 and (told := referee.look(points[0])):
+                log.warning("%s", told)
         if is_last or progress.step % optimization.checkpoint_every == 0:
             with _saved(moving, progress, streams, num_streams, rank) as folder:
                 if is_last and export is not None and rank == 0:
@@ -86,6 +106,41 @@ def train(
             window.restart_clock()
         elif points:
             seat.report(points, None)
+
+
+class _Side:
+    """One of the two that take turns in a step: what is trained, or its opponent."""
+
+    def __init__(self, module: nn.Module, params: OptimizerParams) -> None:
+        self.module, self.params = module, params
+        self.trainable = [p for p in module.parameters() if p.requires_grad]
+        self.optimizer = params.optimizer(self.trainable)
+        self._forward = module
+
+    def share(self, seat: Seat) -> None:
+        """Average gradients over all ranks from now on."""
+        if seat.world_size > 1:
+            self._forward = _shared(self.module, seat.device)
+
+    def turn(self, *inputs: Any, passes: float, is_last: bool) -> dict[str, Tensor]:
+        """Make one of a step's backward passes; return this rank's part of the mean losses."""
+        if isinstance(self._forward, nn.parallel.DistributedDataParallel):
+            self._forward.require_backward_grad_sync = is_last  # what `no_sync` sets
+        losses: dict[str, Tensor] = self._forward(*inputs)
+        (losses["loss"] / passes).backward()  # type: ignore[no-untyped-call]
+        return {name: value.detach() / passes for name, value in losses.items()}
+
+    def descend(self, learning_rate: float) -> Tensor:
+        """Take the optimizer's step; return the norm of the gradient before it was clipped."""
+        for group in self.optimizer.param_groups:
+            group["lr"] = learning_rate
+        if self.params.gradient_clip is not None:
+            norm = nn.utils.clip_grad_norm_(self.trainable, self.params.gradient_clip)
+        else:
+            gradients = [p.grad for p in self.trainable if p.grad is not None]
+            norm = nn.utils.get_total_norm(gradients)
+        self.optimizer.step()
+        return norm
 
 
 @contextmanager
@@ -101,34 +156,38 @@ def _saved(
         yield folder
 
 
-def _descend(
-    forward: nn.Module,
-    streams: Sequence[Stream],
-    optimizer: torch.optim.Optimizer,
-    trainable: Sequence[nn.Parameter],
-    passes: float,
-    optimization: OptimizationParams,
-) -> dict[str, Tensor]:
-    """Take one step of the optimizer; return this rank's part of the mean loss and terms.
+def _moving(sides: Sequence[_Side]) -> Moving:
+    ours, *theirs = (Moving(side.module, side.optimizer) for side in sides)
+    return ours._replace(opponent=theirs[0]) if theirs else ours
 
-    `passes` is how many backward passes a rank makes on average, so the mean over all ranks is the
-    mean over all passes, for losses and gradients.
-    """
-    optimizer.zero_grad(set_to_none=True)
+
+def _descend(
+    sides: Sequence[_Side],
+    streams: Sequence[Stream],
+    optimization: OptimizationParams,
+    step: int,
+    seat: Seat,
+) -> dict[str, Tensor]:
+    """Take one step on each side; return this rank's part of the mean losses, by name."""
+    # Ranks average their gradients, so one with more streams than others counts for more.
+    passes = optimization.accumulate * seat.num_streams / seat.world_size
     sums: dict[str, Tensor] = {}
+    for side in sides:
+        side.optimizer.zero_grad(set_to_none=True)
     turns = [stream for stream in streams for _ in range(optimization.accumulate)]
     for turn, stream in enumerate(turns, start=1):
-        if isinstance(forward, nn.parallel.DistributedDataParallel):
-            forward.require_backward_grad_sync = turn == len(turns)  # what `no_sync` sets
+        how: Any = {"passes": passes, "is_last": turn == len(turns)}
+        batch = stream.batches.take(optimization.batch_size)
         with stream.randomness() as noise:
-            losses: dict[str, Tensor] = forward(stream.batches.take(optimization.batch_size), noise)
-            (losses["loss"] / passes).backward()  # type: ignore[no-untyped-call]
+            losses = sides[0].turn(batch, noise, **how)
+            for side in sides[1:]:
+                theirs = side.turn(noise, **how)
+                losses |= {OPPONENT if name == "loss" else name: theirs[name] for name in theirs}
         for name, value in losses.items():
-            part = value.detach() / passes
-            sums[name] = sums[name] + part if name in sums else part
-    if optimization.gradient_clip is not None:
-        nn.utils.clip_grad_norm_(trainable, optimization.gradient_clip)
-    optimizer.step()
+            sums[name] = sums[name] + value if name in sums else value
+    for side, name in zip(sides, ("gradient_norm", f"{OPPONENT}_gradient_norm"), strict=False):
+        rate = optimization.learning_rate_at(step, of=side.params)
+        sums[name] = side.descend(rate)
     return sums
 
 

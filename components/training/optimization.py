@@ -11,17 +11,38 @@ from torch import nn
 from components.params import Params
 
 
-class OptimizationParams(Params):
+class OptimizerParams(Params):
+    """One optimizer: AdamW."""
+
+    learning_rate: PositiveFloat  # after the warm-up
+    weight_decay: NonNegativeFloat = 0.01  # PyTorch's default for AdamW; the paper names none
+    betas: tuple[NonNegativeFloat, NonNegativeFloat] = (0.9, 0.999)
+    gradient_clip: PositiveFloat | None = None  # the largest norm of all gradients together
+
+    @model_validator(mode="after")
+    def _betas_are_below_one(self) -> Self:
+        if max(self.betas) >= 1:
+            raise ValueError(f"betas = {self.betas} must be below 1")
+        return self
+
+    def optimizer(self, parameters: Iterable[nn.Parameter]) -> torch.optim.AdamW:
+        """Make the AdamW of these parameters."""
+        return torch.optim.AdamW(
+            parameters,
+            lr=self.learning_rate,
+            betas=self.betas,
+            weight_decay=self.weight_decay,
+            fused=True,  # one call for all tensors, also on a CPU: small models have many
+        )
+
+
+class OptimizationParams(OptimizerParams):
     """The optimizer's side of a training; the losses and what trains are declared elsewhere."""
 
     steps: PositiveInt  # of the optimizer
     batch_size: PositiveInt  # rows per worker and backward pass
-    learning_rate: PositiveFloat  # after the warm-up
-    weight_decay: NonNegativeFloat = 0.01  # PyTorch's default for AdamW; the paper names none
-    betas: tuple[NonNegativeFloat, NonNegativeFloat] = (0.9, 0.999)
     warmup_steps: NonNegativeInt = 0
     schedule: Literal["constant", "cosine"] = "constant"  # cosine: down to 0 at the last step
-    gradient_clip: PositiveFloat | None = None  # the largest norm of all gradients together
     accumulate: PositiveInt = 1  # backward passes per step
     checkpoint_every: PositiveInt  # steps
     log_every: PositiveInt  # steps; a point of the history is the mean over them
@@ -38,25 +59,17 @@ class OptimizationParams(Params):
             raise ValueError(
                 f"warmup_steps = {self.warmup_steps} must be below steps = {self.steps}"
             )
-        if max(self.betas) >= 1:
-            raise ValueError(f"betas = {self.betas} must be below 1")
         return self
 
-    def learning_rate_at(self, step: int) -> float:
-        """Return the learning rate of a step, counted from 0. It depends on nothing else."""
-        if step < self.warmup_steps:
-            return self.learning_rate * (step + 1) / self.warmup_steps
-        if self.schedule == "constant":
-            return self.learning_rate
-        progress = (step - self.warmup_steps) / (self.steps - self.warmup_steps)
-        return self.learning_rate * 0.5 * (1 + math.cos(math.pi * progress))
+    def learning_rate_at(self, step: int, *, of: OptimizerParams | None = None) -> float:
+        """Return the learning rate of a step, counted from 0. It depends on nothing else.
 
-    def optimizer(self, parameters: Iterable[nn.Parameter]) -> torch.optim.AdamW:
-        """Make the AdamW of these parameters."""
-        return torch.optim.AdamW(
-            parameters,
-            lr=self.learning_rate,
-            betas=self.betas,
-            weight_decay=self.weight_decay,
-            fused=True,  # one call for all tensors, also on a CPU: small models have many
-        )
+        Another optimizer of the training (`of`) has the same warm-up and schedule.
+        """
+        rate = (of or self).learning_rate
+        if step < self.warmup_steps:
+            return rate * (step + 1) / self.warmup_steps
+        if self.schedule == "constant":
+            return rate
+        progress = (step - self.warmup_steps) / (self.steps - self.warmup_steps)
+        return rate * 0.5 * (1 + math.cos(math.pi * progress))

@@ -8,16 +8,21 @@ from pathlib import Path
 from typing import Any, Self
 
 import torch
-from pydantic import Field, PositiveInt
+from pydantic import Field, PositiveInt, model_validator
 
-from components.backbones.backbone import LoraParams, Trainable
+from components.backbones.backbone import Trainable
 from components.backbones.catalogue import BackboneName
+from components.discriminators.catalogue import DISCRIMINATORS
 from components.fusion.condition import ConditionName
 from components.params import ElasticBatch, Params, Workers
 from components.restorers.folder import begin_restorer, save_restorer
+from components.restorers.hdrface import HDRFace
 from components.restorers.spec import Need, RestorerSpec
+from components.training.adversary import Adversary, DiscriminatorParams
+from components.training.loop import Opponent
 from components.training.optimization import OptimizationParams
 from components.training.step import LossParams, TrainingStep
+from components.weights.lora import LoraParams
 from components.weights.shared import SharedFile, SharedFolder, share, share_file
 from components.weights.store import open_weights
 
@@ -31,6 +36,7 @@ class TrainingParams(Params):
     trainable: Trainable
     lora: LoraParams | None = None
     losses: LossParams
+    discriminator: DiscriminatorParams | None = None  # of the adversarial loss
     # Qwen-Image: how often a step sees the degraded latent without noise (p of eq. 19: 0.5).
     clean_condition: float = Field(ge=0, le=1)
     optimization: OptimizationParams
@@ -38,6 +44,26 @@ class TrainingParams(Params):
     elastic_batch: ElasticBatch = "global"
     shuffle_shards: PositiveInt = 8  # shards whose rows are mixed; they are in memory
     seed: int  # of the restorer's noise
+
+    @model_validator(mode="after")
+    def _an_adversarial_loss_needs_a_discriminator(self) -> Self:
+        if self.losses.adversarial is not None and self.discriminator is None:
+            raise ValueError(
+                "losses.adversarial needs a discriminator: describe it under `discriminator`, or "
+                "set losses.adversarial to null"
+            )
+        return self
+
+    def opponent(self) -> DiscriminatorParams | None:
+        """Return the discriminator if the losses ask for one."""
+        return self.discriminator if self.losses.adversarial is not None else None
+
+    def opponent_inputs(self) -> dict[str, str]:
+        """Return the fingerprint of the discriminator's weights by its name, if there is one."""
+        discriminator = self.opponent()
+        if discriminator is None:
+            return {}
+        return {"discriminator": open_weights(discriminator.weights).fingerprint}
 
     def out(self, backbone: BackboneName, condition: ConditionName) -> Path:
         """Return the trained folder that is written."""
@@ -70,7 +96,12 @@ class TrainingParams(Params):
         places = {
             name for name, field in type(self).model_fields.items() if field.annotation is Path
         }
-        return self.model_dump(mode="json", exclude={*places, "workers", "elastic_batch"})
+        content = self.model_dump(mode="json", exclude={*places, "workers", "elastic_batch"})
+        if self.opponent() is None:
+            del content["discriminator"]
+        else:
+            del content["discriminator"]["weights"]
+        return content
 
 
 class RestorerTraining(Params):
@@ -82,6 +113,8 @@ class RestorerTraining(Params):
     optimization: OptimizationParams
     clean_condition: float
     weights: SharedFolder  # of the backbone
+    discriminator: DiscriminatorParams | None = None
+    discriminator_weights: SharedFolder | None = None
     token_width: int | None = None
     needs: Mapping[str, Need]  # of the trained folder
     licences: tuple[str, ...]
@@ -99,7 +132,7 @@ class RestorerTraining(Params):
         lineage: Mapping[str, Any],
     ) -> Self:
         """Make the training that parameters ask for; networks that workers read become shared."""
-        identity = params.losses.identity
+        identity, discriminator = params.losses.identity, params.opponent()
         return cls(
             spec=spec,
             losses=params.losses,
@@ -107,14 +140,16 @@ class RestorerTraining(Params):
             clean_condition=params.clean_condition,
             optimization=params.optimization,
             weights=share(params.weights),
+            discriminator=discriminator,
+            discriminator_weights=None if discriminator is None else share(discriminator.weights),
             token_width=token_width,
             needs=needs,
             licences=licences,
             lineage=lineage,
         )
 
-    def start(self, device: torch.device) -> TrainingStep:
-        """Build what is trained: the same on every rank and in every attempt."""
+    def start(self, device: torch.device) -> tuple[TrainingStep, Opponent | None]:
+        """Build what is trained and its opponent: the same on every rank and in every attempt."""
         torch.manual_seed(self.optimization.seed)
         losses = self.losses
         if losses.identity is not None and self.identity_network is not None:
@@ -124,7 +159,25 @@ class RestorerTraining(Params):
         restorer = begin_restorer(
             self.spec, open_weights(self.weights.local()), token_width=self.token_width
         )
-        return TrainingStep(restorer, losses, clean_condition=self.clean_condition).to(device)
+        adversary = self._adversary(restorer, device)
+        step = TrainingStep(
+            restorer, losses, clean_condition=self.clean_condition, adversary=adversary
+        ).to(device)
+        if adversary is None or self.discriminator is None:
+            return step, None
+        return step, Opponent(adversary, self.discriminator.optimization)
+
+    def _adversary(self, restorer: HDRFace, device: torch.device) -> Adversary | None:
+        params, weights = self.discriminator, self.discriminator_weights
+        if self.losses.adversarial is None or params is None or weights is None:
+            return None
+        discriminator = DISCRIMINATORS[restorer.backbone.discriminator](
+            open_weights(weights.local()).root,
+            restorer.backbone.condition_width,
+            lora=params.lora,
+            noisy_input=params.noisy_input,
+        )
+        return Adversary(discriminator, self.losses.adversarial).to(device)
 
     def export(self, step: TrainingStep, folder: Path) -> None:
         """Write the trained folder."""

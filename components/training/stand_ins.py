@@ -19,6 +19,8 @@ from torch.nn import functional as F
 
 from components.backbones.backbone import Backbone
 from components.backbones.catalogue import FAMILIES
+from components.discriminators.catalogue import discriminator_named
+from components.discriminators.discriminator import Discriminator
 from components.params import Params
 from components.weights.prompt import PROMPT_FILE
 
@@ -43,7 +45,7 @@ class PromptParams(Params):
 class StandInParams(Params):
     """One network's stand-in: sizes are the keyword arguments of the library's own class.
 
-    `vae` and `generator` for a backbone, `encoder` for DINOv3.
+    `vae` and `generator` for a backbone, `discriminator` for its opponent, `encoder` for DINOv3.
     """
 
     seed: int
@@ -51,6 +53,7 @@ class StandInParams(Params):
     autoencoder: AutoencoderTraining | None = None
     generator: Mapping[str, Any] | None = None
     prompt: PromptParams | None = None
+    discriminator: Mapping[str, Any] | None = None
     encoder: Mapping[str, Any] | None = None
 
 
@@ -123,10 +126,10 @@ def _random_crops(data: Tensor, params: AutoencoderTraining, draw: np.random.Gen
 def make(
     name: str, params: StandInParams, faces: Mapping[str, np.ndarray], folder: Path
 ) -> dict[str, Any]:
-    """Make the stand-in of a backbone or of `dinov3` in `folder`; return what is worth knowing.
+    """Make a network's stand-in in `folder`; return what is worth knowing.
 
     Args:
-        name: of the network.
+        name: of the network: a backbone, BACKBONE-discriminator or dinov3.
         params: sizes, seed and training.
         faces: `train` and `test`, uint8 (N, H, W, 3); needed where an autoencoder is trained.
         folder: exists; gets the published layout.
@@ -136,8 +139,13 @@ def make(
     torch.manual_seed(params.seed)
     if name == "dinov3":
         return _make_encoder(_given(params.encoder, name, "encoder"), folder)
+    if (discriminator := discriminator_named(name)) is not None:
+        return _make_discriminator(discriminator, name, params, folder)
     if name not in FAMILIES:
-        raise ValueError(f"no stand-in of {name!r}: there are {', '.join(FAMILIES)} and dinov3")
+        raise ValueError(
+            f"no stand-in of {name!r}: there are {', '.join(FAMILIES)}, each with its "
+            "-discriminator, and dinov3"
+        )
     return _make_backbone(FAMILIES[name], name, params, faces, folder)
 
 
@@ -153,6 +161,17 @@ def _make_encoder(sizes: Mapping[str, Any], folder: Path) -> dict[str, Any]:
 
     network = DINOv3ViTModel(DINOv3ViTConfig(**sizes))
     network.save_pretrained(folder)
+    return {"parameters": _count(network)}
+
+
+def _make_discriminator(
+    discriminator: type[Discriminator], name: str, params: StandInParams, folder: Path
+) -> dict[str, Any]:
+    network = discriminator.make_network(_given(params.discriminator, name, "discriminator"))
+    network.save_pretrained(folder / discriminator.folder)
+    if (width := discriminator.prompt_width(network)) is not None:
+        prompt = _given(params.prompt, name, "prompt")
+        save_file({"prompt": torch.randn(prompt.tokens, width)}, folder / PROMPT_FILE)
     return {"parameters": _count(network)}
 
 

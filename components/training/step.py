@@ -3,6 +3,7 @@
 B batch, C latent channels, N tokens; H and W of the image or of the latent.
 """
 
+from collections.abc import Mapping
 from pathlib import Path
 from typing import NamedTuple
 
@@ -15,6 +16,7 @@ from components.losses.perceptual import PERCEPTUAL, PerceptualName
 from components.losses.pixel import PixelLoss, PixelRange
 from components.params import Params
 from components.restorers.hdrface import HDRFace, as_cached
+from components.training.adversary import AdversarialParams, Adversary
 
 
 class Batch(NamedTuple):
@@ -59,21 +61,35 @@ class LossParams(Params):
     pixel: PixelParams | None = None
     perceptual: PerceptualParams | None = None
     identity: IdentityParams | None = None
+    adversarial: AdversarialParams | None = None
 
 
 class TrainingStep(nn.Module):
     """Restore a batch and compare: the module that is trained, called once per step.
 
-    It returns the weighted sum as `loss`, and every unweighted term by its name; all are scalars.
+    It returns the weighted sum as `loss`, every unweighted term by its name and, of several terms,
+    the share of each in the sum as `share_NAME`; all are scalars.
     """
 
     def __init__(
-        self, restorer: HDRFace, params: LossParams, *, clean_condition: float = 0.5
+        self,
+        restorer: HDRFace,
+        params: LossParams,
+        *,
+        clean_condition: float = 0.5,
+        adversary: Adversary | None = None,
     ) -> None:
-        """Load what the losses need. Raises: FileNotFoundError naming a missing network."""
+        """Load what the losses need; `adversary` is needed for the adversarial term, and no other.
+
+        It trains by itself, so it is no part of this module.
+
+        Raises: FileNotFoundError naming a missing network.
+        """
         super().__init__()
         self.restorer = restorer
         self.clean_condition = clean_condition
+        self._judge = None if adversary is None else adversary.judge
+        self._fidelity_aware = False
         self.weights = {"latent": params.latent}
         self.image_losses = nn.ModuleDict()
         if params.pixel is not None:
@@ -83,6 +99,9 @@ class TrainingStep(nn.Module):
             self._add("perceptual", params.perceptual.weight, network)
         if params.identity is not None:
             self._add("identity", params.identity.weight, _identity_loss(params.identity.network))
+        if params.adversarial is not None:
+            self.weights["adversarial"] = params.adversarial.weight
+            self._fidelity_aware = params.adversarial.fidelity_aware
         if not any(self.weights.values()):
             raise ValueError("losses: every weight is 0, so there is nothing to minimise")
 
@@ -103,14 +122,27 @@ class TrainingStep(nn.Module):
         tokens = None
         if batch.sr_tokens_BNC is not None and batch.lq_tokens_BNC is not None:
             tokens = (batch.sr_tokens_BNC, batch.lq_tokens_BNC)
-        latent_BCHW, _ = self.restorer.predict(batch.lq_latent_BCHW, noise, tokens)
+        condition_BND, _ = self.restorer.conditioned(batch.lq_latent_BCHW.shape[0], tokens)
+        latent_BCHW = backbone.step(batch.lq_latent_BCHW, condition_BND, noise)
         terms = {"latent": F.mse_loss(latent_BCHW, batch.hq_latent_BCHW)}
         if self.image_losses:
             restored_B3HW = backbone.decode(latent_BCHW)
             for name, loss in self.image_losses.items():
                 terms[name] = loss(restored_B3HW, batch.hq_B3HW)
-        total = torch.stack([self.weights[name] * term for name, term in terms.items()]).sum()
-        return {"loss": total, **terms}
+        if self._judge is not None:
+            invention_B = backbone.invention(noise) if self._fidelity_aware else None
+            terms["adversarial"] = self._judge(
+                latent_BCHW, batch.hq_latent_BCHW, condition_BND, generator, invention_B
+            )
+        weighted = {name: w * terms[name] for name, w in self.weights.items() if w}
+        total = torch.stack(list(weighted.values())).sum()
+        return {"loss": total, **terms, **_shares(weighted, total)}
+
+
+def _shares(weighted: Mapping[str, Tensor], total: Tensor) -> dict[str, Tensor]:
+    """Return each term's part of the sum; nothing if one term makes all of it."""
+    parts = {name: part.detach() / total.detach() for name, part in weighted.items()}
+    return {f"share_{name}": part for name, part in parts.items()} if len(parts) > 1 else {}
 
 
 def _identity_loss(file: Path) -> nn.Module:

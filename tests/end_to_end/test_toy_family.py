@@ -11,7 +11,7 @@ from tests.end_to_end.checkout import Checkout
 
 HERE = Path(__file__).parent
 PROFILE = (
-    *("smoke", "backbone=[sd21,qwen,toy]", "weights.networks=[toy,dinov3]"),
+    *("smoke", "backbone=[sd21,qwen,toy]", "weights.networks=[toy,toy-discriminator,dinov3]"),
     *("plain.backbones=[toy]", "train.backbones=[toy]"),
     *("~intermediates.sd21", "~intermediates.qwen"),
     *("report.names=[toy-sdfm]", "register.candidates=[toy-sdfm]"),

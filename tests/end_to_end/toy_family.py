@@ -39,6 +39,7 @@ class Toy(Backbone):
     takes_noise = False
     color_fix = "none"
     text_encoder = "none"
+    discriminator = "sdxl"
 
     def __init__(self, weights: Path, *, generator: Path | None = None) -> None:
         super().__init__(weights, generator=generator)

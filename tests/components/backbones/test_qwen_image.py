@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 import torch
 
-from components.backbones.backbone import LoraParams, StepNoise
+from components.backbones.backbone import StepNoise
 from components.backbones.qwen_image import (
     QwenImage,
     SharedPositions,
@@ -14,6 +14,7 @@ from components.backbones.qwen_image import (
     pack,
     unpack,
 )
+from components.weights.lora import LoraParams
 
 GOLDEN = Path(__file__).parents[2] / "golden" / "flow_sigmas.npz"
 

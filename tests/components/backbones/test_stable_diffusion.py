@@ -8,8 +8,8 @@ import numpy as np
 import pytest
 import torch
 
-from components.backbones.backbone import LoraParams
 from components.backbones.stable_diffusion import StableDiffusion
+from components.weights.lora import LoraParams
 
 
 @pytest.fixture(scope="module")

@@ -54,7 +54,7 @@ def at(seed: int, width: int = 4, num_streams: int = 1) -> At:
 
 
 def one_step(now: At) -> None:
-    model, optimizer = now.moving
+    model, optimizer = now.moving.model, now.moving.optimizer
     optimizer.zero_grad()
     for stream in now.streams:
         stream.batches.take(8)

@@ -5,8 +5,10 @@ from pathlib import Path
 import pytest
 import torch
 
+from components.discriminators.catalogue import discriminator_named
 from components.restorers.folder import begin_restorer
 from components.restorers.spec import RestorerSpec
+from components.training.adversary import Adversary
 from components.training.step import Batch, LossParams, TrainingStep
 from components.weights.store import open_weights
 from tests.small_networks import SIZE
@@ -25,7 +27,21 @@ def step_of(networks: Path, losses: dict[str, object], backbone: str = "sd21") -
         }
     )
     restorer = begin_restorer(spec, open_weights(networks / backbone), token_width=32)
-    return TrainingStep(restorer, LossParams.model_validate(losses))
+    params = LossParams.model_validate(losses)
+    adversary = None
+    if params.adversarial is not None:
+        kind = discriminator_named(f"{backbone}-discriminator")
+        assert kind is not None
+        adversary = Adversary(
+            kind(
+                networks / f"{backbone}-discriminator",
+                restorer.backbone.condition_width,
+                lora=None,
+                noisy_input=False,
+            ),
+            params.adversarial,
+        )
+    return TrainingStep(restorer, params, adversary=adversary)
 
 
 def batch(step: TrainingStep) -> Batch:
@@ -52,6 +68,33 @@ def test_the_loss_is_the_weighted_sum_and_trains_only_gate_and_generator(
             assert parameter.grad is not None, name
     fusion = [n for n, p in step.named_parameters() if "fusion" in n and p.grad is not None]
     assert fusion
+
+
+@pytest.mark.parametrize(
+    ("backbone", "loss", "fidelity_aware"),
+    [("sd21", "softplus", False), ("qwen", "relativistic", True)],
+)
+def test_the_adversarial_term_is_one_of_the_sum_and_reaches_the_gate(
+    networks: Path, backbone: str, loss: str, *, fidelity_aware: bool
+) -> None:
+    term = {"weight": 0.3, "loss": loss, "fidelity_aware": fidelity_aware}
+    step = step_of(networks, {"latent": 0.5, "adversarial": term}, backbone)
+    terms = step(batch(step), torch.Generator().manual_seed(2))
+    weighted = {"latent": 0.5 * terms["latent"], "adversarial": 0.3 * terms["adversarial"]}
+    torch.testing.assert_close(terms["loss"], sum(weighted.values()))
+    for name, value in weighted.items():
+        torch.testing.assert_close(terms[f"share_{name}"], value / terms["loss"])
+    (gate,) = (p for n, p in step.named_parameters() if n.endswith("fusion.norm.weight"))
+    (alone,) = torch.autograd.grad(terms["adversarial"], gate)
+    assert alone.any()
+    assert not any("discriminator" in name for name, _ in step.named_parameters())
+
+
+def test_only_a_noised_condition_can_be_weighed_by_its_fidelity(networks: Path) -> None:
+    term = {"weight": 1.0, "loss": "softplus", "fidelity_aware": True}
+    step = step_of(networks, {"adversarial": term}, "sd21")
+    with pytest.raises(ValueError, match=r"set losses\.adversarial\.fidelity_aware to false"):
+        step(batch(step), torch.Generator().manual_seed(2))
 
 
 def test_a_few_steps_on_one_batch_bring_the_restored_latent_closer(networks: Path) -> None:

@@ -4,11 +4,22 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+from pydantic import PositiveInt
 from safetensors.torch import load_file
 from torch import Tensor
 
+from components.params import Params
+
 FILE = "pytorch_lora_weights.safetensors"
 ADAPTER = "default"
+
+
+class LoraParams(Params):
+    """Low-rank layers of a network; dropout is 0 (METHOD, section 3: rank 16, alpha 16)."""
+
+    rank: PositiveInt
+    alpha: PositiveInt
+    targets: Sequence[str] | None = None  # None: the published list of the network
 
 
 def add(network: Any, *, rank: int, alpha: int, targets: Sequence[str]) -> None:

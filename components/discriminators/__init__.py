@@ -1,0 +1,1 @@
+"""Networks that tell restored latents from real ones: the generators' opponents in training."""

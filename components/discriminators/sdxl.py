@@ -1,0 +1,137 @@
+"""SDXL's down and middle blocks with a patch head: the opponent of SD 2.1 (METHOD, section 3)."""
+
+import json
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors import safe_open
+from torch import Tensor, nn
+
+from components.backbones.stable_diffusion import StableDiffusion
+from components.discriminators.discriminator import Discriminator, Draw
+from components.weights import lora as low_rank
+from components.weights.lora import LoraParams
+
+FACTOR = 8  # pixels of a latent's pixel, for SDXL's own description of the picture's size
+NUM_TIMESTEPS = 1000
+
+
+class SdxlDiscriminator(Discriminator):
+    """The encoding half of an SDXL UNet at timestep 0, then two strided convolutions to one logit.
+
+    SDXL's text is replaced by the generator's condition: each token through a Linear to the width
+    of its cross-attention, their mean through another to `text_embeds`. (How the paper connects
+    them is not published.) 64 × 64 latents have 4 × 4 patches.
+    """
+
+    folder = "unet"
+    # The generator's, but for what the encoding half has not.
+    lora_targets = tuple(
+        target for target in StableDiffusion.lora_targets if not target.startswith("upsamplers")
+    )
+
+    def __init__(
+        self, weights: Path, condition_width: int, *, lora: LoraParams | None, noisy_input: bool
+    ) -> None:
+        super().__init__(weights, condition_width, lora=lora, noisy_input=noisy_input)
+        self.unet = load_encoding_half(weights / self.folder)
+        self.noisy_input = noisy_input
+        if lora is not None:
+            targets = lora.targets or self.lora_targets
+            low_rank.add(self.unet, rank=lora.rank, alpha=lora.alpha, targets=targets)
+        config = self.unet.config
+        # `add_embedding` takes the text beside six numbers of the picture's size.
+        text_width = (
+            config.projection_class_embeddings_input_dim - 6 * config.addition_time_embed_dim
+        )
+        self.to_tokens = nn.Linear(condition_width, config.cross_attention_dim)
+        self.to_text = nn.Linear(condition_width, text_width)
+        width = config.block_out_channels[-1]
+        self.head = nn.Sequential(
+            nn.Conv2d(width, width, 4, stride=2, padding=1),
+            nn.GroupNorm(32, width),
+            nn.SiLU(),
+            nn.Conv2d(width, 1, 4, stride=2, padding=1),
+        )
+        # alpha_bar of SD's schedule, 0.00085 to 0.012, scaled linear.
+        betas = torch.linspace(0.00085**0.5, 0.012**0.5, NUM_TIMESTEPS, dtype=torch.float64) ** 2
+        self.register_buffer("alpha_bar", (1 - betas).cumprod(0).float(), persistent=False)
+
+    alpha_bar: Tensor
+
+    def draw(self, latent_BCHW: Tensor, generator: torch.Generator) -> Draw:
+        batch, device = latent_BCHW.shape[0], latent_BCHW.device
+        if not self.noisy_input:
+            return Draw(torch.zeros(batch, dtype=torch.long, device=device))
+        where = generator.device
+        timestep_B = torch.randint(NUM_TIMESTEPS, (batch,), generator=generator, device=where)
+        noise = torch.randn(latent_BCHW.shape, generator=generator, device=where)
+        return Draw(timestep_B.to(device), noise.to(latent_BCHW))
+
+    def forward(self, latent_BCHW: Tensor, condition_BND: Tensor, draw: Draw) -> Tensor:
+        if draw.noise_BCHW is not None:
+            signal_B111 = self.alpha_bar[draw.timestep_B].view(-1, 1, 1, 1)
+            noise_BCHW = (1 - signal_B111).sqrt() * draw.noise_BCHW
+            latent_BCHW = signal_B111.sqrt() * latent_BCHW + noise_BCHW
+        features_BCHW = self._encode(latent_BCHW, condition_BND, draw.timestep_B)
+        return self.head(features_BCHW).float()  # type: ignore[no-any-return]
+
+    def _encode(self, latent_BCHW: Tensor, condition_BND: Tensor, timestep_B: Tensor) -> Tensor:
+        """Do what the UNet does until its middle, by the UNet's own parts."""
+        unet = self.unet
+        height, width = (FACTOR * side for side in latent_BCHW.shape[-2:])
+        size = latent_BCHW.new_tensor([height, width, 0, 0, height, width])
+        tokens_BND = self.to_tokens(condition_BND)
+        added = {
+            "text_embeds": self.to_text(condition_BND.mean(dim=1)),
+            "time_ids": size.expand(latent_BCHW.shape[0], -1),
+        }
+        time = unet.time_embedding(unet.get_time_embed(latent_BCHW, timestep_B))
+        time = time + unet.get_aug_embed(time, tokens_BND, added)
+        features: Tensor = unet.conv_in(latent_BCHW)
+        for block in unet.down_blocks:
+            text = {"encoder_hidden_states": tokens_BND} if _attends(block) else {}
+            features, _ = block(hidden_states=features, temb=time, **text)
+        return unet.mid_block(features, time, encoder_hidden_states=tokens_BND)  # type: ignore[no-any-return]
+
+    @staticmethod
+    def make_network(sizes: Mapping[str, Any]) -> Any:
+        from diffusers.models.unets.unet_2d_condition import UNet2DConditionModel
+
+        return UNet2DConditionModel(**sizes)
+
+
+def _attends(block: Any) -> bool:
+    return bool(getattr(block, "has_cross_attention", False))
+
+
+def load_encoding_half(folder: Path) -> Any:
+    """Load a UNet without its up blocks; of the files, only what is used is read (half of SDXL).
+
+    Raises: ValueError if it is not SDXL's kind of UNet, or a part is missing.
+    """
+    from diffusers.models.unets.unet_2d_condition import UNet2DConditionModel
+
+    config = json.loads((folder / "config.json").read_text(encoding="utf-8"))
+    if config.get("addition_embed_type") != "text_time":
+        raise ValueError(f"{folder} is not SDXL's UNet: its addition_embed_type is not 'text_time'")
+    with torch.device("meta"):
+        unet: Any = UNet2DConditionModel.from_config(config)
+    unet.up_blocks = nn.ModuleList()
+    unet.conv_norm_out, unet.conv_act, unet.conv_out = None, None, nn.Identity()
+    needed = unet.state_dict().keys()
+    tensors = {name: value for name, value in _tensors(folder, needed) if name in needed}
+    if missing := sorted(needed - tensors.keys()):
+        raise ValueError(f"{folder} lacks {len(missing)} tensors of SDXL's UNet, e.g. {missing[0]}")
+    unet.load_state_dict(tensors, assign=True)
+    return unet
+
+
+def _tensors(folder: Path, names: Any) -> Iterator[tuple[str, Tensor]]:
+    """Read the named tensors of a network's safetensors files, in float32."""
+    for file in sorted(folder.glob("*.safetensors")):
+        with safe_open(file, framework="pt") as content:
+            for name in names & set(content.keys()):
+                yield name, content.get_tensor(name).float()

@@ -1,0 +1,101 @@
+"""Wan 2.1 (1.3 B) with a small head: the opponent of Qwen-Image (METHOD, section 4)."""
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors.torch import load_file
+from torch import Tensor, nn
+
+from components.discriminators.discriminator import Discriminator, Draw
+from components.weights import lora as low_rank
+from components.weights.lora import LoraParams
+from components.weights.prompt import PROMPT_FILE
+
+SHIFT = 3  # of the timesteps: σ = 3 u / (1 + 2 u), u uniform
+
+
+class WanDiscriminator(Discriminator):
+    """The video transformer on one frame, at a random timestep, and a head on what it predicts.
+
+    The latent stays clean; the timestep only chooses what the transformer looks at. Its text is one
+    constant embedding, not the generator's condition. Qwen-Image's latents are Wan's, so they fit.
+    A latent of H × W has H × W patches.
+    """
+
+    folder = "transformer"
+    lora_targets = ("to_q", "to_k", "to_v", "to_out.0", "ffn.net.0.proj", "ffn.net.2")
+
+    def __init__(
+        self, weights: Path, condition_width: int, *, lora: LoraParams | None, noisy_input: bool
+    ) -> None:
+        """Load `transformer/` and the constant prompt.
+
+        Raises: ValueError for `noisy_input`, which is SDXL's.
+        """
+        from diffusers.models.transformers.transformer_wan import WanTransformer3DModel
+
+        super().__init__(weights, condition_width, lora=lora, noisy_input=noisy_input)
+        if noisy_input:
+            raise ValueError("discriminator.noisy_input: Wan looks at clean latents; set it false")
+        self.transformer = WanTransformer3DModel.from_pretrained(
+            weights / self.folder, use_safetensors=True
+        )
+        if lora is not None:
+            targets = lora.targets or self.lora_targets
+            low_rank.add(self.transformer, rank=lora.rank, alpha=lora.alpha, targets=targets)
+        prompt_LD = load_file(weights / PROMPT_FILE)["prompt"].float()
+        self.register_buffer("prompt_LD", prompt_LD, persistent=False)
+        self.head = nn.Sequential(
+            nn.Conv2d(self.transformer.config.out_channels, 32, 3, padding=1),
+            nn.PReLU(),
+            nn.Conv2d(32, 1, 3, padding=1),
+        )
+
+    prompt_LD: Tensor
+
+    def draw(self, latent_BCHW: Tensor, generator: torch.Generator) -> Draw:
+        uniform_B = torch.rand(
+            latent_BCHW.shape[0], generator=generator, device=generator.device
+        ).to(latent_BCHW.device)
+        return Draw(1000 * SHIFT * uniform_B / (1 + (SHIFT - 1) * uniform_B))
+
+    def forward(self, latent_BCHW: Tensor, condition_BND: Tensor, draw: Draw) -> Tensor:
+        del condition_BND
+        velocity_BC1HW: Tensor = self.transformer(
+            latent_BCHW.unsqueeze(2),
+            timestep=draw.timestep_B,
+            encoder_hidden_states=self.prompt_LD.expand(latent_BCHW.shape[0], -1, -1),
+        ).sample
+        return self.head(velocity_BC1HW.squeeze(2)).float()  # type: ignore[no-any-return]
+
+    @staticmethod
+    def make_network(sizes: Mapping[str, Any]) -> Any:
+        from diffusers.models.transformers.transformer_wan import WanTransformer3DModel
+
+        return WanTransformer3DModel(**sizes)
+
+    @staticmethod
+    def prompt_width(network: Any) -> int | None:
+        return int(network.config.text_dim)
+
+    @staticmethod
+    def encode_prompt(layout: Path, text: str) -> Tensor:
+        from diffusers.pipelines.wan.pipeline_wan import WanPipeline
+        from transformers import AutoTokenizer, UMT5EncoderModel
+
+        # Encoding a prompt does not use them.
+        unused: dict[str, Any] = dict.fromkeys(["vae", "transformer", "scheduler"])
+        tokenizer: Any = AutoTokenizer.from_pretrained(layout / "tokenizer")
+        pipeline = WanPipeline(
+            text_encoder=UMT5EncoderModel.from_pretrained(
+                layout / "text_encoder", use_safetensors=True, dtype="auto"
+            ),
+            tokenizer=tokenizer,
+            **unused,
+        )
+        prompt_BLD: Tensor = pipeline.encode_prompt(
+            text, do_classifier_free_guidance=False, device=torch.device("cpu")
+        )[0]
+        return prompt_BLD[0]
