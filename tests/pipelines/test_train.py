@@ -10,7 +10,7 @@ import pytest
 
 from components import images, tables
 from components.restorers.folder import load_restorer
-from components.weights.store import open_model
+from components.weights.store import open_model, open_weights
 from pipelines import train
 from pipelines.train import TrainParams
 from tests.pipelines.seats import Reports
@@ -100,6 +100,63 @@ def test_a_resumed_training_writes_the_same_bytes(params: TrainParams, tmp_path:
     for file in (whole.folder / "4" / "trained").rglob("*.safetensors"):
         same = resumed.folder / "4" / file.relative_to(whole.folder / "4")
         assert same.read_bytes() == file.read_bytes()
+
+
+def with_discriminator(params: TrainParams, networks: Path) -> TrainParams:
+    return changed(
+        params,
+        losses={"latent": 1.0, "adversarial": {"weight": 0.1, "loss": "softplus"}},
+        discriminator={
+            "weights": networks / "sd21-discriminator",
+            "lora": {"rank": 2, "alpha": 2},
+            "optimization": {"learning_rate": 1e-2},
+        },
+    )
+
+
+def test_a_training_with_a_discriminator_resumes_to_the_same_bytes(
+    params: TrainParams, networks: Path, tmp_path: Path
+) -> None:
+    against = with_discriminator(params, networks)
+    whole, resumed, alone = (Reports(tmp_path / name) for name in ("whole", "resumed", "alone"))
+    work(against, whole)
+    work(against, resumed, resume_from=whole.folder / "2")
+    work(params, alone)
+    files = sorted((whole.folder / "4").rglob("*.safetensors"))
+    assert "opponent-optimizer.safetensors" in {file.name for file in files}
+    for file in files:
+        same = resumed.folder / "4" / file.relative_to(whole.folder / "4")
+        assert same.read_bytes() == file.read_bytes()
+    # What is written is a restorer, as without an opponent, but another one.
+    trained = [file.relative_to(whole.folder) for file in files if "trained" in file.parts]
+    assert trained == sorted(
+        file.relative_to(alone.folder)
+        for file in (alone.folder / "4/trained").rglob("*.safetensors")
+    )
+    unet = next(file for file in trained if "unet" in file.parts)
+    assert (whole.folder / unet).read_bytes() != (alone.folder / unet).read_bytes()
+    assert whole.points[-1].keys() >= {"adversarial", "discriminator", "share_adversarial"}
+
+
+def test_the_discriminator_decides_the_fingerprint_only_where_it_plays(
+    params: TrainParams, networks: Path
+) -> None:
+    against = with_discriminator(params, networks)
+    planned, _ = train.plan(against, "sd21", "sdfm")
+    assert (
+        planned.inputs["discriminator"] == open_weights(networks / "sd21-discriminator").fingerprint
+    )
+    assert against.discriminator is not None
+    faster = against.discriminator.model_dump() | {"optimization": {"learning_rate": 2e-2}}
+    assert (
+        train.plan(changed(against, discriminator=faster), "sd21", "sdfm")[0].fingerprint
+        != planned.fingerprint
+    )
+    idle = changed(params, discriminator=faster)
+    one, other = (train.plan(each, "sd21", "sdfm")[0].fingerprint for each in (params, idle))
+    assert one == other
+    with pytest.raises(ValueError, match=r"losses\.adversarial needs a discriminator"):
+        changed(against, discriminator=None)
 
 
 def test_the_plan_names_all_that_the_folder_stands_on(params: TrainParams) -> None:
