@@ -35,7 +35,7 @@ def bare(config: dict[str, Any]) -> dict[str, float]:
     torch.set_num_threads(1)
     restorer = config["restorer"]
     features = config["features"]
-    step = restorer.start(torch.device("cpu"))
+    step, opponent = restorer.start(torch.device("cpu"))
     batches = FeatureBatches(
         RowStream(
             [shard.rows for shard in features.shards],
@@ -45,17 +45,23 @@ def bare(config: dict[str, Any]) -> dict[str, float]:
         torch.device("cpu"),
     )
     parameters = [parameter for parameter in step.parameters() if parameter.requires_grad]
-    optimizer = torch.optim.AdamW(parameters, lr=1e-4, fused=True)
+    optimizers = [torch.optim.AdamW(parameters, lr=1e-4, fused=True)]
+    if opponent is not None:
+        theirs = [p for p in opponent.module.parameters() if p.requires_grad]
+        optimizers.append(torch.optim.AdamW(theirs, lr=1e-4, fused=True))
     noise = torch.Generator().manual_seed(0)
     since, steps = 0.0, restorer.optimization.steps
     for index in range(steps):
         if index == steps * WARM_UP:
             since = time.perf_counter()
         batch = batches.take(restorer.optimization.batch_size)
-        optimizer.zero_grad()
-        loss = step(batch, noise)["loss"]
-        loss.backward()
-        optimizer.step()
+        for optimizer in optimizers:
+            optimizer.zero_grad()
+        step(batch, noise)["loss"].backward()
+        if opponent is not None:
+            opponent.module(noise)["loss"].backward()
+        for optimizer in optimizers:
+            optimizer.step()
     seconds = time.perf_counter() - since
     return {"images_per_s": steps * (1 - WARM_UP) * restorer.optimization.batch_size / seconds}
 
@@ -105,7 +111,7 @@ def configuration(backbone: str, condition: str, steps: int) -> dict[str, Any]:
     )
     params = params.model_copy(update={"optimization": optimization, "workers": 1})
     _, restorer = train.plan(params, backbone, condition)  # type: ignore[arg-type]
-    return train.worker_config(params, restorer)
+    return train.worker_config(params, restorer, Compute())
 
 
 def main() -> None:

@@ -119,6 +119,9 @@ Workers = Annotated[int | tuple[int, int], BeforeValidator(_checked_workers)]
 ElasticBatch = Literal["global", "per_worker"]
 
 
+Recomputable = Literal["generator", "decoder", "losses", "discriminator"]
+
+
 class Compute(Params):
     """Where a stage's work runs; it changes no result, so neither DVC nor a fingerprint sees it."""
 
@@ -130,6 +133,9 @@ class Compute(Params):
     # when one is lost, and how long it keeps fewer before it grows, at least.
     start_wait_s: PositiveFloat = 120
     resize_interval_s: NonNegativeFloat = 300
+    # For a training: parts that compute their activations again in the backward pass instead of
+    # keeping them. Less memory, more time.
+    recompute: tuple[Recomputable, ...] = ()
 
     @classmethod
     def load_compute(cls, stage: str, file: Path = PARAMS_FILE) -> Self:

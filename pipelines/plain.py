@@ -44,7 +44,7 @@ def run(params: PlainParams, compute: Compute, backbone: BackboneName) -> None:
         training,
         params.out(backbone, "text"),
         worker=work,
-        config=worker_config(params, restorer),
+        config=worker_config(params, restorer, compute),
         compute=compute,
         tags=lambda: {
             "backbone": backbone,
@@ -87,13 +87,16 @@ def plan(
     return training, restorer
 
 
-def worker_config(params: PlainParams, restorer: RestorerTraining) -> dict[str, Any]:
+def worker_config(
+    params: PlainParams, restorer: RestorerTraining, compute: Compute
+) -> dict[str, Any]:
     """Return what `work` needs on every worker."""
     return {
         "restorer": restorer,
         "pairs": Table.open(params.pairs).shared(),
         "mirror": params.mirror,
         "shuffle_shards": params.shuffle_shards,
+        "recompute": compute.recompute,
     }
 
 
@@ -101,7 +104,7 @@ def work(config: dict[str, Any], seat: Seat) -> None:
     """Train on one worker."""
     restorer: RestorerTraining = config["restorer"]
     pairs: Table = config["pairs"]
-    step, opponent = restorer.start(seat.device)
+    step, opponent = restorer.start(seat.device, config["recompute"])
     num_rows = [
         pc.sum(_is_train(pairs.read_shard(index, ["split"]))).as_py() or 0
         for index in range(len(pairs.shards))

@@ -52,7 +52,7 @@ def run(
         training,
         params.out(backbone, condition),
         worker=work,
-        config=worker_config(params, restorer),
+        config=worker_config(params, restorer, compute),
         compute=compute,
         tags=lambda: {
             "backbone": backbone,
@@ -136,12 +136,15 @@ def _open_networks(params: TrainParams, out: Path) -> _Networks:
     return _Networks(needs, licences)
 
 
-def worker_config(params: TrainParams, restorer: RestorerTraining) -> dict[str, Any]:
+def worker_config(
+    params: TrainParams, restorer: RestorerTraining, compute: Compute
+) -> dict[str, Any]:
     """Return what `work` needs on every worker."""
     return {
         "restorer": restorer,
         "features": Table.open(params.features).shared(),
         "shuffle_shards": params.shuffle_shards,
+        "recompute": compute.recompute,
     }
 
 
@@ -149,7 +152,7 @@ def work(config: dict[str, Any], seat: Seat) -> None:
     """Train on one worker."""
     restorer: RestorerTraining = config["restorer"]
     features: Table = config["features"]
-    step, opponent = restorer.start(seat.device)
+    step, opponent = restorer.start(seat.device, config["recompute"])
 
     def batches(number: int) -> FeatureBatches:
         stream = RowStream(

@@ -75,6 +75,10 @@ class Backbone(nn.Module, ABC):
     ) -> Tensor:
         """Take the one step from the degraded latent to the restored one, of the same shape."""
 
+    def decoder_blocks(self) -> list[nn.Module]:
+        """List the parts of the decoder that come one after another and hold its activations."""
+        return [self.vae.decoder.mid_block, *self.vae.decoder.up_blocks]
+
     @abstractmethod
     def decode(self, latent_BCHW: Tensor) -> Tensor:
         """Return the image of a scaled latent, not clamped; gradients flow to the latent."""

@@ -30,6 +30,7 @@ class Discriminator(nn.Module, ABC):
     """A pretrained network with a head that gives each patch of a latent a logit."""
 
     folder: ClassVar[str]  # of the pretrained network in the published layout
+    network: Any  # the pretrained one, of diffusers
 
     @abstractmethod
     def __init__(

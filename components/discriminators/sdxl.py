@@ -36,12 +36,12 @@ class SdxlDiscriminator(Discriminator):
         self, weights: Path, condition_width: int, *, lora: LoraParams | None, noisy_input: bool
     ) -> None:
         super().__init__(weights, condition_width, lora=lora, noisy_input=noisy_input)
-        self.unet = load_encoding_half(weights / self.folder)
+        self.network = load_encoding_half(weights / self.folder)
         self.noisy_input = noisy_input
         if lora is not None:
             targets = lora.targets or self.lora_targets
-            low_rank.add(self.unet, rank=lora.rank, alpha=lora.alpha, targets=targets)
-        config = self.unet.config
+            low_rank.add(self.network, rank=lora.rank, alpha=lora.alpha, targets=targets)
+        config = self.network.config
         # `add_embedding` takes the text beside six numbers of the picture's size.
         text_width = (
             config.projection_class_embeddings_input_dim - 6 * config.addition_time_embed_dim
@@ -80,7 +80,7 @@ class SdxlDiscriminator(Discriminator):
 
     def _encode(self, latent_BCHW: Tensor, condition_BND: Tensor, timestep_B: Tensor) -> Tensor:
         """Do what the UNet does until its middle, by the UNet's own parts."""
-        unet = self.unet
+        unet = self.network
         height, width = (FACTOR * side for side in latent_BCHW.shape[-2:])
         size = latent_BCHW.new_tensor([height, width, 0, 0, height, width])
         tokens_BND = self.to_tokens(condition_BND)

@@ -39,16 +39,16 @@ class WanDiscriminator(Discriminator):
         super().__init__(weights, condition_width, lora=lora, noisy_input=noisy_input)
         if noisy_input:
             raise ValueError("discriminator.noisy_input: Wan looks at clean latents; set it false")
-        self.transformer = WanTransformer3DModel.from_pretrained(
+        self.network = WanTransformer3DModel.from_pretrained(
             weights / self.folder, use_safetensors=True
         )
         if lora is not None:
             targets = lora.targets or self.lora_targets
-            low_rank.add(self.transformer, rank=lora.rank, alpha=lora.alpha, targets=targets)
+            low_rank.add(self.network, rank=lora.rank, alpha=lora.alpha, targets=targets)
         prompt_LD = load_file(weights / PROMPT_FILE)["prompt"].float()
         self.register_buffer("prompt_LD", prompt_LD, persistent=False)
         self.head = nn.Sequential(
-            nn.Conv2d(self.transformer.config.out_channels, 32, 3, padding=1),
+            nn.Conv2d(self.network.config.out_channels, 32, 3, padding=1),
             nn.PReLU(),
             nn.Conv2d(32, 1, 3, padding=1),
         )
@@ -63,7 +63,7 @@ class WanDiscriminator(Discriminator):
 
     def forward(self, latent_BCHW: Tensor, condition_BND: Tensor, draw: Draw) -> Tensor:
         del condition_BND
-        velocity_BC1HW: Tensor = self.transformer(
+        velocity_BC1HW: Tensor = self.network(
             latent_BCHW.unsqueeze(2),
             timestep=draw.timestep_B,
             encoder_hidden_states=self.prompt_LD.expand(latent_BCHW.shape[0], -1, -1),

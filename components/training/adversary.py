@@ -24,6 +24,7 @@ from components.losses.adversarial import (
 )
 from components.params import Params
 from components.training.optimization import OptimizerParams
+from components.training.precision import Precision, computing
 from components.weights.lora import LoraParams
 
 log = logging.getLogger(__name__)
@@ -62,8 +63,15 @@ class _Pair(NamedTuple):
 class Adversary(nn.Module):
     """A discriminator that judges in the generator's turn and learns in its own."""
 
-    def __init__(self, discriminator: Discriminator, params: AdversarialParams) -> None:
+    def __init__(
+        self,
+        discriminator: Discriminator,
+        params: AdversarialParams,
+        *,
+        precision: Precision = "float32",
+    ) -> None:
         super().__init__()
+        self.precision: Precision = precision
         self.discriminator = discriminator
         self.params = params
         self.loss = ADVERSARIAL[params.loss]
@@ -86,11 +94,12 @@ class Adversary(nn.Module):
         pair = _Pair(real_BCHW, fake_BCHW.detach(), condition_BND.detach())
         self._judged = pair
         draw = self.discriminator.draw(fake_BCHW, generator)
+        # Until its own turn: what is computed again in the backward pass must find it frozen too.
         self._freeze(frozen=True)
-        fake = self.discriminator(fake_BCHW, pair.condition_BND, draw)
-        with torch.no_grad():
-            real = self.discriminator(real_BCHW, pair.condition_BND, draw)
-        self._freeze(frozen=False)
+        with computing(self.precision, fake_BCHW.device):
+            fake = self.discriminator(fake_BCHW, pair.condition_BND, draw)
+            with torch.no_grad():
+                real = self.discriminator(real_BCHW, pair.condition_BND, draw)
         loss_B1HW = self.loss.generator(fake, real)
         if invention_B is not None:
             loss_B1HW = (1 + 4 * invention_B).view(-1, 1, 1, 1) * loss_B1HW
@@ -100,6 +109,7 @@ class Adversary(nn.Module):
         """Return the discriminator's loss on what it judged last, and the mean logits; scalars."""
         if self._judged is None:
             raise RuntimeError("the discriminator has judged nothing yet: its turn comes second")
+        self._freeze(frozen=False)
         real_BCHW, fake_BCHW, condition_BND = self._judged
         draw = self.discriminator.draw(fake_BCHW, generator)
         # Real and restored in one pass: DDP allows one before a backward pass.
@@ -108,11 +118,12 @@ class Adversary(nn.Module):
             sides.append(perturb(real_BCHW, generator))
         count = len(sides)
         noise = None if draw.noise_BCHW is None else torch.cat([draw.noise_BCHW] * count)
-        logits = self.discriminator(
-            torch.cat(sides),
-            torch.cat([condition_BND] * count),
-            draw._replace(timestep_B=torch.cat([draw.timestep_B] * count), noise_BCHW=noise),
-        ).chunk(count)
+        many = draw._replace(timestep_B=torch.cat([draw.timestep_B] * count), noise_BCHW=noise)
+        with computing(self.precision, fake_BCHW.device):
+            logits_B1HW = self.discriminator(
+                torch.cat(sides), torch.cat([condition_BND] * count), many
+            )
+        logits = logits_B1HW.chunk(count)
         real, fake = logits[:2]
         loss = self.loss.discriminator(fake, real)
         if self.params.gradient_penalty:

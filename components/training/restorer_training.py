@@ -3,7 +3,7 @@
 The stages `plain` and `train` differ in their rows and their condition. All else is here.
 """
 
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from pathlib import Path
 from typing import Any, Self
 
@@ -14,13 +14,14 @@ from components.backbones.backbone import Trainable
 from components.backbones.catalogue import BackboneName
 from components.discriminators.catalogue import DISCRIMINATORS
 from components.fusion.condition import ConditionName
-from components.params import ElasticBatch, Params, Workers
+from components.params import ElasticBatch, Params, Recomputable, Workers
 from components.restorers.folder import begin_restorer, save_restorer
 from components.restorers.hdrface import HDRFace
 from components.restorers.spec import Need, RestorerSpec
 from components.training.adversary import Adversary, DiscriminatorParams
 from components.training.loop import Opponent
 from components.training.optimization import OptimizationParams
+from components.training.precision import Precision, recomputing, store_frozen
 from components.training.step import LossParams, TrainingStep
 from components.weights.lora import LoraParams
 from components.weights.shared import SharedFile, SharedFolder, share, share_file
@@ -37,6 +38,7 @@ class TrainingParams(Params):
     lora: LoraParams | None = None
     losses: LossParams
     discriminator: DiscriminatorParams | None = None  # of the adversarial loss
+    precision: Precision = "float32"
     # Qwen-Image: how often a step sees the degraded latent without noise (p of eq. 19: 0.5).
     clean_condition: float = Field(ge=0, le=1)
     optimization: OptimizationParams
@@ -115,6 +117,7 @@ class RestorerTraining(Params):
     weights: SharedFolder  # of the backbone
     discriminator: DiscriminatorParams | None = None
     discriminator_weights: SharedFolder | None = None
+    precision: Precision = "float32"
     token_width: int | None = None
     needs: Mapping[str, Need]  # of the trained folder
     licences: tuple[str, ...]
@@ -138,6 +141,7 @@ class RestorerTraining(Params):
             losses=params.losses,
             identity_network=None if identity is None else share_file(identity.network),
             clean_condition=params.clean_condition,
+            precision=params.precision,
             optimization=params.optimization,
             weights=share(params.weights),
             discriminator=discriminator,
@@ -148,8 +152,13 @@ class RestorerTraining(Params):
             lineage=lineage,
         )
 
-    def start(self, device: torch.device) -> tuple[TrainingStep, Opponent | None]:
-        """Build what is trained and its opponent: the same on every rank and in every attempt."""
+    def start(
+        self, device: torch.device, recompute: Collection[Recomputable] = ()
+    ) -> tuple[TrainingStep, Opponent | None]:
+        """Build what is trained and its opponent: the same on every rank and in every attempt.
+
+        `recompute` names what keeps no activations for the backward pass.
+        """
         torch.manual_seed(self.optimization.seed)
         losses = self.losses
         if losses.identity is not None and self.identity_network is not None:
@@ -160,9 +169,15 @@ class RestorerTraining(Params):
             self.spec, open_weights(self.weights.local()), token_width=self.token_width
         )
         adversary = self._adversary(restorer, device)
+        store_frozen(restorer, self.precision)
         step = TrainingStep(
-            restorer, losses, clean_condition=self.clean_condition, adversary=adversary
+            restorer,
+            losses,
+            clean_condition=self.clean_condition,
+            adversary=adversary,
+            precision=self.precision,
         ).to(device)
+        _keep_no_activations(step, adversary, recompute)
         if adversary is None or self.discriminator is None:
             return step, None
         return step, Opponent(adversary, self.discriminator.optimization)
@@ -177,7 +192,9 @@ class RestorerTraining(Params):
             lora=params.lora,
             noisy_input=params.noisy_input,
         )
-        return Adversary(discriminator, self.losses.adversarial).to(device)
+        store_frozen(discriminator, self.precision)
+        adversarial = self.losses.adversarial
+        return Adversary(discriminator, adversarial, precision=self.precision).to(device)
 
     def export(self, step: TrainingStep, folder: Path) -> None:
         """Write the trained folder."""
@@ -188,3 +205,17 @@ class RestorerTraining(Params):
             licences=self.licences,
             lineage=self.lineage,
         )
+
+
+def _keep_no_activations(
+    step: TrainingStep, adversary: Adversary | None, parts: Collection[Recomputable]
+) -> None:
+    backbone = step.restorer.backbone
+    if "generator" in parts:
+        backbone.generator.enable_gradient_checkpointing()
+    if "decoder" in parts:
+        recomputing(backbone.decoder_blocks())
+    if "losses" in parts:
+        recomputing(step.image_losses.values())
+    if "discriminator" in parts and adversary is not None:
+        adversary.discriminator.network.enable_gradient_checkpointing()

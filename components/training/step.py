@@ -17,6 +17,7 @@ from components.losses.pixel import PixelLoss, PixelRange
 from components.params import Params
 from components.restorers.hdrface import HDRFace, as_cached
 from components.training.adversary import AdversarialParams, Adversary
+from components.training.precision import Precision, computing
 
 
 class Batch(NamedTuple):
@@ -78,6 +79,7 @@ class TrainingStep(nn.Module):
         *,
         clean_condition: float = 0.5,
         adversary: Adversary | None = None,
+        precision: Precision = "float32",
     ) -> None:
         """Load what the losses need; `adversary` is needed for the adversarial term, and no other.
 
@@ -88,6 +90,7 @@ class TrainingStep(nn.Module):
         super().__init__()
         self.restorer = restorer
         self.clean_condition = clean_condition
+        self.precision: Precision = precision
         self._judge = None if adversary is None else adversary.judge
         self._fidelity_aware = False
         self.weights = {"latent": params.latent}
@@ -112,7 +115,9 @@ class TrainingStep(nn.Module):
     @torch.no_grad()
     def encode(self, image_B3HW: Tensor) -> Tensor:
         """Return the scaled latent of pictures in [0, 1], rounded as a features table does."""
-        return as_cached(self.restorer.backbone.encode(image_B3HW))
+        with computing(self.precision, image_B3HW.device):
+            latent_BCHW = self.restorer.backbone.encode(image_B3HW)
+        return as_cached(latent_BCHW)
 
     def forward(self, batch: Batch, generator: torch.Generator) -> dict[str, Tensor]:
         backbone = self.restorer.backbone
@@ -123,10 +128,13 @@ class TrainingStep(nn.Module):
         if batch.sr_tokens_BNC is not None and batch.lq_tokens_BNC is not None:
             tokens = (batch.sr_tokens_BNC, batch.lq_tokens_BNC)
         condition_BND, _ = self.restorer.conditioned(batch.lq_latent_BCHW.shape[0], tokens)
-        latent_BCHW = backbone.step(batch.lq_latent_BCHW, condition_BND, noise)
+        with computing(self.precision, batch.hq_B3HW.device):
+            latent_BCHW = backbone.step(batch.lq_latent_BCHW, condition_BND, noise)
         terms = {"latent": F.mse_loss(latent_BCHW, batch.hq_latent_BCHW)}
         if self.image_losses:
-            restored_B3HW = backbone.decode(latent_BCHW)
+            with computing(self.precision, batch.hq_B3HW.device):
+                restored_B3HW = backbone.decode(latent_BCHW)
+            restored_B3HW = restored_B3HW.float()
             for name, loss in self.image_losses.items():
                 terms[name] = loss(restored_B3HW, batch.hq_B3HW)
         if self._judge is not None:

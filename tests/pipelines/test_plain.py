@@ -10,6 +10,7 @@ import torch
 from safetensors.torch import load_file
 
 from components import images
+from components.params import Compute
 from components.restorers.folder import load_restorer
 from pipelines import plain
 from pipelines.plain import PlainParams
@@ -49,7 +50,7 @@ def changed(params: PlainParams, **values: Any) -> PlainParams:
 
 def work(params: PlainParams, reports: Reports, resume_from: Path | None = None) -> None:
     _, restorer = plain.plan(params, "sd21")
-    plain.work(plain.worker_config(params, restorer), reports.seat(resume_from))
+    plain.work(plain.worker_config(params, restorer, Compute()), reports.seat(resume_from))
 
 
 def test_work_writes_a_trained_folder_that_restores(params: PlainParams, tmp_path: Path) -> None:

@@ -9,6 +9,7 @@ import pyarrow as pa
 import pytest
 
 from components import images, tables
+from components.params import Compute
 from components.restorers.folder import load_restorer
 from components.weights.store import open_model, open_weights
 from pipelines import train
@@ -75,7 +76,7 @@ def changed(params: TrainParams, **values: Any) -> TrainParams:
 
 def work(params: TrainParams, reports: Reports, resume_from: Path | None = None) -> None:
     _, restorer = train.plan(params, "sd21", "sdfm")
-    train.work(train.worker_config(params, restorer), reports.seat(resume_from))
+    train.work(train.worker_config(params, restorer, Compute()), reports.seat(resume_from))
 
 
 def test_work_writes_a_trained_folder_that_restores(params: TrainParams, tmp_path: Path) -> None:

@@ -70,7 +70,8 @@ def test_the_generators_turn_teaches_neither_discriminator_nor_condition() -> No
     assert fake.grad.any()
     assert condition.grad is None
     assert all(parameter.grad is None for parameter in judge.parameters())
-    # And afterwards it can learn again, but for what never does.
+    judge(noise())
+    # And in its own turn it learns again, but for what never does.
     assert [n for n, p in judge.named_parameters() if not p.requires_grad] == [
         "discriminator.frozen"
     ]

@@ -1,0 +1,171 @@
+"""bfloat16 and activations that are computed again: what changes, and what does not."""
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from torch import Tensor, nn
+
+from components.backbones.catalogue import BackboneName
+from components.params import Recomputable
+from components.training.loop import Opponent
+from components.training.precision import Precision, recomputing, store_frozen
+from components.training.restorer_training import RestorerTraining
+from components.training.step import Batch, TrainingStep
+from components.weights.shared import share
+from tests.small_networks import SIZE
+
+ALL: tuple[Recomputable, ...] = ("generator", "decoder", "losses", "discriminator")
+
+
+def training(networks: Path, backbone: BackboneName, precision: Precision, **spec: Any) -> Any:
+    losses = {
+        "pixel": {"weight": 1.0, "range": "signed"},
+        "adversarial": {"weight": 0.1, "loss": "relativistic"},
+    }
+    return RestorerTraining.model_validate(
+        {
+            "spec": {
+                "backbone": backbone,
+                "condition": "sdfm",
+                "trainable": "full",
+                "size": SIZE,
+                "encoder_size": 32,
+                "seed": 1,
+                **spec,
+            },
+            "losses": losses,
+            "identity_network": None,
+            "optimization": {
+                **{"steps": 2, "batch_size": 2, "learning_rate": 1e-3},
+                **{"checkpoint_every": 1, "log_every": 1},
+            },
+            "clean_condition": 1,
+            "weights": share(networks / backbone),
+            "discriminator": {
+                "weights": networks / f"{backbone}-discriminator",
+                "optimization": {"learning_rate": 1e-3},
+            },
+            "discriminator_weights": share(networks / f"{backbone}-discriminator"),
+            "precision": precision,
+            "token_width": 32,
+            "needs": {},
+            "licences": (),
+        }
+    )
+
+
+def one_step(step: TrainingStep, opponent: Opponent | None) -> dict[str, Tensor]:
+    """Take both turns; return the losses and every gradient by name."""
+    draw = torch.Generator().manual_seed(1)
+    hq, lq = torch.rand(2, 2, 3, SIZE, SIZE, generator=draw)
+    tokens = torch.randn(2, 2, 9, 32, generator=draw)
+    batch = Batch(hq, step.encode(lq), step.encode(hq), tokens[0], tokens[1])
+    noise = torch.Generator().manual_seed(2)
+    assert opponent is not None
+    results: dict[str, Tensor] = {}
+    for turn in (lambda: step(batch, noise), lambda: opponent.module(noise)):
+        losses = turn()
+        losses["loss"].backward()
+        results |= {name: value.detach() for name, value in losses.items()}
+    for module in (step, opponent.module):
+        for name, parameter in module.named_parameters():
+            if parameter.requires_grad and parameter.grad is not None:
+                results[f"gradient of {name}"] = parameter.grad
+    return results
+
+
+@pytest.mark.parametrize("backbone", ["sd21", "qwen"])
+@pytest.mark.parametrize("precision", ["float32", "bf16"])
+def test_activations_that_are_computed_again_change_no_bit(
+    networks: Path, backbone: BackboneName, precision: Precision
+) -> None:
+    made = training(networks, backbone, precision)
+    kept = one_step(*made.start(torch.device("cpu")))
+    again = one_step(*made.start(torch.device("cpu"), ALL))
+    assert kept.keys() == again.keys()
+    assert [name for name in kept if not torch.equal(kept[name], again[name])] == []
+
+
+@pytest.mark.parametrize("backbone", ["sd21", "qwen"])
+def test_a_step_keeps_fewer_activations_with_each_part_that_computes_them_again(
+    networks: Path, backbone: BackboneName
+) -> None:
+    made = training(networks, backbone, "float32")
+
+    def kept(parts: tuple[Recomputable, ...]) -> int:
+        sizes: dict[int, int] = {}
+
+        def save(tensor: Tensor) -> Tensor:
+            storage = tensor.untyped_storage()
+            sizes[storage.data_ptr()] = storage.nbytes()
+            return tensor
+
+        step, opponent = made.start(torch.device("cpu"), parts)
+        assert opponent is not None
+        with torch.autograd.graph.saved_tensors_hooks(save, lambda tensor: tensor):
+            one_step(step, opponent)
+        return sum(sizes.values())
+
+    everything = kept(())
+    for part in ("generator", "decoder", "discriminator"):
+        assert kept((part,)) < everything, part
+
+
+@pytest.mark.parametrize("backbone", ["sd21", "qwen"])
+@pytest.mark.parametrize("trainable", ["full", "lora"])
+def test_with_bf16_frozen_matrices_are_small_and_what_trains_is_float32(
+    networks: Path, backbone: BackboneName, trainable: str
+) -> None:
+    lora = {"rank": 2, "alpha": 2} if trainable == "lora" else None
+    step, opponent = training(networks, backbone, "bf16", trainable=trainable, lora=lora).start(
+        torch.device("cpu")
+    )
+    for name, parameter in step.named_parameters():
+        frozen_matrix = not parameter.requires_grad and parameter.dim() > 1
+        expected = torch.bfloat16 if frozen_matrix else torch.float32
+        assert parameter.dtype == expected, name
+    results = one_step(step, opponent)
+    assert all(torch.isfinite(value).all() for value in results.values())
+    assert all(value.dtype == torch.float32 for value in results.values())
+
+
+@pytest.mark.parametrize("backbone", ["sd21", "qwen"])
+def test_bf16_is_close_to_float32(networks: Path, backbone: BackboneName) -> None:
+    exact, rounded = (
+        one_step(*training(networks, backbone, precision).start(torch.device("cpu")))
+        for precision in ("float32", "bf16")
+    )
+    assert rounded["loss"].item() == pytest.approx(exact["loss"].item(), rel=0.02)
+    for name in ("pixel", "adversarial"):
+        assert rounded[name].item() == pytest.approx(exact[name].item(), rel=0.02)
+        assert rounded[name] != exact[name]
+    gate = next(name for name in exact if name.endswith("fusion.channel_mlp.0.weight"))
+    cosine = nn.functional.cosine_similarity(rounded[gate].flatten(), exact[gate].flatten(), dim=0)
+    assert cosine > 0.98
+
+
+def test_without_gradients_nothing_is_computed_twice() -> None:
+    calls = 0
+
+    class Counted(nn.Linear):
+        def forward(self, x: Tensor) -> Tensor:
+            nonlocal calls
+            calls += 1
+            return super().forward(x)
+
+    module = Counted(2, 2)
+    recomputing([module])
+    x = torch.ones(1, 2)
+    with torch.no_grad():
+        module(x)
+    assert calls == 1
+    module(x).sum().backward()
+    assert calls == 3
+
+
+def test_float32_stores_as_it_loads() -> None:
+    network = nn.Linear(2, 2).requires_grad_(requires_grad=False)
+    store_frozen(network, "float32")
+    assert network.weight.dtype == torch.float32
