@@ -16,7 +16,7 @@ from components.params import read
 from pipelines.commands import config
 
 REPOSITORY = Path(__file__).parents[2]
-PROFILES = ["paper-qwen", "paper-sd21", "smoke", "tiny"]
+PROFILES = ["one-gpu", "paper-qwen", "paper-sd21", "smoke", "tiny"]
 
 
 def undeclared(base: Any, composed: Any, prefix: str = "") -> Iterator[str]:
