@@ -12,11 +12,12 @@ from components.params import Params
 
 
 class OptimizerParams(Params):
-    """One optimizer: AdamW."""
+    """One optimizer: AdamW (the paper's), or RMSprop with alpha 0.9 (the reference's for Qwen)."""
 
+    algorithm: Literal["adamw", "rmsprop"] = "adamw"
     learning_rate: PositiveFloat  # after the warm-up
     weight_decay: NonNegativeFloat = 0.01  # PyTorch's default for AdamW; the paper names none
-    betas: tuple[NonNegativeFloat, NonNegativeFloat] = (0.9, 0.999)
+    betas: tuple[NonNegativeFloat, NonNegativeFloat] = (0.9, 0.999)  # of AdamW
     gradient_clip: PositiveFloat | None = None  # the largest norm of all gradients together
 
     @model_validator(mode="after")
@@ -25,8 +26,12 @@ class OptimizerParams(Params):
             raise ValueError(f"betas = {self.betas} must be below 1")
         return self
 
-    def optimizer(self, parameters: Iterable[nn.Parameter]) -> torch.optim.AdamW:
-        """Make the AdamW of these parameters."""
+    def optimizer(self, parameters: Iterable[nn.Parameter]) -> torch.optim.Optimizer:
+        """Make the optimizer of these parameters."""
+        if self.algorithm == "rmsprop":
+            return torch.optim.RMSprop(
+                parameters, lr=self.learning_rate, alpha=0.9, weight_decay=self.weight_decay
+            )
         return torch.optim.AdamW(
             parameters,
             lr=self.learning_rate,

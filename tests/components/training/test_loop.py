@@ -4,6 +4,7 @@ from pathlib import Path
 from shutil import copytree
 from typing import NamedTuple
 
+import numpy as np
 import pytest
 import torch
 import torch.multiprocessing as mp
@@ -111,17 +112,34 @@ def test_it_learns_and_does_not_change_frozen_parameters() -> None:
     assert all(point["loss"] == pytest.approx(2 * point["pixel"]) for point in points)
 
 
-@pytest.mark.parametrize("stopped", [6, 18, 20])
+@pytest.mark.parametrize(
+    ("stopped", "algorithm"), [(6, "adamw"), (18, "adamw"), (20, "adamw"), (6, "rmsprop")]
+)
 def test_a_resumed_training_ends_with_the_same_bits_and_history(
-    tmp_path: Path, stopped: int
+    tmp_path: Path, stopped: int, algorithm: str
 ) -> None:
-    params = optimization(schedule="cosine", warmup_steps=3, accumulate=2, gradient_clip=0.5)
+    params = optimization(
+        algorithm=algorithm, schedule="cosine", warmup_steps=3, accumulate=2, gradient_clip=0.5
+    )
     whole, points, _ = run(params, tmp_path)
     torch.manual_seed(99)
     resumed, again, kept = run(params, resume_from=tmp_path / str(stopped))
     assert torch.equal(weights(whole), weights(resumed))
     assert without_rate(again) == without_rate(points)
     assert kept == [step for step in (6, 12, 18, 20) if step > stopped]
+
+
+def test_rmsprop_divides_by_the_root_of_the_mean_square_of_alpha_0_9() -> None:
+    gradients = np.array([1.0, -2.0, 0.5])
+    parameter = nn.Parameter(torch.zeros(1))
+    optimizer = optimization(algorithm="rmsprop", weight_decay=0).optimizer([parameter])
+    expected, square = 0.0, 0.0
+    for gradient in gradients:
+        parameter.grad = torch.tensor([gradient], dtype=torch.float32)
+        optimizer.step()
+        square = 0.9 * square + 0.1 * gradient**2
+        expected -= 0.05 * gradient / (np.sqrt(square) + 1e-8)
+    assert parameter.item() == pytest.approx(expected, rel=1e-5)
 
 
 def test_accumulating_gives_the_gradient_of_the_larger_batch() -> None:
