@@ -1,7 +1,7 @@
 """The report: one HTML page that loads nothing. Charts are SVG, pictures are data URIs."""
 
 import base64
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cache
 from pathlib import Path
@@ -27,7 +27,9 @@ _LARGEST = 384  # pixels of a picture on the page
 _LOSSLESS = 160  # larger pictures are WebP, not PNG: a page of 512-pixel faces would be 80 MB
 _NUM_SHOWN = 200  # rejected pictures per table
 _RATE = "images_per_s"
-_NO_LOSSES = (_RATE, "workers", "learning_rate")
+_NO_LOSSES = (_RATE, "workers", "learning_rate", "gradient_norm", "discriminator_gradient_norm")
+_SHARE = "share_"  # of a term in the loss: in MLflow
+_LOGITS = ("logit_real", "logit_fake")
 
 
 @dataclass(frozen=True)
@@ -105,7 +107,10 @@ def render(report: Report) -> str:
         ],
         scale=_scale(),
         trainings=[
-            _training(model, rows) for model, rows in _in_order(report.histories, ranked) if rows
+            chart
+            for model, rows in _in_order(report.histories, ranked)
+            if rows
+            for chart in _training(model, rows)
         ],
         graph=charts.stage_graph(report.stages) if report.stages else None,
         roles=ROLES,
@@ -227,16 +232,24 @@ def _pictures(gallery: Gallery) -> dict[str, Any]:
     }
 
 
-def _training(model: str, history: Sequence[Mapping[str, float]]) -> dict[str, Any]:
-    curves = charts.curves_of(history, without=_NO_LOSSES)
+def _training(model: str, history: Sequence[Mapping[str, float]]) -> Iterator[dict[str, Any]]:
+    """Give a chart of the losses, and one of the logits if there was a discriminator."""
     rates = [row[_RATE] for row in history if _RATE in row]
-    return {
-        "model": model,
+    facts = {
         "steps": round(max(row["step"] for row in history)),
         "rate": float(np.median(rates)) if rates else None,
-        "curves": curves,
-        "chart": charts.line_chart(curves, title=f"Losses of {model}"),
     }
+    curves = [
+        curve
+        for curve in charts.curves_of(history, without=_NO_LOSSES)
+        if not curve.name.startswith(_SHARE)
+    ]
+    losses = [curve for curve in curves if curve.name not in _LOGITS]
+    logits = [curve for curve in curves if curve.name in _LOGITS]
+    for title, shown in (("losses", losses), ("the discriminator's mean logits", logits)):
+        if shown:
+            chart = charts.line_chart(shown, title=f"{model}: {title}")
+            yield {"title": f"{model}: {title}", **facts, "curves": shown, "chart": chart}
 
 
 def _data_uri(picture: Image) -> str:

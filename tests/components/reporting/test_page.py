@@ -1,6 +1,8 @@
 """The page: complete, self-contained, and fit for a phone; looked at in a real browser."""
 
 import math
+import re
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -69,6 +71,24 @@ def _report(size: int = 64) -> Report:
 @pytest.fixture(scope="module")
 def html() -> str:
     return render(_report())
+
+
+def test_logits_have_a_chart_of_their_own_and_shares_have_none() -> None:
+    """They may be negative, which a logarithmic axis of losses cannot show."""
+    report = _report()
+    points = [
+        {"step": float(step), "loss": 10.0**-step, "discriminator": 0.7, "gradient_norm": 3.0}
+        | {"logit_real": 0.1, "logit_fake": -0.2, "share_latent": 0.5}
+        for step in range(1, 5)
+    ]
+    html = render(replace(report, histories={"sd21-sdfm": points}))
+    charts = re.findall(r'aria-label="(sd21-sdfm: [^"]*)"', html)
+    assert charts == [
+        "sd21-sdfm: losses, over steps, logarithmic axis",
+        "sd21-sdfm: the discriminator&#39;s mean logits, over steps, linear axis",
+    ]
+    legends = re.findall(r'class="key line s\d">(\w+)<', html)
+    assert legends == ["loss", "discriminator", "logit_real", "logit_fake"]
 
 
 def test_models_are_sorted_and_the_best_is_bold_whichever_way_is_better(html: str) -> None:
