@@ -64,7 +64,7 @@ class Backbone(nn.Module, ABC):
         family = cls.__new__(cls)
         nn.Module.__init__(family)
         family.hold(made_vae, made_generator, condition_width)
-        return family
+        return family.to("meta")  # buffers too
 
     def hold(self, vae: Any, generator: Any, condition_width: int) -> None:
         """Take the two networks, frozen; called by every family's `__init__`."""
