@@ -13,7 +13,7 @@ from abc import ABC, abstractmethod
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, ClassVar, Literal
+from typing import Any, ClassVar, Literal, Self
 
 import torch
 from torch import Tensor, nn
@@ -54,6 +54,17 @@ class Backbone(nn.Module, ABC):
     def __init__(self, weights: Path, *, generator: Path | None = None) -> None:
         """Load a diffusers folder; a generator that was trained in full has its own folder."""
         super().__init__()
+
+    @classmethod
+    def of_sizes(cls, vae: Mapping[str, Any], generator: Mapping[str, Any]) -> Self:
+        """Make the family without a folder: on the meta device, to count what it costs."""
+        with torch.device("meta"):
+            made_vae = cls.make_vae(vae)
+            made_generator, condition_width = cls.make_generator(generator)
+        family = cls.__new__(cls)
+        nn.Module.__init__(family)
+        family.hold(made_vae, made_generator, condition_width)
+        return family.to("meta")  # buffers too
 
     def hold(self, vae: Any, generator: Any, condition_width: int) -> None:
         """Take the two networks, frozen; called by every family's `__init__`."""

@@ -61,8 +61,11 @@ class QwenImage(Backbone):
         transformer = QwenImageTransformer2DModel.from_pretrained(
             generator or weights / "transformer", use_safetensors=True
         )
-        transformer.pos_embed = SharedPositions(transformer.pos_embed)
         self.hold(vae, transformer, transformer.config.joint_attention_dim)
+
+    def hold(self, vae: Any, generator: Any, condition_width: int) -> None:
+        super().hold(vae, generator, condition_width)
+        generator.pos_embed = SharedPositions(generator.pos_embed)
         self.sigmas = flow_sigmas()
         self.sigma = float(self.sigmas[STEP_INDEX])
         shape = (1, self.vae.config.z_dim, 1, 1)

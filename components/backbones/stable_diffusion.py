@@ -55,6 +55,10 @@ class StableDiffusion(Backbone):
             )
         self.alpha_bar = float(schedule.alphas_cumprod[TIMESTEP])
 
+    def hold(self, vae: Any, generator: Any, condition_width: int) -> None:
+        super().hold(vae, generator, condition_width)
+        self.alpha_bar = float(self.schedule().alphas_cumprod[TIMESTEP])
+
     @torch.no_grad()
     def encode(self, image_B3HW: Tensor) -> Tensor:
         latent_BCHW: Tensor = self.vae.config.scaling_factor * self.encode_mean(
@@ -135,13 +139,18 @@ class StableDiffusion(Backbone):
         nn.init.zeros_(unet.conv_out.bias)
         return unet, int(unet.config.cross_attention_dim)
 
-    @classmethod
-    def save_schedule(cls, folder: Path) -> None:
+    @staticmethod
+    def schedule() -> Any:
+        """Make the published schedule."""
         from diffusers.schedulers.scheduling_ddpm import DDPMScheduler
 
-        DDPMScheduler(
+        return DDPMScheduler(
             beta_start=0.00085,
             beta_end=0.012,
             beta_schedule="scaled_linear",
             prediction_type="epsilon",
-        ).save_pretrained(folder / "scheduler")
+        )
+
+    @classmethod
+    def save_schedule(cls, folder: Path) -> None:
+        cls.schedule().save_pretrained(folder / "scheduler")

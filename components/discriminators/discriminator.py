@@ -7,7 +7,7 @@ grid of patches.
 from abc import ABC, abstractmethod
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any, ClassVar, NamedTuple
+from typing import Any, ClassVar, NamedTuple, Self
 
 import torch
 from torch import Tensor, nn
@@ -46,6 +46,33 @@ class Discriminator(nn.Module, ABC):
                 option for SD).
         """
         super().__init__()
+
+    @classmethod
+    def of_sizes(
+        cls,
+        sizes: Mapping[str, Any],
+        condition_width: int,
+        *,
+        lora: LoraParams | None,
+        noisy_input: bool,
+        prompt_tokens: int | None = None,
+    ) -> Self:
+        """Make the discriminator without a folder: on the meta device, to count what it costs."""
+        made = cls.__new__(cls)
+        nn.Module.__init__(made)
+        with torch.device("meta"):
+            network = cls.make_network(sizes)
+            if (width := cls.prompt_width(network)) is not None:
+                prompt_LD = torch.empty(prompt_tokens or 1, width)
+                made.register_buffer("prompt_LD", prompt_LD, persistent=False)
+            made.hold(network, condition_width, lora=lora, noisy_input=noisy_input)
+        return made
+
+    @abstractmethod
+    def hold(
+        self, network: Any, condition_width: int, *, lora: LoraParams | None, noisy_input: bool
+    ) -> None:
+        """Take the pretrained network and add what trains; called by every `__init__`."""
 
     @abstractmethod
     def draw(self, latent_BCHW: Tensor, generator: torch.Generator) -> Draw:

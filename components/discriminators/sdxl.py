@@ -36,7 +36,14 @@ class SdxlDiscriminator(Discriminator):
         self, weights: Path, condition_width: int, *, lora: LoraParams | None, noisy_input: bool
     ) -> None:
         super().__init__(weights, condition_width, lora=lora, noisy_input=noisy_input)
-        self.network = load_encoding_half(weights / self.folder)
+        network = load_encoding_half(weights / self.folder)
+        self.hold(network, condition_width, lora=lora, noisy_input=noisy_input)
+
+    def hold(
+        self, network: Any, condition_width: int, *, lora: LoraParams | None, noisy_input: bool
+    ) -> None:
+        _keep_encoding_half(network)
+        self.network = network
         self.noisy_input = noisy_input
         if lora is not None:
             targets = lora.targets or self.lora_targets
@@ -119,14 +126,18 @@ def load_encoding_half(folder: Path) -> Any:
         raise ValueError(f"{folder} is not SDXL's UNet: its addition_embed_type is not 'text_time'")
     with torch.device("meta"):
         unet: Any = UNet2DConditionModel.from_config(config)
-    unet.up_blocks = nn.ModuleList()
-    unet.conv_norm_out, unet.conv_act, unet.conv_out = None, None, nn.Identity()
+    _keep_encoding_half(unet)
     needed = unet.state_dict().keys()
     tensors = {name: value for name, value in _tensors(folder, needed) if name in needed}
     if missing := sorted(needed - tensors.keys()):
         raise ValueError(f"{folder} lacks {len(missing)} tensors of SDXL's UNet, e.g. {missing[0]}")
     unet.load_state_dict(tensors, assign=True)
     return unet
+
+
+def _keep_encoding_half(unet: Any) -> None:
+    unet.up_blocks = nn.ModuleList()
+    unet.conv_norm_out, unet.conv_act, unet.conv_out = None, None, nn.Identity()
 
 
 def _tensors(folder: Path, names: Any) -> Iterator[tuple[str, Tensor]]:

@@ -37,16 +37,21 @@ class WanDiscriminator(Discriminator):
         from diffusers.models.transformers.transformer_wan import WanTransformer3DModel
 
         super().__init__(weights, condition_width, lora=lora, noisy_input=noisy_input)
+        network = WanTransformer3DModel.from_pretrained(weights / self.folder, use_safetensors=True)
+        prompt_LD = load_file(weights / PROMPT_FILE)["prompt"].float()
+        self.register_buffer("prompt_LD", prompt_LD, persistent=False)
+        self.hold(network, condition_width, lora=lora, noisy_input=noisy_input)
+
+    def hold(
+        self, network: Any, condition_width: int, *, lora: LoraParams | None, noisy_input: bool
+    ) -> None:
+        del condition_width
         if noisy_input:
             raise ValueError("discriminator.noisy_input: Wan looks at clean latents; set it false")
-        self.network = WanTransformer3DModel.from_pretrained(
-            weights / self.folder, use_safetensors=True
-        )
+        self.network = network
         if lora is not None:
             targets = lora.targets or self.lora_targets
             low_rank.add(self.network, rank=lora.rank, alpha=lora.alpha, targets=targets)
-        prompt_LD = load_file(weights / PROMPT_FILE)["prompt"].float()
-        self.register_buffer("prompt_LD", prompt_LD, persistent=False)
         self.head = nn.Sequential(
             nn.Conv2d(self.network.config.out_channels, 32, 3, padding=1),
             nn.PReLU(),

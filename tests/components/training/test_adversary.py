@@ -30,6 +30,9 @@ class Small(Discriminator):
         self.text = nn.Linear(3, 8)
         self.frozen = nn.Parameter(torch.ones(1), requires_grad=False)
 
+    def hold(self, *args: object, **options: object) -> None:
+        raise NotImplementedError
+
     def draw(self, latent_BCHW: Tensor, generator: torch.Generator) -> Draw:
         return Draw(torch.rand(latent_BCHW.shape[0], generator=generator))
 
