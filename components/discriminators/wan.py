@@ -43,8 +43,7 @@ class WanDiscriminator(Discriminator):
             weights / self.folder, use_safetensors=True
         )
         if lora is not None:
-            targets = lora.targets or self.lora_targets
-            low_rank.add(self.network, rank=lora.rank, alpha=lora.alpha, targets=targets)
+            low_rank.add(self.network, lora, self.lora_targets)
         prompt_LD = load_file(weights / PROMPT_FILE)["prompt"].float()
         self.register_buffer("prompt_LD", prompt_LD, persistent=False)
         self.head = nn.Sequential(
