@@ -81,7 +81,7 @@ def published(
     """VQFR's operations in their order, on floats in [0, 1]; the noise is drawn unless given."""
     height, width = hq.shape[:2]
     image: Any = np.float32(hq / 255.0)
-    kernel = published_kernel(PAPER.kernel_size, drawn.sigma_x, drawn.sigma_y, drawn.angle)
+    kernel = published_kernel(len(drawn.kernel), drawn.sigma_x, drawn.sigma_y, drawn.angle)
     image = cv2.filter2D(image, -1, kernel)
     small = (int(width // drawn.scale), int(height // drawn.scale))
     image = cv2.resize(image, small, interpolation=cv2.INTER_LINEAR)

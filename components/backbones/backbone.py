@@ -128,12 +128,7 @@ class Backbone(nn.Module, ABC):
             return
         if lora_params is None:
             raise ValueError("trainable is 'lora' but the lora section (rank, alpha) is missing")
-        lora.add(
-            self.generator,
-            rank=lora_params.rank,
-            alpha=lora_params.alpha,
-            targets=lora_params.targets or self.lora_targets,
-        )
+        lora.add(self.generator, lora_params, self.lora_targets)
 
     def freeze_unused(self) -> None:
         """Freeze what feeds nothing: without a gradient, DDP would wait for it."""

@@ -131,7 +131,8 @@ class QwenImage(Backbone):
     def inference_noise(self, noise_BCHW: Tensor, fidelity: float) -> StepNoise:
         if not 0 <= fidelity <= 1:
             raise ValueError(f"fidelity = {fidelity}: must be in [0, 1]")
-        index = STEP_INDEX + round(fidelity * (SCHEDULE_STEPS - STEP_INDEX))
+        # Halves go up, as in the reference: Python's `round` takes half of them down.
+        index = math.floor(STEP_INDEX + fidelity * (SCHEDULE_STEPS - STEP_INDEX) + 0.5)
         sigma = float(self.sigmas[index]) if index < SCHEDULE_STEPS else 0.0
         return StepNoise(noise_BCHW, noise_BCHW.new_full((noise_BCHW.shape[0],), sigma))
 

@@ -6,6 +6,9 @@
 of them. Published ranges (kernel; sigma; downsample; noise; JPEG quality):
 
     VQFR, the paper      41; 0.1-10; 0.8-8; 0-20; 60-100
+    HDRFace's reference  81 or 83, the rest as the paper, integer_quality, and sharpened pictures:
+                         `unsharp` {} with before_degrading for SD 2.1; for Qwen-Image `unsharp` {}
+                         and `unsharp_source` {kernel_size: 101, mask_kernel_size: 1}
     VQFR v2              41; 1-15; 1-30; 0-20; 30-90
     GFPGAN               as the paper, jitter_probability 0.3, grey_probability 0.01
     CodeFormer III       41; 0.1-10; 1-12; 0-15; 60-100
@@ -14,16 +17,16 @@ of them. Published ranges (kernel; sigma; downsample; noise; JPEG quality):
 
 import math
 from dataclasses import dataclass
-from typing import Annotated, NamedTuple
+from typing import Annotated, NamedTuple, Self
 
 import cv2
 import numpy as np
 import numpy.typing as npt
-from pydantic import AfterValidator, Field, PositiveFloat
+from pydantic import AfterValidator, BeforeValidator, Field, PositiveFloat, model_validator
 
 from components import keyed_random
-from components.degradation.blur import Kernel, OddInt, Picture, blur, gaussian_kernel
-from components.degradation.unsharp import UnsharpParams, sharpen
+from components.degradation.blur import Kernel, Picture, blur, gaussian_kernel
+from components.degradation.unsharp import SharpenParams, UnsharpParams, sharpen
 from components.images import Image
 from components.params import Params
 
@@ -35,6 +38,15 @@ def _ordered(low_high: tuple[float, float]) -> tuple[float, float]:
     return low_high
 
 
+def _checked_sizes(value: object) -> object:
+    sizes = value if isinstance(value, list | tuple) else [value]
+    if not sizes or not all(type(size) is int and size > 0 and size % 2 for size in sizes):
+        raise ValueError("a kernel has a middle: expected an odd number from 1, or a list of such")
+    return value
+
+
+# The size of every kernel, or those that each kernel's size is drawn from.
+KernelSize = Annotated[int | tuple[int, ...], BeforeValidator(_checked_sizes)]
 Quality = Annotated[int, Field(ge=1, le=100)]
 Probability = Annotated[float, Field(ge=0, le=1)]
 Level = Annotated[float, Field(ge=0, le=255)]  # in 1/255
@@ -43,7 +55,7 @@ Level = Annotated[float, Field(ge=0, le=255)]  # in 1/255
 class DegradationParams(Params):
     """The ranges that a degradation is drawn from, uniformly; [low, high] each."""
 
-    kernel_size: OddInt
+    kernel_size: KernelSize  # pixels; of several, each is equally likely
     sigma: Annotated[tuple[PositiveFloat, PositiveFloat], AfterValidator(_ordered)]  # pixels
     isotropic_probability: Probability = 0.5
     angle: Annotated[tuple[float, float], AfterValidator(_ordered)] = (-math.pi, math.pi)  # radians
@@ -57,7 +69,17 @@ class DegradationParams(Params):
     jitter_shift: Level = 20.0  # the largest shift of a channel; GFPGAN's and VQFR's
     grey_probability: Probability = 0.0
     grey_target: bool = False  # True: if LQ is grey, so is the HQ target
-    unsharp: UnsharpParams | None = None
+    unsharp: UnsharpParams | None = None  # sharpens the HQ target
+    unsharp_source: SharpenParams | None = None  # sharpens what LQ is made from, not the target
+
+    @model_validator(mode="after")
+    def _one_source(self) -> Self:
+        if self.unsharp_source is not None and self.unsharp and self.unsharp.before_degrading:
+            raise ValueError(
+                "unsharp.before_degrading and unsharp_source both say what LQ is made from: "
+                "set before_degrading to false, or unsharp_source to null"
+            )
+        return self
 
 
 @dataclass(frozen=True, eq=False)
@@ -114,13 +136,15 @@ def draw(
     is_jittered = dice.random() < params.jitter_probability
     red, green, blue = map(float, dice.uniform(-params.jitter_shift, params.jitter_shift, size=3))
     is_grey = bool(dice.random() < params.grey_probability)
+    sizes = (params.kernel_size,) if isinstance(params.kernel_size, int) else params.kernel_size
+    kernel_size = sizes[dice.integers(len(sizes))]
 
     if is_isotropic:
         sigma_y, angle = sigma_x, 0.0
     height, width = (_shrunken(side, scale) for side in size)
     noise = keyed_random.normal(seed, face_id, variant, "degradation noise", (height, width, 3))
     return Degradation(
-        kernel=gaussian_kernel(params.kernel_size, sigma_x, sigma_y, angle),
+        kernel=gaussian_kernel(kernel_size, sigma_x, sigma_y, angle),
         scale=scale,
         noise_sigma=noise_sigma,
         noise=noise,
@@ -165,6 +189,8 @@ def make_pair(face: Image, drawn: Degradation, params: DegradationParams) -> Pai
         target = sharpen(face, params.unsharp)
         if params.unsharp.before_degrading:
             face = target
+    if params.unsharp_source is not None:
+        face = sharpen(face, params.unsharp_source)
     lq = apply(face, drawn)
     if drawn.is_grey and params.grey_target:
         target = np.rint(_grey(target.astype(np.float32))).astype(np.uint8)

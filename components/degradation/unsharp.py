@@ -1,4 +1,4 @@
-"""Unsharp mask: a sharper HQ target, as Real-ESRGAN makes one."""
+"""Unsharp mask: a sharper face to aim at, or to degrade, as Real-ESRGAN makes one."""
 
 from typing import Annotated
 
@@ -11,19 +11,24 @@ from components.images import Image
 from components.params import Params
 
 
-class UnsharpParams(Params):
-    """Defaults are Real-ESRGAN's (`usm_sharp`); HDRFace's reference has kernels 81 and 83."""
+class SharpenParams(Params):
+    """Defaults are Real-ESRGAN's (`usm_sharp`), and those of HDRFace's reference for HQ targets."""
 
     kernel_size: OddInt = 51  # of the Gaussian that is subtracted
-    mask_kernel_size: OddInt = 51  # of the Gaussian that softens the mask
+    mask_kernel_size: OddInt = 51  # of the Gaussian that softens the mask; 1: a hard edge
     weight: NonNegativeFloat = 0.5
     # In 1/255: smaller details stay as they are.
     threshold: Annotated[float, Field(ge=0, le=255)] = 10
-    # True: LQ is made from the sharpened picture (HDRFace's reference).
+
+
+class UnsharpParams(SharpenParams):
+    """How the HQ target is sharpened, and whether before LQ is made from it."""
+
+    # True: LQ is made from the sharpened picture (HDRFace's reference, SD 2.1).
     before_degrading: bool = False
 
 
-def sharpen(hq: Image, params: UnsharpParams) -> Image:
+def sharpen(hq: Image, params: SharpenParams) -> Image:
     """Return the picture plus `weight` times what a blur removes, where that exceeds `threshold`.
 
     OpenCV chooses each Gaussian's sigma by its size: 0.3 ((size - 1) / 2 - 1) + 0.8 above 9.

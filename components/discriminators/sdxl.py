@@ -46,8 +46,7 @@ class SdxlDiscriminator(Discriminator):
         self.network = network
         self.noisy_input = noisy_input
         if lora is not None:
-            targets = lora.targets or self.lora_targets
-            low_rank.add(self.network, rank=lora.rank, alpha=lora.alpha, targets=targets)
+            low_rank.add(self.network, lora, self.lora_targets)
         config = self.network.config
         # `add_embedding` takes the text beside six numbers of the picture's size.
         text_width = (

@@ -50,8 +50,7 @@ class WanDiscriminator(Discriminator):
             raise ValueError("discriminator.noisy_input: Wan looks at clean latents; set it false")
         self.network = network
         if lora is not None:
-            targets = lora.targets or self.lora_targets
-            low_rank.add(self.network, rank=lora.rank, alpha=lora.alpha, targets=targets)
+            low_rank.add(self.network, lora, self.lora_targets)
         self.head = nn.Sequential(
             nn.Conv2d(self.network.config.out_channels, 32, 3, padding=1),
             nn.PReLU(),

@@ -4,7 +4,7 @@ B batch, E embedding width.
 """
 
 from pathlib import Path
-from typing import Self
+from typing import Literal, Self
 
 from torch import Tensor, nn
 from torch.nn import functional as F
@@ -14,6 +14,7 @@ from components.weights.formats import read_tensors
 INPUT_SIZE = 112
 EMBEDDING_WIDTH = 512
 BLOCKS = (3, 4, 14, 3)  # iResNet-50
+InputRange = Literal["unit", "signed"]
 
 
 class Block(nn.Module):
@@ -68,17 +69,18 @@ class ArcFace(nn.Module):
     """Turn face pictures into identity vectors; frozen, but gradients flow to the pictures.
 
     Shape: image_B3HW, RGB in [0, 1], any size -> embedding_BE. Pictures are resized to 112 × 112
-    with antialiased bilinear filtering. The network sees [-1, 1], on which it was trained; the
-    HDRFace reference feeds it [0, 1]. The method compares whole aligned 512² pictures, without
-    ArcFace's own crop, and so do we.
+    with antialiased bilinear filtering. The network sees [-1, 1], on which it was trained
+    (`signed`), or [0, 1], as the HDRFace reference feeds it (`unit`). The method compares whole
+    aligned 512² pictures, without ArcFace's own crop, and so do we.
     """
 
-    def __init__(self, network: nn.Module) -> None:
+    def __init__(self, network: nn.Module, *, input_range: InputRange = "signed") -> None:
         super().__init__()
+        self.input_range: InputRange = input_range
         self.network = network.eval().requires_grad_(requires_grad=False)
 
     @classmethod
-    def load(cls, file: Path) -> Self:
+    def load(cls, file: Path, *, input_range: InputRange = "signed") -> Self:
         """Load iResNet-50 from InsightFace's `backbone.pth` or the same keys as safetensors.
 
         Raises: FileNotFoundError; ValueError naming the keys that do not fit.
@@ -93,14 +95,15 @@ class ArcFace(nn.Module):
             network.load_state_dict({k: v.float() for k, v in read_tensors(file).items()})
         except RuntimeError as error:  # what load_state_dict raises for other keys or shapes
             raise ValueError(f"{file} is not an iResNet-50: {error}") from error
-        return cls(network)
+        return cls(network, input_range=input_range)
 
     def forward(self, image_B3HW: Tensor) -> Tensor:
         size = (INPUT_SIZE, INPUT_SIZE)
         resized = F.interpolate(
             image_B3HW, size=size, mode="bilinear", align_corners=False, antialias=True
         )
-        embedding_BE: Tensor = self.network(2 * resized - 1)
+        seen = resized if self.input_range == "unit" else 2 * resized - 1
+        embedding_BE: Tensor = self.network(seen)
         return embedding_BE
 
     def train(self, mode: bool = True) -> Self:

@@ -49,6 +49,7 @@ class IdentityParams(Params):
 
     weight: NonNegativeFloat
     network: Path
+    range: PixelRange = "signed"  # what the network sees; the reference: unit
 
 
 class LossParams(Params):
@@ -101,7 +102,7 @@ class TrainingStep(nn.Module):
             network = PERCEPTUAL[params.perceptual.network]()
             self._add("perceptual", params.perceptual.weight, network)
         if params.identity is not None:
-            self._add("identity", params.identity.weight, _identity_loss(params.identity.network))
+            self._add("identity", params.identity.weight, _identity_loss(params.identity))
         if params.adversarial is not None:
             self.weights["adversarial"] = params.adversarial.weight
             self._fidelity_aware = params.adversarial.fidelity_aware
@@ -153,8 +154,8 @@ def _shares(weighted: Mapping[str, Tensor], total: Tensor) -> dict[str, Tensor]:
     return {f"share_{name}": part for name, part in parts.items()} if len(parts) > 1 else {}
 
 
-def _identity_loss(file: Path) -> nn.Module:
+def _identity_loss(params: IdentityParams) -> nn.Module:
     from components.encoders.arcface import ArcFace
     from components.losses.identity import IdentityLoss
 
-    return IdentityLoss(ArcFace.load(file))
+    return IdentityLoss(ArcFace.load(params.network, input_range=params.range))

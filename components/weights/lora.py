@@ -2,7 +2,7 @@
 
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 from pydantic import PositiveInt
 from safetensors.torch import load_file
@@ -20,19 +20,23 @@ class LoraParams(Params):
     rank: PositiveInt
     alpha: PositiveInt
     targets: Sequence[str] | None = None  # None: the published list of the network
+    # How A starts; B starts at zero. gaussian: normal, std 1 / rank, as the reference's Qwen-Image
+    # and LoRA's authors draw it. peft: PEFT's own, uniform within 1 / sqrt(fan in), as the
+    # reference's SD 2.1. The paper names none.
+    init: Literal["gaussian", "peft"] = "gaussian"
 
 
-def add(network: Any, *, rank: int, alpha: int, targets: Sequence[str]) -> None:
+def add(network: Any, params: LoraParams, published_targets: Sequence[str]) -> None:
     """Freeze the network and add trainable low-rank layers; the start changes no output (B = 0)."""
     from peft import LoraConfig
 
     network.requires_grad_(requires_grad=False)
     config = LoraConfig(
-        r=rank,
-        lora_alpha=alpha,
+        r=params.rank,
+        lora_alpha=params.alpha,
         lora_dropout=0.0,
-        init_lora_weights="gaussian",
-        target_modules=list(targets),
+        init_lora_weights="gaussian" if params.init == "gaussian" else True,
+        target_modules=list(params.targets or published_targets),
     )
     network.add_adapter(config, adapter_name=ADAPTER)
 

@@ -92,6 +92,10 @@ def test_fidelity_picks_the_noise_of_the_condition(backbone: QwenImage) -> None:
     noise = torch.zeros(1, 4, 2, 2)
     levels = [float(backbone.inference_noise(noise, f).condition_sigma_B) for f in (1, 0.5, 0)]
     assert levels == pytest.approx([0.0, 0.255, 0.436], abs=5e-4)
+    for fidelity, index in ((0.25, 813), (0.05, 763), (0.75, 938), (0.999, 1000)):  # halves go up
+        level = float(backbone.inference_noise(noise, fidelity).condition_sigma_B)
+        expected = [*flow_sigmas().tolist(), 0.0][index]
+        assert level == pytest.approx(expected, abs=1e-6)
     with pytest.raises(ValueError, match=r"fidelity = 1\.5"):
         backbone.inference_noise(noise, 1.5)
 

@@ -12,7 +12,7 @@ import yaml
 
 from components.degradation import recipe
 from components.degradation.recipe import Degradation, DegradationParams, draw, make_pair
-from components.degradation.unsharp import UnsharpParams, sharpen
+from components.degradation.unsharp import SharpenParams, UnsharpParams, sharpen
 from components.images import Image
 from components.params import ParamsError
 
@@ -223,6 +223,21 @@ def test_an_option_turned_on_later_changes_nothing_else() -> None:
         np.testing.assert_array_equal(first.kernel, second.kernel)
 
 
+def test_a_kernels_size_is_drawn_from_a_list_and_changes_nothing_else() -> None:
+    several = many(changed(kernel_size=(5, 7, 13)), 3000)
+    sizes = [len(one.kernel) for one in several]
+    assert scipy.stats.chisquare([sizes.count(size) for size in (5, 7, 13)]).pvalue > 0.01
+    for one, other in zip(several, many(TINY, 50), strict=False):
+        assert one.record() == other.record()
+        np.testing.assert_array_equal(one.noise, other.noise)
+        if len(one.kernel) == 13:
+            np.testing.assert_array_equal(one.kernel, other.kernel)
+        else:  # the same Gaussian, cut off earlier
+            cut = (13 - len(one.kernel)) // 2
+            inner = other.kernel[cut:-cut, cut:-cut]
+            np.testing.assert_allclose(one.kernel, inner / inner.sum(), rtol=1e-12)
+
+
 def test_a_range_of_one_value_always_gives_that_value() -> None:
     params = changed(sigma=(2, 2), downsample=(2, 2), noise=(7, 7), jpeg_quality=(80, 80))
     for drawn in many(params, 50):
@@ -265,6 +280,21 @@ def test_unsharp_mask_changes_the_target_and_optionally_lq(before: bool) -> None
     np.testing.assert_array_equal(lq, recipe.apply(sharp if before else hq, drawn))
 
 
+def test_a_sharpened_source_changes_lq_and_not_the_target() -> None:
+    hq = face()
+    source = SharpenParams(kernel_size=11, mask_kernel_size=1)
+    params = changed(unsharp_source=source)
+    drawn = draw(params, (64, 64), seed=1, face_id="a", variant=0)
+    target, lq = make_pair(hq, drawn, params)
+    assert target is hq
+    np.testing.assert_array_equal(lq, recipe.apply(sharpen(hq, source), drawn))
+    both = make_pair(hq, drawn, changed(unsharp=UnsharpParams(), unsharp_source=source))
+    np.testing.assert_array_equal(both.hq, sharpen(hq, UnsharpParams()))
+    np.testing.assert_array_equal(both.lq, lq)
+    with pytest.raises(ValueError, match="both say what LQ is made from"):
+        changed(unsharp=UnsharpParams(before_degrading=True), unsharp_source=source)
+
+
 def test_applying_changes_neither_the_face_nor_what_was_drawn() -> None:
     hq = face()
     params = changed(jitter_probability=1.0, grey_probability=1.0, grey_target=True)
@@ -284,7 +314,10 @@ def test_applying_changes_neither_the_face_nor_what_was_drawn() -> None:
     ("key", "value", "message"),
     [
         ("kernel_size", 40, "recipe.kernel_size = 40: a kernel has a middle"),
-        ("kernel_size", -3, "recipe.kernel_size = -3: Input should be greater than or equal to 1"),
+        ("kernel_size", -3, "recipe.kernel_size = -3: a kernel has a middle"),
+        ("kernel_size", [81, 84], "recipe.kernel_size = [81, 84]: a kernel has a middle"),
+        ("kernel_size", [], "recipe.kernel_size = []: a kernel has a middle"),
+        ("kernel_size", True, "recipe.kernel_size = True: a kernel has a middle"),
         ("sigma", [3, 1], "recipe.sigma = [3, 1]: a range starts at its lower end"),
         ("sigma", [0, 1], "recipe.sigma.0 = 0: Input should be greater than 0"),
         ("downsample", [4, 0.8], "recipe.downsample = [4, 0.8]: a range starts"),

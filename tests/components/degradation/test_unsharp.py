@@ -49,6 +49,20 @@ def test_it_equals_the_published_formula(size: int, mask_size: int) -> None:
     assert np.abs(got - expected).max() < 0.51  # rounded to 8 bits
 
 
+def test_a_hard_edge_equals_the_references_masked_copy() -> None:
+    rng = np.random.default_rng(1)
+    coarse = rng.integers(0, 256, (24, 24, 3), np.uint8)
+    hq = np.asarray(cv2.resize(coarse, (130, 120)), dtype=np.uint8)
+    residual = hq - blurred(hq.astype(np.float64), 101)
+    is_sharpened = np.abs(residual) > 10
+    expected = np.where(is_sharpened, np.clip(hq + 0.5 * residual, 0, 255), hq)
+    got = sharpen(hq, UnsharpParams(kernel_size=101, mask_kernel_size=1))
+    is_clear = np.abs(np.abs(residual) - 10) > 1e-3  # float32 may decide the others differently
+    assert is_clear.mean() > 0.99
+    assert 0.3 < is_sharpened.mean() < 0.99
+    assert np.abs(got - expected)[is_clear].max() < 0.51  # rounded to 8 bits
+
+
 def test_an_edge_becomes_steeper_and_a_picture_of_one_colour_stays() -> None:
     hq = edge()
     sharp = sharpen(hq, UnsharpParams())

@@ -94,6 +94,13 @@ def test_pictures_of_any_size_are_resized_with_antialiasing(size: int) -> None:
     np.testing.assert_allclose(seen.numpy(), expected, atol=2e-5)
 
 
+def test_the_reference_feeds_it_the_picture_as_it_is() -> None:
+    images = torch.rand(1, 3, 160, 160, generator=torch.Generator().manual_seed(1))
+    seen = ArcFace(nn.Identity(), input_range="unit")(images)
+    expected = triangle_resize(images.double().numpy(), 112)
+    np.testing.assert_allclose(seen.numpy(), expected, atol=2e-5)
+
+
 def test_gradients_reach_the_picture_and_training_mode_changes_nothing(published: IResNet) -> None:
     encoder = ArcFace(published).train()
     images = torch.rand(2, 3, 64, 64).requires_grad_()
