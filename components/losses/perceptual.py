@@ -19,6 +19,7 @@ log = logging.getLogger(__name__)
 
 PyiqaName = Literal["dists", "lpips-vgg"]
 PerceptualName = Literal["dists", "lpips"]
+PYIQA_NAMES: Mapping[PerceptualName, PyiqaName] = {"dists": "dists", "lpips": "lpips-vgg"}
 
 # What pyiqa 0.1.16 loads: its own file, and torchvision's ImageNet VGG-16.
 _OWN_FILE: Mapping[PyiqaName, str] = {
@@ -30,10 +31,8 @@ _VGG_FILE = "vgg16-397923af.pth"
 
 def needed_files(name: PyiqaName) -> list[Path]:
     """Return the files that pyiqa loads for a network, in the places where it looks."""
-    from pyiqa.utils import download_util
-
-    own = Path(download_util.DEFAULT_CACHE_DIR) / _OWN_FILE[name]
-    return [own, Path(torch.hub.get_dir()) / "checkpoints" / _VGG_FILE]
+    hub = Path(torch.hub.get_dir())  # where pyiqa looks too; to import it takes seconds
+    return [hub / "pyiqa" / _OWN_FILE[name], hub / "checkpoints" / _VGG_FILE]
 
 
 def pyiqa_network(name: PyiqaName) -> nn.Module:
@@ -46,7 +45,7 @@ def pyiqa_network(name: PyiqaName) -> nn.Module:
         listed = "".join(f"\n  {file}" for file in missing)
         raise FileNotFoundError(
             f"the perceptual loss {name!r} lacks{listed}\nput the files there (TORCH_HOME "
-            "moves the folders), or set the weight of the perceptual loss to 0"
+            "moves the folders), or set losses.perceptual to null"
         )
     for file in needed_files(name):
         torch.load(file, map_location="cpu", weights_only=True)

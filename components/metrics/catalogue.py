@@ -45,7 +45,7 @@ class Entry:
 _ALEX = "checkpoints/alexnet-owt-7be5be79.pth"
 _VGG = "checkpoints/vgg16-397923af.pth"
 # TorchScript; pyiqa would download a file with another SHA-256 again.
-_CLIP_SHA256 = {
+CLIP_SHA256 = {
     "clip/RN50.pt": "afeb0e10f9e5a86da6080e35cf09123aca3b358a0c3e3b6c78a7b63bc04b6762",
     "clip/ViT-B-32.pt": "40d365715913c9da98579312b702a82c18be219cc2a73407c4526f58eba950af",
 }
@@ -166,8 +166,8 @@ def _check_files(folder: Path, files: Iterable[str]) -> None:
             "(set TORCH_HOME to move it; nothing is downloaded)"
         )
     for file in files:
-        if file in _CLIP_SHA256:
-            if sha256((folder / file).read_bytes()).hexdigest() != _CLIP_SHA256[file]:
+        if file in CLIP_SHA256:
+            if sha256((folder / file).read_bytes()).hexdigest() != CLIP_SHA256[file]:
                 raise MetricUnavailableError(f"{folder / file} is not the published file")
             continue
         # pyiqa unpickles anything, so a file must first load with `weights_only`.

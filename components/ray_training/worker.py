@@ -8,6 +8,7 @@ from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass
 from pathlib import Path
+from pickle import UnpicklingError
 from typing import TYPE_CHECKING, Any
 
 from components import cluster
@@ -17,9 +18,15 @@ from components.training.seat import Seat
 if TYPE_CHECKING:
     import torch
 
-# What a worker's code does wrong, it does wrong again. A lost worker, and what its loss does to the
-# others (RuntimeError, OSError, Ray's own errors), is worth another try.
+# What a worker's code does wrong, it does wrong again, and a missing file stays missing until a
+# person puts it there. A lost worker, and what its loss does to the others (RuntimeError, other
+# kinds of OSError, Ray's own errors), is worth another try.
 MISTAKES = (
+    FileNotFoundError,
+    IsADirectoryError,
+    NotADirectoryError,
+    PermissionError,
+    UnpicklingError,  # of `torch.load`: the file holds more than tensors
     ArithmeticError,
     AssertionError,
     AttributeError,

@@ -3,12 +3,12 @@
 import sys
 from collections.abc import Collection, Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 import yaml
 
-from components import profiles
+from components import console, profiles
 from components.params import (
     PARAMS_FILE,
     Compute,
@@ -21,6 +21,9 @@ from components.params import (
 from components.profiles import CONF
 from pipelines.commands.arguments import group
 from pipelines.stage import STAGES, Stage
+
+if TYPE_CHECKING:
+    from components.assets.asset import Asset
 
 app = group("Compose params.yaml from a profile, or check it.")
 
@@ -67,10 +70,52 @@ def check(
     profile: Annotated[
         str | None, typer.Option(help="A profile of conf/ instead of params.yaml.")
     ] = None,
+    assets: Annotated[
+        bool,
+        typer.Option("--assets", help="List pictures, networks, GPUs and disk; fail if one lacks."),
+    ] = False,
 ) -> None:
     """Check every section; name every bad key with its value."""
     check_file(profile)
     print("all parameters are valid", file=sys.stderr)
+    if assets:
+        _show_assets(_content(profile)[0])
+
+
+def _show_assets(values: Mapping[str, Any]) -> None:
+    """Print what the run needs, and end with code 1 if something is missing."""
+    from components.assets import listing  # it imports torch
+
+    found = listing.assets(values)
+    print_assets(found)
+    if listing.missing(found):
+        raise typer.Exit(1)
+
+
+def print_assets(found: Sequence["Asset"]) -> None:
+    """Print a table on stdout, one row per asset, and below it what gets those that are missing.
+
+    The commands are no column: they would be cut into lines that nobody can copy.
+    """
+    from rich import box
+    from rich.table import Table
+    from rich.text import Text
+
+    table = Table(box=box.SIMPLE_HEAD)
+    for title in ("what", "which", "state", "size", "licence"):
+        table.add_column(title, overflow="fold", no_wrap=title == "state")
+    for asset in found:
+        style = "bold red" if asset.state == "missing" else ""
+        licence = asset.licence.partition(" (")[0]  # what is said about it would need a line
+        cells = (asset.what, asset.which, asset.state, asset.size or "–", licence or "–")
+        table.add_row(*map(Text, cells), style=style)
+    out = console.stdout(soft_wrap=False, highlight=False, markup=False)
+    out.print(table)
+    lacking = [asset for asset in found if asset.state == "missing"]
+    if lacking:
+        out.print(f"{len(lacking)} missing. What gets them:")
+    for asset in lacking:
+        out.print(f"  {asset.what}:\n    {asset.remedy}", soft_wrap=True)
 
 
 def check_file(profile: str | None = None, *, file: Path = PARAMS_FILE, conf: Path = CONF) -> None:
@@ -78,12 +123,17 @@ def check_file(profile: str | None = None, *, file: Path = PARAMS_FILE, conf: Pa
 
     Raises: ParamsError naming every bad key at once.
     """
+    check_values(*_content(profile, file, conf))
+
+
+def _content(
+    profile: str | None, file: Path = PARAMS_FILE, conf: Path = CONF
+) -> tuple[Mapping[str, Any], Path]:
+    """Return the parameters of a file, or of a profile, and the file that they stand in."""
     if profile is None:
-        check_values(read(file), file)
-    else:
-        check_values(
-            yaml.safe_load(profiles.compose(profile, conf=conf)), conf / f"profile/{profile}.yaml"
-        )
+        return read(file), file
+    values = yaml.safe_load(profiles.compose(profile, conf=conf))
+    return values, conf / f"profile/{profile}.yaml"
 
 
 def check_values(values: Mapping[str, Any], file: Path) -> None:

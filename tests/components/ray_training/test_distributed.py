@@ -3,13 +3,15 @@ import signal
 import time
 from collections.abc import Iterator
 from pathlib import Path
+from pickle import UnpicklingError
 from typing import Any
 
 import pytest
 
 from components import cluster
+from components.losses import perceptual
 from components.params import Compute
-from components.ray_training import distributed
+from components.ray_training import attempt, distributed
 from components.ray_training.distributed import TrainingError
 from components.ray_training.worker import News
 from components.storage import Storage
@@ -68,18 +70,55 @@ def test_a_lost_worker_is_replaced_and_goes_on_from_the_last_checkpoint(tmp_path
 
 
 def fail(config: dict[str, Any], seat: Seat) -> None:
+    del seat
     Path(config["marks"], str(os.getpid())).touch()
-    raise ArithmeticError(f"step 7 of worker {seat.rank}: pixel is nan")
+    raise config["error"]
 
 
-def test_a_mistake_ends_the_training_at_once_with_its_message(tmp_path: Path) -> None:
+def need_lpips(config: dict[str, Any], seat: Seat) -> None:
+    """Load a real loss, from a place where its files are missing."""
+    del seat
+    Path(config["marks"], str(os.getpid())).touch()
+    os.environ["TORCH_HOME"] = config["marks"]
+    perceptual.PERCEPTUAL["lpips"]()
+
+
+@pytest.mark.parametrize(
+    ("worker", "error", "said"),
+    [
+        (fail, ArithmeticError("pixel is nan"), "worker 0: ArithmeticError: pixel is nan"),
+        (fail, ValueError("size = 3"), "worker 0: ValueError: size = 3"),
+        (need_lpips, None, "worker 0: FileNotFoundError: the perceptual loss 'lpips-vgg' lacks"),
+    ],
+    ids=["a number that is not one", "a wrong value", "a missing file"],
+)
+def test_a_mistake_ends_the_training_at_once_with_its_message(
+    worker: distributed.Worker, error: Exception | None, said: str, tmp_path: Path
+) -> None:
     marks = tmp_path / "marks"
     marks.mkdir()
-    with pytest.raises(
-        TrainingError, match="worker 0: ArithmeticError: step 7 of worker 0: pixel is nan"
-    ):
-        fit(fail, tmp_path / "storage", marks=str(marks))
+    with pytest.raises(TrainingError, match=said):
+        fit(worker, tmp_path / "storage", marks=str(marks), error=error)
     assert len(list(marks.iterdir())) == 1
+
+
+@pytest.mark.parametrize(
+    ("error", "how"),
+    [
+        (FileNotFoundError("the network lacks vgg16.pth"), "failed"),
+        (PermissionError(13, "Permission denied", "backbone.pth"), "failed"),
+        (UnpicklingError("Weights only load failed"), "failed"),
+        (ConnectionResetError(104, "Connection reset by peer"), "lost"),
+        (OSError(5, "Input/output error"), "lost"),
+        (RuntimeError("NCCL: the peer is gone"), "lost"),
+    ],
+)
+def test_what_a_person_must_mend_is_a_mistake_and_what_passes_is_a_loss(
+    error: Exception, how: str
+) -> None:
+    end = attempt._about({0: RuntimeError("the other worker is gone"), 1: error})
+    assert end.how == how
+    assert how == "lost" or str(error) in end.said
 
 
 def die(config: dict[str, Any], seat: Seat) -> None:

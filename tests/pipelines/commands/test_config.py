@@ -5,6 +5,7 @@ import pytest
 import yaml
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
+from typer.testing import CliRunner
 
 from components import profiles
 from components.params import ParamsError
@@ -209,3 +210,18 @@ def test_a_file_of_a_section_without_keys_is_no_crash(
 ) -> None:
     monkeypatch.chdir(repository)
     assert len(problems({"train": None, "intermediates": 3, "compute": [], 7: {}})) > 10
+
+
+@pytest.mark.parametrize(("profile", "code"), [("tiny", 0), ("paper-sd21", 1)])
+def test_check_assets_prints_the_table_and_fails_if_something_is_missing(
+    profile: str, code: int, tmp_path: Path, repository: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(repository)
+    monkeypatch.setenv("TORCH_HOME", str(tmp_path))
+    ended = CliRunner().invoke(config.app, ["check", "--profile", profile, "--assets"])
+    assert ended.exit_code == code, ended.output
+    assert "weights qwen" in ended.output
+    assert ("What gets them:" in ended.output) is bool(code)
+    if code:
+        get_vgg = f"curl -fL --create-dirs -o {tmp_path}/hub/checkpoints/vgg16-397923af.pth https:"
+        assert get_vgg in ended.output  # in one line, as it is typed
