@@ -88,7 +88,7 @@ def _num_faces(values: Mapping[str, Any]) -> int:
     """Return how many pictures the source has, as one face each; 0 if it is not there yet."""
     if pictures.is_drawn(values):
         return int(at(values, "samples.count"))
-    return pictures.count(Path(str(at(values, "faces.source")))).count
+    return pictures.count(Path(str(at(values, "faces.source")))).number
 
 
 def _disk(folder: Path, needs: Mapping[str, float], *, has_faces: bool = True) -> Iterator[Asset]:

@@ -13,7 +13,7 @@ from components.faces.source import READABLE
 class Found(NamedTuple):
     """The pictures of a folder."""
 
-    count: int
+    number: int
     bytes: int
 
 
@@ -24,8 +24,8 @@ def pictures(values: Mapping[str, Any]) -> Iterator[Asset]:
         yield Asset("pictures", source, "made", "small", "LICENCES.txt beside them")
     elif source.startswith("s3://"):
         yield Asset("pictures", source, "not seen")
-    elif (found := count(Path(source))).count:
-        told = f"{found.count:,} files, {shown(found.bytes)}"
+    elif (found := count(Path(source))).number:
+        told = f"{found.number:,} files, {shown(found.bytes)}"
         yield Asset("pictures", source, "here", told, "theirs")
     else:
         yield Asset("pictures", source, "missing", remedy=no_pictures(source))

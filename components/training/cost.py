@@ -85,7 +85,7 @@ def step_cost(
 
 def _wrap(block: nn.Module, ledger: "_Ledger", stack: ExitStack) -> None:
     forward = block.forward
-    block.forward = lambda *args, **options: ledger.block(forward, *args, **options)  # type: ignore[method-assign]
+    block.forward = lambda *args, **options: ledger.block(forward, *args, **options)
     stack.callback(lambda: block.__dict__.pop("forward"))
 
 
@@ -152,7 +152,7 @@ class _FusedAttention(TorchFunctionMode):
         if func is not F.scaled_dot_product_attention or not is_plain:
             return func(*args, **options)
         names = ("query", "key", "value")[len(args) :]
-        query, key, value = (*args, *(options[name] for name in names))
+        query, key, value = list(args) + [options[name] for name in names]
         fused = torch.ops.aten._scaled_dot_product_efficient_attention
         keeps_sums = torch.is_grad_enabled()
         return fused(query, key, value, None, keeps_sums, scale=options.get("scale"))[0]

@@ -48,7 +48,7 @@ def plan(
     if overrides and profile is None:
         raise ValueError(f"{overrides[0]}: changes belong to a profile: add --profile NAME")
     values, file = _parameters(profile, overrides or ())
-    card = {"gpus": gpus, "memory_gb": memory, "tflops": tflops, "share": share}
+    card: Any = {"gpus": gpus, "memory_gb": memory, "tflops": tflops, "share": share}
     found = {
         "profile": values["profile"],
         **card,
@@ -104,7 +104,8 @@ def _planned(
     if not isinstance(params, TrainingParams):
         raise TypeError(f"{section} is no training")
     compute = Compute.parse(f"compute.{stage}", values, file)
-    counted = blueprint(params, backbone, condition, _sizes(values, file, params, backbone))
+    known: Any = condition  # checked with the section `train`
+    counted = blueprint(params, backbone, known, _sizes(values, file, params, backbone))
     flops = tflops * _TERA * share
     estimates = [
         ways.estimate(counted, params, way, memory_bytes=memory_gb * _GB, flops=flops)
@@ -160,8 +161,9 @@ def _network(values: Mapping[str, Any], file: Path, name: str) -> Mapping[str, A
 
 def _rows(values: Mapping[str, Any], faces: int) -> int:
     """Return the rows of a table of features: train faces, degraded and mirrored."""
-    train = faces * (1 - values["faces"]["test_percent"] / 100)
-    return round(train) * values["degrade"]["variants"] * 2
+    train: float = faces * (1 - values["faces"]["test_percent"] / 100)
+    variants: int = values["degrade"]["variants"]
+    return 2 * variants * round(train)
 
 
 def _part(counted: "Counted") -> dict[str, Any]:
