@@ -27,13 +27,16 @@ from importlib import import_module
 from typing import Any, Self, get_type_hints
 
 from components import logs
-from components.params import Compute, Params, check_value
+from components.params import Compute, Params, check_value, read
 
 # In the order of the line.
 STAGES = (
     *("samples", "faces", "weights", "degrade", "plain", "intermediates"),
     *("features", "train", "evaluate", "report", "register"),
 )
+
+# What begins the line. `weights` does not wait: it is what gets some of the assets.
+_FIRST = ("samples", "faces")
 
 
 @dataclass(frozen=True)
@@ -77,9 +80,17 @@ class Stage:
         return self.section.partition(".")[2].strip("{}") or None
 
     def run_with(self, items: Mapping[str, str]) -> None:
-        """Read the parameters of these items, given by name, and run the stage."""
+        """Read the parameters of these items, given by name, and run the stage.
+
+        Raises: ParamsError; AssetsMissingError if the parameters require that all assets are here,
+            and one is not; what the stage raises.
+        """
         params = self.params.load(self.section.format_map(items))
         compute = [Compute.load_compute(self.name)] if self.takes_compute else []
+        if self.name in _FIRST and read().get("require_assets") is True:
+            from components.assets import listing  # it imports torch
+
+            listing.require(read())
         self.run(params, *compute, **items)
 
 

@@ -20,14 +20,20 @@ def assets(values: Mapping[str, Any]) -> list[Asset]:
 
     Raises: ParamsError or ValueError if a section cannot be read.
     """
-    found = [
-        *pictures.pictures(values),
-        *networks.weights(values),
-        *networks.losses(values),
-        *networks.metrics(values),
-        *machine.gpus(values),
-        *machine.disk(values),
-    ]
+    try:
+        found = [
+            *pictures.pictures(values),
+            *networks.weights(values),
+            *networks.losses(values),
+            *networks.metrics(values),
+            *machine.gpus(values),
+            *machine.disk(values),
+        ]
+    except (KeyError, TypeError, AttributeError) as error:
+        raise ValueError(
+            f"assets cannot be listed from these parameters ({type(error).__name__}: {error}): "
+            "run 'hdrface config check'"
+        ) from error
     return _merged(found)
 
 
@@ -39,10 +45,11 @@ def missing(listed: Sequence[Asset]) -> list[Asset]:
 def require(values: Mapping[str, Any]) -> None:
     """Refuse a run that lacks something. Raises: AssetsMissingError naming each and its remedy."""
     if lacking := missing(assets(values)):
-        lines = (f"\n  {asset.what} {asset.which}: {asset.remedy}" for asset in lacking)
+        lines = (f"\n  {asset.what}: {asset.remedy}" for asset in lacking)
         raise AssetsMissingError(
-            f"{len(lacking)} things are missing, so nothing was started{''.join(lines)}\n"
-            "'hdrface config check --assets' shows all of them"
+            f"{len(lacking)} things are missing, so nothing was started:{''.join(lines)}\n"
+            "'hdrface config check --assets' shows what is here, too. require_assets: false in "
+            "params.yaml starts without"
         )
 
 

@@ -9,6 +9,7 @@ from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
+from components import cluster
 from components.assets.asset import Asset, at, shown
 from components.losses.perceptual import PYIQA_NAMES, needed_files
 from components.metrics.catalogue import CATALOGUE, CLIP_SHA256, NOT_SUPPORTED
@@ -140,8 +141,8 @@ def losses(values: Mapping[str, Any]) -> Iterator[Asset]:
                 yield _file(
                     "loss identity",
                     params.identity.network,
-                    "put backbone.pth of InsightFace's model zoo there: arcface_torch, "
-                    "iResNet-50 (r50) trained on MS1MV3",
+                    "copy backbone.pth of InsightFace's model zoo (arcface_torch, iResNet-50, "
+                    f"trained on MS1MV3) to {params.identity.network}",
                 )
 
 
@@ -156,7 +157,7 @@ def metrics(values: Mapping[str, Any]) -> Iterator[Asset]:
                 yield _hub_file(f"metric {name}", file)
     network = at(values, "evaluate.identity_network")
     if network is not None:
-        remedy = "put an ONNX file there, or a folder of InsightFace's that holds one"
+        remedy = f"copy an ONNX file to {network}, or a pack of InsightFace's that holds one"
         yield _file("metric identity_angle", Path(network), remedy)
 
 
@@ -169,6 +170,8 @@ def _hub_file(what: str, name: str) -> Asset:
     if file.is_file():
         return Asset(what, name, "here", shown(file.stat().st_size), licence)
     size = f"{_HUB_MB[name]} MB" if name in _HUB_MB else ""
+    if cluster.on_cluster():  # its workers load the file, each from its own disk
+        return Asset(what, name, "not seen", size, licence)
     place = shlex.quote(str(file))
     command = f"curl -fL --create-dirs -o {place} {_address(name)}"
     return Asset(what, name, "missing", size, licence, command)
@@ -190,4 +193,4 @@ def _file(what: str, path: Path, remedy: str) -> Asset:
         return Asset(what, str(path), "here", shown(path.stat().st_size), licence)
     if any(path.glob("*.onnx")):
         return Asset(what, str(path), "here", "", licence)
-    return Asset(what, str(path), "missing", "", licence, f"{path}: {remedy}")
+    return Asset(what, str(path), "missing", "", licence, remedy)

@@ -40,7 +40,7 @@ def is_drawn(values: Mapping[str, Any]) -> bool:
 def no_pictures(source: str) -> str:
     """Return what to do about a folder without pictures."""
     return (
-        f"put pictures into {source}, or name another folder: "
+        f"put pictures into {source}, or name a folder or s3:// prefix that has some: "
         "hdrface config use PROFILE faces.source=DIR"
     )
 

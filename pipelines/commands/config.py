@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 import yaml
+from pydantic import StrictBool
 
 from components import console, profiles
 from components.params import (
@@ -63,6 +64,11 @@ def use(
 ) -> None:
     """Write params.yaml from a profile, with single values changed."""
     profiles.use(profile, overrides or ())
+    from components.assets import pictures
+
+    for asset in pictures.pictures(read()):
+        if asset.state == "missing":  # DVC would say no more than [Errno 2]
+            print(f"{asset.what}, {asset.which}: missing. {asset.remedy}", file=sys.stderr)
 
 
 @app.command("check")
@@ -148,7 +154,14 @@ def _section_problems(values: Mapping[str, Any], file: Path) -> Iterator[str]:
     from components.serving.params import ServeParams  # it runs beside the line
 
     stages = {name: Stage.load(name) for name in STAGES}
-    known = ["profile", "compute", "serve", *(stage.head for stage in stages.values())]
+    known = [
+        "profile",
+        "require_assets",
+        "compute",
+        "serve",
+        *(stage.head for stage in stages.values()),
+    ]
+    yield from check_value("require_assets", values.get("require_assets"), StrictBool)
     for name in [name for name in values if name not in known]:
         there = ", ".join(sorted(known))
         yield f"{name}: no stage has this section; there are {there}{nearest(str(name), known)}"

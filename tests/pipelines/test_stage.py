@@ -8,7 +8,9 @@ from types import ModuleType
 from typing import Annotated, Any, Literal
 
 import pytest
+import yaml
 
+from components import profiles
 from components.params import Compute, Params, one_of
 from components.tables.making import ShardError
 from components.tables.unfinished import LockedError
@@ -210,3 +212,40 @@ def test_what_nobody_foresaw_keeps_its_trace(
     _fail_with(example, error)
     with pytest.raises(kind):
         stage.start("pipelines.example", [])
+
+
+def _paper(repository: Path, folder: Path, **changes: object) -> None:
+    values = yaml.safe_load(profiles.compose("paper-sd21", conf=repository / "conf"))
+    (folder / "params.yaml").write_text(yaml.safe_dump(values | changes))
+
+
+@pytest.mark.parametrize("name", ["samples", "faces"])
+def test_the_first_stages_of_the_paper_refuse_to_begin_without_all_that_the_line_needs(
+    name: str,
+    repository: Path,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("TORCH_HOME", str(tmp_path / "torch"))
+    _paper(repository, tmp_path)
+    with pytest.raises(SystemExit) as caught:
+        stage.start(f"pipelines.{name}", [])
+    assert caught.value.code == 2
+    said = capsys.readouterr().err
+    assert f"{name}: " in said
+    assert "things are missing, so nothing was started" in said
+    assert "put pictures into data/ffhq" in said
+    assert "LPIPS_v0.1_vgg-a78928a0.pth" in said
+    assert not (tmp_path / "data").exists()
+
+
+def test_a_first_stage_begins_without_the_assets_if_they_are_not_required(
+    repository: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    samples = {"out": "data/samples", "count": 1, "seed": 1}
+    _paper(repository, tmp_path, require_assets=False, samples=samples)
+    stage.start("pipelines.samples", [])
+    assert (tmp_path / "data/samples/landmarks.csv").is_file()

@@ -80,3 +80,10 @@ def test_a_bucket_is_not_looked_at(repository: Path) -> None:
     values = composed("paper-sd21", repository, source="s3://bucket/ffhq")
     (asset,) = pictures.pictures(values)
     assert asset.state == "not seen"
+
+
+def test_parameters_that_are_wrong_are_told_in_words(repository: Path) -> None:
+    values = composed("paper-sd21", repository)
+    del values["evaluate"]
+    with pytest.raises(ValueError, match="run 'hdrface config check'"):
+        listing.assets(values)

@@ -191,3 +191,9 @@ def test_an_identity_network_is_a_file_or_a_folder_with_one(tmp_path: Path) -> N
 
 def test_torch_looks_where_the_listing_looks(hub: Path) -> None:
     assert Path(torch.hub.get_dir()) == hub
+
+
+def test_files_of_a_cluster_s_workers_are_not_seen(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("RAY_ADDRESS", "ray://somewhere:10001")
+    (asset,) = networks.metrics(evaluated("clipiqa"))
+    assert asset.state == "not seen"

@@ -225,3 +225,21 @@ def test_check_assets_prints_the_table_and_fails_if_something_is_missing(
     if code:
         get_vgg = f"curl -fL --create-dirs -o {tmp_path}/hub/checkpoints/vgg16-397923af.pth https:"
         assert get_vgg in ended.output  # in one line, as it is typed
+
+
+def test_use_says_at_once_that_the_pictures_are_missing(
+    tmp_path: Path, repository: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "conf").symlink_to(repository / "conf")
+    monkeypatch.chdir(tmp_path)
+    used = CliRunner().invoke(config.app, ["use", "paper-sd21"])
+    assert used.exit_code == 0
+    assert "data/ffhq: missing" in used.stderr
+    used = CliRunner().invoke(config.app, ["use", "tiny"])
+    assert used.stderr == ""
+
+
+@pytest.mark.parametrize("value", [None, "yes", 1])
+def test_requiring_assets_is_true_or_false(tiny: dict[str, Any], value: object) -> None:
+    with pytest.raises(ParamsError, match=r"require_assets = .*valid boolean"):
+        config.check_values({**tiny, "require_assets": value}, Path("params.yaml"))
