@@ -7,9 +7,13 @@ independent streams: `purpose` separates a restorer's noise from a degradation's
 
 import hashlib
 import json
+from collections.abc import Sequence
+from typing import TypeAlias
 
 import numpy as np
 import numpy.typing as npt
+
+Key: TypeAlias = tuple[int, str, int, str]  # seed, face_id, variant, purpose
 
 
 def generator(seed: int, face_id: str, variant: int, purpose: str) -> np.random.Generator:
@@ -25,3 +29,8 @@ def normal(
 ) -> npt.NDArray[np.float32]:
     """Draw standard normal float32 numbers of the given shape."""
     return generator(seed, face_id, variant, purpose).standard_normal(shape, dtype=np.float32)
+
+
+def normals(keys: Sequence[Key], shape: tuple[int, ...]) -> npt.NDArray[np.float32]:
+    """Draw standard normal numbers of the given shape for each key: (B, *shape)."""
+    return np.stack([normal(*key, shape) for key in keys])

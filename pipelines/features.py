@@ -18,7 +18,8 @@ import pyarrow.compute as pc
 from pydantic import PositiveInt
 
 from components import images, tables
-from components.backbones.catalogue import BackboneName
+from components.backbones.backbone import Posterior, sampled
+from components.backbones.catalogue import BackboneName, check_posterior
 from components.params import Compute, Params
 from components.weights.shared import SharedFolder, share
 from pipelines import stage
@@ -34,6 +35,8 @@ class FeaturesParams(Params):
     features: Path
     encoder_size: PositiveInt  # pixels of a side that DINOv3 sees, a multiple of its patch
     mirror: bool
+    posterior: Posterior = "mean"  # sample: one of each row, drawn once
+    seed: int = 42  # of the samples; with the training's, a face's LQ latent is that of inference
     # Not under `compute`: the last bits of a network's output depend on the batch.
     batch_size: PositiveInt
 
@@ -113,10 +116,22 @@ class FeatureMaker:
             "hq_png": pa.array([images.encode_png(face) for face in pictures["hq"]], pa.binary()),
             "lq_tokens": _column(lq_tokens),
             "sr_tokens": _column(sr_tokens),
-            "lq_latent": _column(self._backbone.encode(lq)),
-            "hq_latent": _column(self._backbone.encode(hq)),
+            "lq_latent": _column(self._latents("lq", lq, faces, mirrored)),
+            "hq_latent": _column(self._latents("hq", hq, faces, mirrored)),
         }
         return pa.table(columns)
+
+    def _latents(
+        self, role: str, image_B3HW: Any, faces: list[dict[str, Any]], mirrored: list[bool]
+    ) -> Any:
+        if self._params.posterior == "mean":
+            return self._backbone.encode(image_B3HW)
+        purposes = [f"{role} posterior{' mirrored' if flip else ''}" for flip in mirrored]
+        keys = [
+            (self._params.seed, face["face_id"], face["variant"], purpose)
+            for face, purpose in zip(faces, purposes, strict=True)
+        ]
+        return sampled(self._backbone.moments(image_B3HW), keys)
 
     def _no_rows(self) -> pa.Table:
         """Return a table without rows that has the columns and shapes of the others."""
@@ -130,7 +145,11 @@ def _column(tensor: Any) -> pa.Array:
 
 
 def run(params: FeaturesParams, compute: Compute, backbone: BackboneName) -> tables.Table:
-    """Make the table that `backbone` is trained on, one shard for each shard of pairs."""
+    """Make the table that `backbone` is trained on, one shard for each shard of pairs.
+
+    Raises: ValueError if the backbone takes posterior means only and samples are asked for.
+    """
+    check_posterior(backbone, params.posterior)
     pairs = tables.Table.open(params.pairs).shared()
     intermediates = tables.Table.open(params.intermediates).shared()
     weights, encoder = share(params.weights), share(params.encoder)

@@ -125,6 +125,7 @@ def work(config: dict[str, Any], seat: Seat) -> None:
             seat.device,
             seed=restorer.optimization.seed,
             mirror=config["mirror"],
+            posterior=restorer.spec.posterior,
         )
 
     loop.train(

@@ -116,6 +116,11 @@ def _open_tables(params: TrainParams) -> tuple[Table, Table]:
             f"{params.features} was made from pairs {features.inputs['pairs'][:12]}, "
             f"{params.pairs} is {pairs.fingerprint[:12]}: run 'dvc repro {features.stage}'"
         )
+    if (made := features.params.get("posterior", "mean")) != params.posterior:
+        raise ValueError(
+            f"{params.features} was made with posterior = {made}, the training has "
+            f"{params.posterior}: set both alike and run 'dvc repro {features.stage}'"
+        )
     return pairs, features
 
 

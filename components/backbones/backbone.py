@@ -19,10 +19,12 @@ import torch
 from torch import Tensor, nn
 
 from components.backbones.color_fix import ColorFix
+from components.keyed_random import Key, normals
 from components.weights import lora
 from components.weights.lora import LoraParams
 
 Trainable = Literal["full", "lora"]
+Posterior = Literal["mean", "sample"]  # what of an encoded picture's distribution is its latent
 
 
 @dataclass(frozen=True)
@@ -46,6 +48,7 @@ class Backbone(nn.Module, ABC):
     generator_folder: ClassVar[str]  # in the published layout, and the prefix of LoRA's keys
     lora_targets: ClassVar[Sequence[str]]  # the published ones
     takes_noise: ClassVar[bool]  # and so a fidelity
+    samples_posterior: ClassVar[bool] = False  # whether `moments` can be asked for
     color_fix: ClassVar[ColorFix]  # the paper's at inference (METHOD, section 7)
     text_encoder: ClassVar[str]  # `model_type` of the one that its prompts are encoded by
     discriminator: ClassVar[str]  # its opponent in training: a name of `discriminators.catalogue`
@@ -79,6 +82,13 @@ class Backbone(nn.Module, ABC):
     @abstractmethod
     def encode(self, image_B3HW: Tensor) -> Tensor:
         """Return the scaled posterior mean, without gradient: (B, 3, H, W) -> (B, C, h, w)."""
+
+    def moments(self, image_B3HW: Tensor) -> Tensor:
+        """Return the scaled posterior's mean, and after it its deviation: (B, 2C, h, w).
+
+        Without gradient. `sampled` makes a latent of them.
+        """
+        raise NotImplementedError(f"{type(self).__name__} takes posterior means only")
 
     @abstractmethod
     def step(
@@ -198,3 +208,13 @@ class Backbone(nn.Module, ABC):
     def save_schedule(cls, folder: Path) -> None:
         """Write what the published layout holds beside the two networks."""
         del folder
+
+
+def sampled(moments_BCHW: Tensor, keys: Sequence[Key]) -> Tensor:
+    """Return mean + deviation · noise, the noise drawn by one key for each row.
+
+    Shape: (B, 2C, h, w) -> (B, C, h, w).
+    """
+    mean_BCHW, deviation_BCHW = moments_BCHW.chunk(2, dim=1)
+    noise_BCHW = torch.from_numpy(normals(keys, tuple(mean_BCHW.shape[1:])))
+    return mean_BCHW + deviation_BCHW * noise_BCHW.to(mean_BCHW)

@@ -2,7 +2,7 @@
 
 from typing import Annotated
 
-from components.backbones.backbone import Backbone
+from components.backbones.backbone import Backbone, Posterior
 from components.backbones.qwen_image import QwenImage
 from components.backbones.stable_diffusion import StableDiffusion
 from components.params import one_of
@@ -14,3 +14,11 @@ FAMILIES: dict[str, type[Backbone]] = {
 
 
 BackboneName = Annotated[str, one_of(FAMILIES)]
+
+
+def check_posterior(backbone: BackboneName, posterior: Posterior) -> None:
+    """Raise ValueError if the family's latents cannot be what is asked for."""
+    if posterior == "sample" and not FAMILIES[backbone].samples_posterior:
+        raise ValueError(
+            f"posterior = sample, but {backbone} takes posterior means only: set posterior to mean"
+        )

@@ -28,6 +28,7 @@ class StableDiffusion(Backbone):
         "time_emb_proj",
     )
     takes_noise = False
+    samples_posterior = True
     color_fix = "none"
     text_encoder = "clip_text_model"
     discriminator = "sdxl"
@@ -65,6 +66,13 @@ class StableDiffusion(Backbone):
             self.vae, 2 * image_B3HW - 1
         )
         return latent_BCHW
+
+    @torch.no_grad()
+    def moments(self, image_B3HW: Tensor) -> Tensor:
+        posterior = self.vae.encode(2 * image_B3HW - 1).latent_dist
+        moments_BCHW = torch.cat([posterior.mean, posterior.std], dim=1)
+        scaled_BCHW: Tensor = self.vae.config.scaling_factor * moments_BCHW
+        return scaled_BCHW
 
     def step(
         self, lq_latent_BCHW: Tensor, condition_BND: Tensor, noise: StepNoise | None

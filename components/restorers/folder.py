@@ -88,7 +88,9 @@ def load_restorer(folder: Path, hints: Sequence[Path] = ()) -> HDRFace:
     """
     described = open_model(folder)
     content = described.content
-    spec = RestorerSpec.model_validate({key: content[key] for key in RestorerSpec.model_fields})
+    # A key that is newer than the folder has its default.
+    given = {key: content[key] for key in RestorerSpec.model_fields if key in content}
+    spec = RestorerSpec.model_validate(given)
     found = {role: find_need(folder, need, hints) for role, need in described.needs.items()}
     weights = open_weights(found["backbone"])
     backbone = _load_backbone(spec, folder, weights)

@@ -5,15 +5,14 @@ B batch, C latent channels, N tokens, H and W of the image or of the latent.
 
 from collections.abc import Sequence
 
-import numpy as np
 import torch
 from torch import Tensor, nn
 
 from components import images
-from components.backbones.backbone import Backbone, StepNoise
+from components.backbones.backbone import Backbone, StepNoise, sampled
 from components.encoders.dinov3 import DINOv3
 from components.fusion.condition import TextCondition, TokenCondition, mean_alpha
-from components.keyed_random import normal
+from components.keyed_random import Key, normals
 from components.restorers.protocol import Restoration
 from components.restorers.spec import RestorerSpec
 
@@ -74,7 +73,8 @@ class HDRFace(nn.Module):
     ) -> Restoration:
         """Restore aligned faces, RGB in [0, 1].
 
-        Noise is keyed by (seed, face_id, variant), so a face's result does not depend on its batch.
+        Noise is keyed by (seed, face_id, variant), so a face's result does not depend on its batch;
+        with the spec's `noise_of: seed`, all faces have the same noise.
         What a cache would hold is rounded as the cache does (8-bit pictures, float16 tensors), so
         both ways give the same numbers. `fidelity` in [0, 1] is Qwen-Image's (METHOD, section 4).
 
@@ -92,7 +92,7 @@ class HDRFace(nn.Module):
             intermediate = first.restored_B3HW
             sr_tokens, lq_tokens = self.encoder(torch.cat([intermediate, lq_B3HW])).chunk(2)
             tokens = (as_cached(sr_tokens), as_cached(lq_tokens))
-        latent_BCHW = as_cached(self.backbone.encode(lq_B3HW))
+        latent_BCHW = as_cached(self._encode(lq_B3HW, face_ids, variants))
         noise = self._noise(latent_BCHW, face_ids, variants, fidelity)
         restored_latent, alpha_BNC = self.predict(latent_BCHW, noise, tokens)
         restored = self.backbone.decode(restored_latent)
@@ -102,17 +102,26 @@ class HDRFace(nn.Module):
             alpha_BHW=self._patches(alpha_BNC),
         )
 
+    def _encode(self, lq_B3HW: Tensor, face_ids: Sequence[str], variants: Sequence[int]) -> Tensor:
+        if self.spec.posterior == "mean":
+            return self.backbone.encode(lq_B3HW)
+        keys = self._keys("lq posterior", face_ids, variants)
+        return sampled(self.backbone.moments(lq_B3HW), keys)
+
     def _noise(
         self, latent_BCHW: Tensor, face_ids: Sequence[str], variants: Sequence[int], fidelity: float
     ) -> StepNoise | None:
         if not self.backbone.takes_noise:
             return None
         shape = tuple(latent_BCHW.shape[1:])
-        keys = zip(face_ids, variants, strict=True)
-        drawn = np.stack(
-            [normal(self.spec.seed, face, variant, "noise", shape) for face, variant in keys]
-        )
+        drawn = normals(self._keys("noise", face_ids, variants), shape)
         return self.backbone.inference_noise(torch.from_numpy(drawn).to(latent_BCHW), fidelity)
+
+    def _keys(self, purpose: str, face_ids: Sequence[str], variants: Sequence[int]) -> list[Key]:
+        faces = list(zip(face_ids, variants, strict=True))
+        if self.spec.noise_of == "seed":
+            faces = [("", 0)] * len(faces)
+        return [(self.spec.seed, face_id, variant, purpose) for face_id, variant in faces]
 
     def _patches(self, alpha_BNC: Tensor | None) -> Tensor | None:
         if alpha_BNC is None or self.encoder is None:

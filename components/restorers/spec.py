@@ -1,18 +1,20 @@
 """What a trained restorer is: enough to build it again from its folder."""
 
-from typing import Self
+from typing import Literal, Self
 
 from pydantic import PositiveInt, model_validator
 
-from components.backbones.backbone import Trainable
+from components.backbones.backbone import Posterior, Trainable
 from components.backbones.catalogue import BackboneName
 from components.fusion.condition import ConditionName
 from components.params import Params
 from components.weights.lora import LoraParams
 
+NoiseOf = Literal["face", "seed"]
+
 
 class RestorerSpec(Params):
-    """Backbone, condition, what was trained, sizes and seed."""
+    """Backbone, condition, what was trained, sizes, and what is drawn at inference."""
 
     backbone: BackboneName
     condition: ConditionName
@@ -20,7 +22,11 @@ class RestorerSpec(Params):
     lora: LoraParams | None = None
     size: PositiveInt  # pixels of the square face
     encoder_size: PositiveInt | None = None  # what DINOv3 sees; None for `text`
-    seed: int  # of the noise at inference
+    seed: int  # of what is drawn at inference
+    posterior: Posterior = "mean"  # of a degraded face: what its latent is
+    # face: each face and variant has its own draw; seed: all have the same one, as in the
+    # reference, which sets its seed anew for each picture.
+    noise_of: NoiseOf = "face"
 
     @model_validator(mode="after")
     def _tokens_need_an_encoder(self) -> Self:

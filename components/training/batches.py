@@ -10,7 +10,9 @@ import torch
 from torch import Tensor
 
 from components import images
+from components.backbones.backbone import Posterior, sampled
 from components.keyed_random import generator
+from components.restorers.hdrface import as_cached
 from components.training.sampler import Row, RowStream, stacked
 from components.training.step import Batch
 
@@ -49,7 +51,8 @@ class FeatureBatches:
 class PairBatches:
     """Batches of a pairs table, for a restorer without tokens: latents are encoded here.
 
-    With `mirror`, half of the rows are flipped; the draw is keyed by their number in the stream.
+    With `mirror`, half of the rows are flipped; the draw is keyed by their number in the stream. So
+    is that of a latent, if it is a sample of the posterior: each use of a row has another one.
     """
 
     def __init__(
@@ -60,10 +63,14 @@ class PairBatches:
         *,
         seed: int,
         mirror: bool,
+        posterior: Posterior = "mean",
     ) -> None:
-        """Make batches; `encode` is the frozen encoder: image_B3HW in [0, 1] -> latent_BCHW."""
+        """Make batches; `encode` is the frozen encoder: image_B3HW in [0, 1] -> latent_BCHW.
+
+        For `sample`, it returns the posterior's moments (`Backbone.moments`).
+        """
         self._stream, self._encode, self._device = stream, encode, device
-        self._seed, self._mirror = seed, mirror
+        self._seed, self._mirror, self._posterior = seed, mirror, posterior
         self._latents: dict[tuple[int, int, bool], tuple[Tensor, Tensor]] = {}
 
     @property
@@ -86,6 +93,9 @@ class PairBatches:
             )
         else:
             hq_latent_BCHW, lq_latent_BCHW = self._encode(torch.cat([hq_B3HW, lq_B3HW])).chunk(2)
+        if self._posterior == "sample":
+            hq_latent_BCHW = self._sampled(rows, hq_latent_BCHW, "hq posterior")
+            lq_latent_BCHW = self._sampled(rows, lq_latent_BCHW, "lq posterior")
         return Batch(
             hq_B3HW=hq_B3HW,
             lq_latent_BCHW=lq_latent_BCHW,
@@ -113,12 +123,19 @@ class PairBatches:
         hq_latent_BCHW, lq_latent_BCHW = self._latents[key]
         return hq_latent_BCHW[place], lq_latent_BCHW[place]
 
+    def _sampled(self, rows: Sequence[Row], moments_BCHW: Tensor, purpose: str) -> Tensor:
+        keys = [(self._seed, _place(row), row.position, purpose) for row in rows]
+        return as_cached(sampled(moments_BCHW, keys))
+
     def _is_flipped(self, row: Row) -> bool:
         if not self._mirror:
             return False
-        # With the place in the table, since every stream counts from 0.
-        place = f"shard {row.shard} row {row.index}"
-        return bool(generator(self._seed, place, row.position, "mirror").random() < 0.5)
+        return bool(generator(self._seed, _place(row), row.position, "mirror").random() < 0.5)
+
+
+def _place(row: Row) -> str:
+    """Name a row by its place in the table: every stream counts its positions from 0."""
+    return f"shard {row.shard} row {row.index}"
 
 
 def _images(rows: Sequence[Row], column: str) -> Tensor:

@@ -10,14 +10,14 @@ from typing import Any, Self
 import torch
 from pydantic import Field, PositiveInt, model_validator
 
-from components.backbones.backbone import Trainable
-from components.backbones.catalogue import BackboneName
+from components.backbones.backbone import Posterior, Trainable
+from components.backbones.catalogue import BackboneName, check_posterior
 from components.discriminators.catalogue import DISCRIMINATORS
 from components.fusion.condition import ConditionName
 from components.params import ElasticBatch, Params, Recomputable, Workers
 from components.restorers.folder import begin_restorer, save_restorer
 from components.restorers.hdrface import HDRFace
-from components.restorers.spec import Need, RestorerSpec
+from components.restorers.spec import Need, NoiseOf, RestorerSpec
 from components.training.adversary import Adversary, DiscriminatorParams
 from components.training.loop import Opponent
 from components.training.optimization import OptimizationParams
@@ -45,7 +45,9 @@ class TrainingParams(Params):
     workers: Workers  # a parameter, not `compute`: it changes the result
     elastic_batch: ElasticBatch = "global"
     shuffle_shards: PositiveInt = 8  # shards whose rows are mixed; they are in memory
-    seed: int  # of the restorer's noise
+    seed: int  # of what the restorer draws
+    posterior: Posterior = "mean"  # which latents it is trained on, and takes at inference
+    noise_of: NoiseOf = "face"  # at inference
 
     @model_validator(mode="after")
     def _an_adversarial_loss_needs_a_discriminator(self) -> Self:
@@ -79,7 +81,11 @@ class TrainingParams(Params):
         size: int,
         encoder_size: int | None = None,
     ) -> RestorerSpec:
-        """Return what the restorer will be, for faces of `size` pixels."""
+        """Return what the restorer will be, for faces of `size` pixels.
+
+        Raises: ValueError if the backbone takes posterior means only and samples are asked for.
+        """
+        check_posterior(backbone, self.posterior)
         return RestorerSpec(
             backbone=backbone,
             condition=condition,
@@ -88,6 +94,8 @@ class TrainingParams(Params):
             size=size,
             encoder_size=encoder_size,
             seed=self.seed,
+            posterior=self.posterior,
+            noise_of=self.noise_of,
         )
 
     def content(self) -> dict[str, Any]:

@@ -115,9 +115,14 @@ class TrainingStep(nn.Module):
 
     @torch.no_grad()
     def encode(self, image_B3HW: Tensor) -> Tensor:
-        """Return the scaled latent of pictures in [0, 1], rounded as a features table does."""
+        """Return the scaled latent of pictures in [0, 1], rounded as a features table does.
+
+        If latents are samples of the posterior, return its moments: (B, 2C, h, w).
+        """
+        backbone = self.restorer.backbone
+        encode = backbone.encode if self.restorer.spec.posterior == "mean" else backbone.moments
         with computing(self.precision, image_B3HW.device):
-            latent_BCHW = self.restorer.backbone.encode(image_B3HW)
+            latent_BCHW = encode(image_B3HW)
         return as_cached(latent_BCHW)
 
     def forward(self, batch: Batch, generator: torch.Generator) -> dict[str, Tensor]:

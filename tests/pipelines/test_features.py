@@ -9,6 +9,7 @@ import torch
 from torch import Tensor
 
 from components import images
+from components.backbones.backbone import sampled
 from components.params import Compute
 from components.restorers.folder import load_restorer
 from components.restorers.hdrface import as_cached
@@ -99,6 +100,27 @@ def test_a_shards_features_give_what_the_live_path_restores(
         )
         cached = restorer.backbone.decode(latent_BCHW).clamp(0, 1)
     assert float((cached - live.restored_B3HW).abs().max()) <= 0.5 / 255 + 1e-3
+
+
+def test_samples_of_the_posterior_are_those_of_the_live_path(
+    params: FeaturesParams, models: Path
+) -> None:
+    samples = params.model_copy(update={"posterior": "sample", "mirror": True})
+    rows = maker(samples)(0).rows
+    backbone = load_restorer(models / "sd21-sdfm").backbone
+    pairs = Table.open(params.pairs).read(where=("split", "train")).to_pylist()
+    for role in ("lq", "hq"):
+        faces = [images.decode_png(pair[f"{role}_png"]) for pair in pairs]
+        both = [side for face in faces for side in (face, images.mirror(face))]
+        keys = [
+            (42, pair["face_id"], pair["variant"], purpose)
+            for pair in pairs
+            for purpose in (f"{role} posterior", f"{role} posterior mirrored")
+        ]
+        expected = as_cached(sampled(backbone.moments(images.to_tensor(both)), keys))
+        torch.testing.assert_close(tensor(rows, f"{role}_latent"), expected, atol=2e-3, rtol=2e-3)
+    with pytest.raises(ValueError, match="qwen takes posterior means only"):
+        features.run(samples, Compute(), "qwen")
 
 
 def test_every_row_is_followed_by_its_mirror_image(params: FeaturesParams) -> None:

@@ -160,6 +160,25 @@ def test_the_discriminator_decides_the_fingerprint_only_where_it_plays(
         changed(against, discriminator=None)
 
 
+def test_the_trained_folder_says_what_is_drawn_and_features_must_agree(
+    params: TrainParams, tmp_path: Path
+) -> None:
+    with pytest.raises(ValueError, match=r"posterior = mean, the training has sample"):
+        train.plan(changed(params, posterior="sample"), "sd21", "sdfm")
+    samples = write_table(
+        tmp_path / "samples",
+        [feature_rows(1)],
+        stage="features@sd21",
+        params={"posterior": "sample"},
+        inputs={"pairs": FINGERPRINT},
+    )
+    drawn = changed(params, features=samples.path, posterior="sample", noise_of="seed")
+    _, restorer = train.plan(drawn, "sd21", "sdfm")
+    assert (restorer.spec.posterior, restorer.spec.noise_of) == ("sample", "seed")
+    with pytest.raises(ValueError, match="qwen takes posterior means only"):
+        drawn.spec("qwen", "sdfm", size=SIZE, encoder_size=params.encoder_size)
+
+
 def test_the_plan_names_all_that_the_folder_stands_on(params: TrainParams) -> None:
     training, restorer = train.plan(params, "sd21", "sdfm")
     out = params.out("sd21", "sdfm")

@@ -8,7 +8,10 @@ import numpy as np
 import pytest
 import torch
 
+from components.backbones.backbone import sampled
+from components.backbones.catalogue import check_posterior
 from components.backbones.stable_diffusion import StableDiffusion
+from components.keyed_random import normal
 from components.weights.lora import LoraParams
 
 
@@ -44,6 +47,28 @@ def test_encoding_is_the_scaled_posterior_mean_and_decoding_undoes_the_scale(
         expected = backbone.vae.decode(mean).sample / 2 + 0.5
         torch.testing.assert_close(latent, scale * mean)
         torch.testing.assert_close(backbone.decode(latent), expected, atol=1e-5, rtol=1e-4)
+
+
+def test_a_sample_of_the_posterior_is_mean_and_deviation_times_keyed_noise(
+    backbone: StableDiffusion,
+) -> None:
+    images, keys = torch.rand(2, 3, 32, 32), [(42, "a", 0, "lq posterior"), (42, "b", 3, "x")]
+    with torch.no_grad():
+        encoded = backbone.vae.quant_conv(backbone.vae.encoder(2 * images - 1)).double().numpy()
+    mean, log_variance = np.split(encoded, 2, axis=1)
+    noise = np.stack([normal(*key, mean.shape[1:]) for key in keys])
+    deviation = np.exp(np.clip(log_variance, -30, 20) / 2)
+    expected = backbone.vae.config.scaling_factor * (mean + deviation * noise)
+    got = sampled(backbone.moments(images), keys)
+    np.testing.assert_allclose(got.numpy(), expected, atol=1e-5)
+    assert float((got - backbone.encode(images)).abs().mean()) > 0.01
+
+
+def test_samples_are_refused_where_a_family_takes_means_only() -> None:
+    check_posterior("sd21", "sample")
+    check_posterior("qwen", "mean")
+    with pytest.raises(ValueError, match="qwen takes posterior means only"):
+        check_posterior("qwen", "sample")
 
 
 def test_a_velocity_model_is_refused(networks: Path, tmp_path: Path) -> None:

@@ -9,10 +9,12 @@ import pytest
 import torch
 
 from components import images
+from components.backbones.backbone import sampled
 from components.backbones.catalogue import BackboneName
 from components.encoders.dinov3 import DINOv3
-from components.restorers.folder import load_restorer
+from components.restorers.folder import load_restorer, save_restorer
 from components.restorers.hdrface import as_cached
+from components.restorers.spec import Need
 from components.weights.store import bring
 from tests.small_networks import OTHER, SIZE, trained
 
@@ -63,6 +65,13 @@ def test_the_live_path_gives_what_the_cached_one_gives(
     assert float((restored - live.restored_B3HW).abs().max()) <= 0.5 / 255 + 1e-3
 
 
+def load_needs(folder: Path) -> dict[str, Need]:
+    return {
+        role: Need.model_validate(need)
+        for role, need in json.loads((folder / "restorer.json").read_text())["needs"].items()
+    }
+
+
 def test_a_faces_result_depends_on_its_name_and_not_on_its_batch(
     tmp_path: Path, networks: Path
 ) -> None:
@@ -76,6 +85,40 @@ def test_a_faces_result_depends_on_its_name_and_not_on_its_batch(
     between_names = (other_name - alone).abs()
     assert float(between_names.mean()) > 10 * float(between_batches.mean())
     assert float(between_names.mean()) > 5e-4
+
+
+def test_one_noise_for_all_faces_hides_their_names(tmp_path: Path, networks: Path) -> None:
+    restorer = load_restorer(trained(tmp_path, networks, "qwen", "text"))
+    restorer.spec = restorer.spec.model_copy(update={"noise_of": "seed"})
+    lq = faces(1)
+    one, other = (
+        restorer.restore(lq, [name], [variant]).restored_B3HW
+        for name, variant in (("a", 0), ("x", 7))
+    )
+    assert torch.equal(one, other)
+    first, second = restorer._keys("noise", ["a", "b"], [0, 1])
+    assert first == second == (42, "", 0, "noise")
+
+
+def test_a_folder_says_whether_it_takes_samples_of_the_posterior(
+    tmp_path: Path, networks: Path
+) -> None:
+    folder = trained(tmp_path, networks, "sd21", "text")
+    restorer = load_restorer(folder)
+    restorer.spec = restorer.spec.model_copy(update={"posterior": "sample"})
+    needs = load_needs(folder)
+    save_restorer(restorer, tmp_path / "again", needs=needs, licences=["none"], lineage={})
+    restorer = load_restorer(tmp_path / "again", [networks / "sd21"])
+    assert restorer.spec.posterior == "sample"
+    lq = faces(2)
+    keys = [(42, "a", 0, "lq posterior"), (42, "b", 1, "lq posterior")]
+    latent = as_cached(sampled(restorer.backbone.moments(lq), keys))
+    with torch.no_grad():
+        restored = restorer.backbone.decode(restorer.predict(latent, None, None)[0]).clamp(0, 1)
+    got = restorer.restore(lq, ["a", "b"], [0, 1]).restored_B3HW
+    assert float((restored - got).abs().max()) <= 0.5 / 255 + 1e-3
+    alone = restorer.restore(lq[1:], ["b"], [1]).restored_B3HW
+    assert float((alone - got[1:]).abs().max()) <= 1.01 / 255
 
 
 def test_a_trained_folder_restores_alone_from_a_store(

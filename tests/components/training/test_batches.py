@@ -8,6 +8,7 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from components import images
+from components.keyed_random import normal
 from components.training.batches import FeatureBatches, PairBatches
 from components.training.sampler import RowStream
 from components.training.step import Batch
@@ -94,6 +95,31 @@ def test_pairs_are_mirrored_together_before_they_are_encoded(shuffle_shards: int
             assert torch.equal(changed[place], expected)
     assert torch.equal(mirrored.hq_latent_BCHW, encode(mirrored.hq_B3HW))
     assert mirrored.lq_tokens_BNC is None
+
+
+@pytest.mark.parametrize("shuffle_shards", [1, 2])
+def test_each_use_of_a_row_has_another_sample_of_its_latents(shuffle_shards: int) -> None:
+    """Mean and deviation are told apart by their values: p and p / 2."""
+
+    def moments(image_B3HW: Tensor) -> Tensor:
+        mean_B3HW = encode(image_B3HW)
+        return torch.cat([mean_B3HW, mean_B3HW / 2], dim=1)
+
+    def batches() -> PairBatches:
+        rows = stream(pairs, shuffle_shards)
+        return PairBatches(rows, moments, CPU, seed=5, mirror=True, posterior="sample")
+
+    batch = batches().take(20)
+    for place, row in enumerate(stream(pairs, shuffle_shards).take(20)):
+        name = f"shard {row.shard} row {row.index}"
+        noise = normal(5, name, row.position, "hq posterior", (3, 4, 4))
+        mean = encode(batch.hq_B3HW[place : place + 1])[0].numpy()
+        expected = mean + mean / 2 * noise
+        np.testing.assert_allclose(batch.hq_latent_BCHW[place], expected, atol=2e-3)  # float16
+    assert not torch.equal(batch.hq_latent_BCHW, batch.lq_latent_BCHW)
+    resumed = batches()
+    resumed.seek(15)
+    assert torch.equal(resumed.take(5).lq_latent_BCHW, batch.lq_latent_BCHW[15:])
 
 
 def _images(plain: Batch, mirrored: Batch) -> Sequence[tuple[Tensor, Tensor]]:
