@@ -106,11 +106,9 @@ def _planned(
     compute = Compute.parse(f"compute.{stage}", values, file)
     known: Any = condition  # checked with the section `train`
     counted = blueprint(params, backbone, known, _sizes(values, file, params, backbone))
-    flops = tflops * _TERA * share
-    estimates = [
-        ways.estimate(counted, params, way, memory_bytes=memory_gb * _GB, flops=flops)
-        for way in ways.ways(params, compute, section, gpus)
-    ]
+    speed = {"memory_bytes": memory_gb * _GB, "flops": tflops * _TERA * share}
+    found = ways.ways(params, compute, section, gpus)
+    estimates = [ways.estimate(counted, params, way, **speed) for way in found]
     settable, possible = ways.choose(estimates)
     rows = _rows(values, backbone, faces) if counted.row_bytes else 0
     return {
