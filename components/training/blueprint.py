@@ -261,28 +261,19 @@ def _discriminator(
         noisy_input=described.noisy_input,
         prompt_tokens=((sizes.discriminator or {}).get("prompt") or {}).get("tokens"),
     )
-    trained, (matrices, vectors) = numbers(network, trained=True), frozen_numbers(network)
-    adversary = Adversary(network, adversarial)
-    fake_BCHW = torch.empty_like(latent_BCHW, requires_grad=True)
-    condition_BND = torch.empty(1, num_tokens, family.condition_width, device=_META)
-    draw = torch.Generator()
-    judging = step_cost(
-        lambda: adversary.judge(fake_BCHW, latent_BCHW, condition_BND, draw),
-        networks=[network.network],
-    )
+    matrices, vectors = frozen_numbers(network)
     part = Part(
         "discriminator judges",
-        trained=trained,
+        trained=numbers(network, trained=True),
         frozen=matrices,
         frozen_float32=vectors,
-        kept=judging.kept,
         recomputable="discriminator",
         is_sharded=True,
         num_moments=_moments(described.optimization.algorithm),
     )
-    # Of the two forward passes, the true latent's is never computed again.
-    yield Counted(part, replace(judging, forward=judging.forward // 2), numbers(network))
-    learning = step_cost(lambda: adversary(draw)["loss"], networks=[network.network])
+    condition_BND = torch.empty(1, num_tokens, family.condition_width, device=_META)
+    judging, learning = _turns(Adversary(network, adversarial), latent_BCHW, condition_BND)
+    yield Counted(replace(part, kept=judging.kept), judging, numbers(network))
     part = Part(
         "discriminator learns",
         turn="discriminator",
@@ -290,3 +281,15 @@ def _discriminator(
         recomputable="discriminator",
     )
     yield Counted(part, learning, 0)
+
+
+def _turns(adversary: Adversary, real_BCHW: Tensor, condition_BND: Tensor) -> tuple[Cost, Cost]:
+    """Return what it costs to judge a restored latent, and to learn from it."""
+    fake_BCHW, draw = torch.empty_like(real_BCHW, requires_grad=True), torch.Generator()
+    networks = [adversary.discriminator.network]
+    judging = step_cost(
+        lambda: adversary.judge(fake_BCHW, real_BCHW, condition_BND, draw), networks=networks
+    )
+    learning = step_cost(lambda: adversary(draw)["loss"], networks=networks)
+    # Of the two forward passes, the true latent's is never computed again.
+    return replace(judging, forward=judging.forward // 2), learning

@@ -106,13 +106,11 @@ def _planned(
     compute = Compute.parse(f"compute.{stage}", values, file)
     known: Any = condition  # checked with the section `train`
     counted = blueprint(params, backbone, known, _sizes(values, file, params, backbone))
-    flops = tflops * _TERA * share
-    estimates = [
-        ways.estimate(counted, params, way, memory_bytes=memory_gb * _GB, flops=flops)
-        for way in ways.ways(params, compute, section, gpus)
-    ]
+    speed = {"memory_bytes": memory_gb * _GB, "flops": tflops * _TERA * share}
+    found = ways.ways(params, compute, section, gpus)
+    estimates = [ways.estimate(counted, params, way, **speed) for way in found]
     settable, possible = ways.choose(estimates)
-    rows = _rows(values, faces)
+    rows = _rows(values, backbone, faces) if counted.row_bytes else 0
     return {
         "training": f"{stage}@{backbone}" + ("" if stage == "plain" else f"-{condition}"),
         "size": values["faces"]["size"],
@@ -124,7 +122,7 @@ def _planned(
         "tflop_per_row": counted.step / _TERA,
         "before": [_part(one) for one in counted.once],
         "checkpoint_gb": checkpoint_bytes(ways.parts_of(counted)) / _GB,
-        "table_rows": rows if counted.row_bytes else 0,
+        "table_rows": rows,
         "table_gb": rows * counted.row_bytes / _GB,
         "ways": [_way(one) for one in estimates],
         "overrides": None if settable is None else list(settable.way.overrides),
@@ -159,11 +157,11 @@ def _network(values: Mapping[str, Any], file: Path, name: str) -> Mapping[str, A
     return weights.stand_in.model_dump()  # type: ignore[no-any-return]
 
 
-def _rows(values: Mapping[str, Any], faces: int) -> int:
-    """Return the rows of a table of features: train faces, degraded and mirrored."""
+def _rows(values: Mapping[str, Any], backbone: str, faces: int) -> int:
+    """Return the rows of a table of features: train faces, each variant, perhaps mirrored too."""
     train: float = faces * (1 - values["faces"]["test_percent"] / 100)
     variants: int = values["degrade"]["variants"]
-    return 2 * variants * round(train)
+    return round(train) * variants * (2 if values["features"][backbone]["mirror"] else 1)
 
 
 def _part(counted: "Counted") -> dict[str, Any]:
@@ -296,6 +294,12 @@ def _conclusions(found: Mapping[str, Any], training: Mapping[str, Any]) -> Itera
         yield (
             f"The table of features has {training['table_rows']:,} rows: "
             f"{_number(training['table_gb'])} GB of tokens and latents, beside the pictures."
+        )
+    first, last = training["ways"][0], training["ways"][-1]
+    if last["rows_per_step"] > first["rows_per_step"]:
+        yield (
+            f"On {last['gpus']} GPUs that share weights, a step has {last['rows_per_step']} rows, "
+            f"one per GPU; the profile's has {first['rows_per_step']}."
         )
     if training["cheapest"] is not None:
         words = " ".join(_quoted(override) for override in training["overrides"])
