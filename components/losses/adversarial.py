@@ -16,6 +16,8 @@ AdversarialName = Literal["softplus", "relativistic", "relativistic-paired"]
 class AdversarialLoss(Protocol):
     """One game of generator and discriminator."""
 
+    generator_sees_real: bool  # whether the generator's loss needs the logits of real latents
+
     def generator(self, fake: Tensor, real: Tensor) -> Tensor:
         """Return the generator's loss, element by element; gradients flow to `fake` alone."""
 
@@ -28,6 +30,8 @@ class Softplus:
 
     L_G = mean softplus(-fake),   L_D = (BCE(real, 1) + BCE(fake, 0)) / 2
     """
+
+    generator_sees_real = False
 
     def generator(self, fake: Tensor, real: Tensor) -> Tensor:
         del real
@@ -46,6 +50,8 @@ class Relativistic:
     The logit that is subtracted is detached, but for the fake one in L_G. `paired`, the reference's
     option, takes the same patch of the other side in place of its mean.
     """
+
+    generator_sees_real = True
 
     def __init__(self, *, paired: bool) -> None:
         self.paired = paired

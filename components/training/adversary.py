@@ -98,8 +98,10 @@ class Adversary(nn.Module):
         self._freeze(frozen=True)
         with computing(self.precision, fake_BCHW.device):
             fake = self.discriminator(fake_BCHW, pair.condition_BND, draw)
-            with torch.no_grad():
-                real = self.discriminator(real_BCHW, pair.condition_BND, draw)
+            real = fake.detach()  # for a game that does not look at real logits here
+            if self.loss.generator_sees_real:
+                with torch.no_grad():
+                    real = self.discriminator(real_BCHW, pair.condition_BND, draw)
         loss_B1HW = self.loss.generator(fake, real)
         if invention_B is not None:
             loss_B1HW = (1 + 4 * invention_B).view(-1, 1, 1, 1) * loss_B1HW
