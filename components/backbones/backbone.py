@@ -87,8 +87,11 @@ class Backbone(nn.Module, ABC):
         """Return the scaled posterior's mean, and after it its deviation: (B, 2C, h, w).
 
         Without gradient. `sampled` makes a latent of them.
+
+        Raises: ValueError for a family that takes posterior means only.
         """
-        raise NotImplementedError(f"{type(self).__name__} takes posterior means only")
+        del image_B3HW
+        raise ValueError(f"{type(self).__name__} takes posterior means only: set posterior: mean")
 
     @abstractmethod
     def step(

@@ -96,8 +96,9 @@ class _Ledger:
     """
 
     def __init__(self, modules: Iterable[nn.Module]) -> None:
+        # Held: as long as a storage lives, its id is given to no other.
         self._weights = {
-            tensor.untyped_storage()._cdata
+            id(storage := tensor.untyped_storage()): storage
             for module in modules
             for tensor in [*module.parameters(), *module.buffers()]
         }
@@ -108,10 +109,10 @@ class _Ledger:
 
     def keep(self, tensor: Tensor) -> Tensor:
         storage = tensor.untyped_storage()
-        if isinstance(tensor, nn.Parameter) or storage._cdata in self._weights:
+        if isinstance(tensor, nn.Parameter) or id(storage) in self._weights:
             return tensor
-        if storage._cdata not in self._kept:
-            self._kept[storage._cdata] = storage  # held, so that its place is not given again
+        if id(storage) not in self._kept:
+            self._kept[id(storage)] = storage
             self._bytes += storage.nbytes()
         return tensor
 
@@ -122,7 +123,7 @@ class _Ledger:
         for value in [*args, *options.values()]:
             if isinstance(value, Tensor):
                 storage = value.untyped_storage()
-                self._inputs[storage._cdata] = storage
+                self._inputs[id(storage)] = storage
         before = self._bytes
         self._depth += 1
         result = compute(*args, **options)
@@ -152,7 +153,26 @@ class _FusedAttention(TorchFunctionMode):
         if func is not F.scaled_dot_product_attention or not is_plain:
             return func(*args, **options)
         names = ("query", "key", "value")[len(args) :]
-        query, key, value = list(args) + [options[name] for name in names]
-        fused = torch.ops.aten._scaled_dot_product_efficient_attention
-        keeps_sums = torch.is_grad_enabled()
-        return fused(query, key, value, None, keeps_sums, scale=options.get("scale"))[0]
+        return _Attention.apply(*args, *(options[name] for name in names))
+
+
+class _Attention(torch.autograd.Function):
+    """Attention by shapes: two products forward, five backward; inputs and output are kept.
+
+    So do fused kernels: they compute the scores again, and keep no matrix of all pairs.
+    """
+
+    @staticmethod
+    def forward(ctx: Any, query: Tensor, key: Tensor, value: Tensor) -> Tensor:
+        # Heads lie inside tokens, as the kernels write them: the next layer needs no copy.
+        result = ((query @ key.mT) @ value).transpose(1, 2).contiguous().transpose(1, 2)
+        ctx.save_for_backward(query, key, value, result)
+        return result
+
+    @staticmethod
+    def backward(ctx: Any, *gradients: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        query, key, value, _ = ctx.saved_tensors
+        (gradient,) = gradients
+        scores = query @ key.mT
+        of_scores = gradient @ value.mT
+        return of_scores @ key, of_scores.mT @ query, scores.mT @ gradient

@@ -210,7 +210,7 @@ def _one_of_two(rank: int, folder: str) -> None:
 @pytest.mark.slow
 def test_two_ranks_end_as_one_that_serves_both_streams(tmp_path: Path) -> None:
     mp.start_processes(_one_of_two, (str(tmp_path),), nprocs=2, start_method="fork")
-    first, second = (torch.load(tmp_path / f"end-{rank}") for rank in (0, 1))
+    first, second = (torch.load(tmp_path / f"end-{rank}", weights_only=True) for rank in (0, 1))
     seat = Seat(0, 1, 2, torch.device("cpu"), None, lambda *_: None)
     step, judge = play(seat)
     alone = {**step.state_dict(), **judge.state_dict()}

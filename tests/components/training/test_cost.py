@@ -115,12 +115,12 @@ def test_blocks_that_are_computed_again_keep_their_inputs() -> None:
 def really_kept(backbone: Backbone, device: str) -> int:
     """Count what autograd keeps of a step and its picture, by PyTorch itself."""
     backbone.train_only("full", None)
-    weights = {p.untyped_storage()._cdata for p in backbone.parameters()}
+    weights = {id(s): s for s in (p.untyped_storage() for p in backbone.parameters())}
     kept: dict[int, torch.UntypedStorage] = {}
 
     def keep(tensor: Tensor) -> Tensor:
-        if (storage := tensor.untyped_storage())._cdata not in weights:
-            kept[storage._cdata] = storage
+        if id(storage := tensor.untyped_storage()) not in weights:
+            kept[id(storage)] = storage
         return tensor
 
     shape = (2, 4, 32, 32)
