@@ -78,8 +78,9 @@ def _prompt_encoder(network: str) -> fetch.EncodePrompt | None:
     """Return what encodes the constant prompt of a network, where its kind can have one."""
     if (discriminator := discriminator_named(network)) is not None:
         return discriminator.encode_prompt
-    family = FAMILIES.get(network)
-    return None if family is None else family.prompt
+    if (family := FAMILIES.get(network)) is None:
+        return None
+    return lambda layout, text: {"prompt": family.prompt(layout, text)}
 
 
 def _make_stand_in(folder: Path, params: WeightsParams, network: str) -> str:

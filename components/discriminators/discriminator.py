@@ -7,12 +7,17 @@ grid of patches.
 from abc import ABC, abstractmethod
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any, ClassVar, NamedTuple, Self
+from typing import Any, ClassVar, Literal, NamedTuple, Self
 
 import torch
+from safetensors.torch import load_file
 from torch import Tensor, nn
 
 from components.weights.lora import LoraParams
+from components.weights.prompt import PROMPT_FILE
+
+# What conditions it: the tokens that condition the generator, or one constant prompt.
+DiscriminatorCondition = Literal["tokens", "prompt"]
 
 
 class Draw(NamedTuple):
@@ -34,7 +39,13 @@ class Discriminator(nn.Module, ABC):
 
     @abstractmethod
     def __init__(
-        self, weights: Path, condition_width: int, *, lora: LoraParams | None, noisy_input: bool
+        self,
+        weights: Path,
+        condition_width: int,
+        *,
+        lora: LoraParams | None,
+        noisy_input: bool,
+        condition: DiscriminatorCondition,
     ) -> None:
         """Load the parts that are used.
 
@@ -44,6 +55,10 @@ class Discriminator(nn.Module, ABC):
             lora: trains low-rank layers of the pretrained network; None trains all of it.
             noisy_input: mixes noise of a random timestep into the latent first (the reference's
                 option for SD).
+            condition: the generator's tokens (the paper, for SD), or the constant prompt beside the
+                weights (Wan; the reference's option for SD).
+
+        Raises: ValueError for an option that this network does not have.
         """
         super().__init__()
 
@@ -55,6 +70,7 @@ class Discriminator(nn.Module, ABC):
         *,
         lora: LoraParams | None,
         noisy_input: bool,
+        condition: DiscriminatorCondition,
         prompt_tokens: int | None = None,
     ) -> Self:
         """Make the discriminator without a folder: on the meta device, to count what it costs."""
@@ -62,15 +78,27 @@ class Discriminator(nn.Module, ABC):
         nn.Module.__init__(made)
         with torch.device("meta"):
             network = cls.make_network(sizes)
-            if (width := cls.prompt_width(network)) is not None:
-                prompt_LD = torch.empty(prompt_tokens or 1, width)
-                made.register_buffer("prompt_LD", prompt_LD, persistent=False)
-            made.hold(network, condition_width, lora=lora, noisy_input=noisy_input)
+            if condition == "prompt":
+                made.take_prompt(cls.draw_prompt(network, prompt_tokens or 1))
+            made.hold(
+                network, condition_width, lora=lora, noisy_input=noisy_input, condition=condition
+            )
         return made
+
+    def take_prompt(self, tensors: Mapping[str, Tensor]) -> None:
+        """Keep the tensors of a constant prompt, in float32."""
+        for name, tensor in tensors.items():
+            self.register_buffer(name, tensor.float(), persistent=False)
 
     @abstractmethod
     def hold(
-        self, network: Any, condition_width: int, *, lora: LoraParams | None, noisy_input: bool
+        self,
+        network: Any,
+        condition_width: int,
+        *,
+        lora: LoraParams | None,
+        noisy_input: bool,
+        condition: DiscriminatorCondition,
     ) -> None:
         """Take the pretrained network and add what trains; called by every `__init__`."""
 
@@ -88,15 +116,24 @@ class Discriminator(nn.Module, ABC):
         """Make the pretrained network's class with new weights; sizes are its arguments."""
 
     @staticmethod
-    def prompt_width(network: Any) -> int | None:
-        """Return the width of the constant prompt that it needs beside the latent, if any."""
-        del network
-        return None
+    @abstractmethod
+    def draw_prompt(network: Any, tokens: int) -> dict[str, Tensor]:
+        """Draw a constant prompt of so many tokens, for a stand-in, as `encode_prompt` makes it."""
 
     @staticmethod
-    def encode_prompt(layout: Path, text: str) -> Tensor:
-        """Embed a constant prompt: (L, width). Raises: ValueError if the network takes none."""
-        raise ValueError(
-            f"{layout}: this discriminator takes no prompt, not even {text!r}: remove `prompt` "
-            "from the section of its weights"
+    @abstractmethod
+    def encode_prompt(layout: Path, text: str) -> dict[str, Tensor]:
+        """Embed a constant prompt by the text encoders of the published layout.
+
+        `prompt`: (L, width), and what else the network asks for.
+        """
+
+
+def read_prompt(weights: Path) -> dict[str, Tensor]:
+    """Read the constant prompt beside the weights. Raises: FileNotFoundError with what to do."""
+    if not (weights / PROMPT_FILE).is_file():
+        raise FileNotFoundError(
+            f"{weights / PROMPT_FILE}: there is no constant prompt for the discriminator: describe "
+            "it under `prompt` in the section of its weights and run 'dvc repro weights'"
         )
+    return load_file(weights / PROMPT_FILE)

@@ -10,7 +10,12 @@ from safetensors import safe_open
 from torch import Tensor, nn
 
 from components.backbones.stable_diffusion import StableDiffusion
-from components.discriminators.discriminator import Discriminator, Draw
+from components.discriminators.discriminator import (
+    Discriminator,
+    DiscriminatorCondition,
+    Draw,
+    read_prompt,
+)
 from components.weights import lora as low_rank
 from components.weights.lora import LoraParams
 
@@ -21,9 +26,10 @@ NUM_TIMESTEPS = 1000
 class SdxlDiscriminator(Discriminator):
     """The encoding half of an SDXL UNet at timestep 0, then two strided convolutions to one logit.
 
-    SDXL's text is replaced by the generator's condition: each token through a Linear to the width
-    of its cross-attention, their mean through another to `text_embeds`. (How the paper connects
-    them is not published.) 64 × 64 latents have 4 × 4 patches.
+    With `tokens`, SDXL's text is replaced by the generator's condition: each token through a Linear
+    to the width of its cross-attention, their mean through another to `text_embeds`. (How the paper
+    connects them is not published.) With `prompt`, it is a constant text that SDXL's two encoders
+    have embedded, as in the reference. 64 × 64 latents have 4 × 4 patches.
     """
 
     folder = "unet"
@@ -33,28 +39,40 @@ class SdxlDiscriminator(Discriminator):
     )
 
     def __init__(
-        self, weights: Path, condition_width: int, *, lora: LoraParams | None, noisy_input: bool
+        self,
+        weights: Path,
+        condition_width: int,
+        *,
+        lora: LoraParams | None,
+        noisy_input: bool,
+        condition: DiscriminatorCondition,
     ) -> None:
-        super().__init__(weights, condition_width, lora=lora, noisy_input=noisy_input)
-        network = load_encoding_half(weights / self.folder)
-        self.hold(network, condition_width, lora=lora, noisy_input=noisy_input)
+        options: Any = {"lora": lora, "noisy_input": noisy_input, "condition": condition}
+        super().__init__(weights, condition_width, **options)
+        if condition == "prompt":
+            self.take_prompt(read_prompt(weights))
+        self.hold(load_encoding_half(weights / self.folder), condition_width, **options)
 
     def hold(
-        self, network: Any, condition_width: int, *, lora: LoraParams | None, noisy_input: bool
+        self,
+        network: Any,
+        condition_width: int,
+        *,
+        lora: LoraParams | None,
+        noisy_input: bool,
+        condition: DiscriminatorCondition,
     ) -> None:
         _keep_encoding_half(network)
         self.network = network
         self.noisy_input = noisy_input
         if lora is not None:
             low_rank.add(self.network, lora, self.lora_targets)
-        config = self.network.config
-        # `add_embedding` takes the text beside six numbers of the picture's size.
-        text_width = (
-            config.projection_class_embeddings_input_dim - 6 * config.addition_time_embed_dim
-        )
-        self.to_tokens = nn.Linear(condition_width, config.cross_attention_dim)
-        self.to_text = nn.Linear(condition_width, text_width)
-        width = config.block_out_channels[-1]
+        self.condition = condition
+        if condition == "tokens":
+            text_width = _text_width(network)
+            self.to_tokens = nn.Linear(condition_width, network.config.cross_attention_dim)
+            self.to_text = nn.Linear(condition_width, text_width)
+        width = network.config.block_out_channels[-1]
         self.head = nn.Sequential(
             nn.Conv2d(width, width, 4, stride=2, padding=1),
             nn.GroupNorm(32, width),
@@ -66,6 +84,8 @@ class SdxlDiscriminator(Discriminator):
         self.register_buffer("alpha_bar", (1 - betas).cumprod(0).float(), persistent=False)
 
     alpha_bar: Tensor
+    prompt: Tensor  # (L, D), of SDXL's width
+    pooled: Tensor  # (P,)
 
     def draw(self, latent_BCHW: Tensor, generator: torch.Generator) -> Draw:
         batch, device = latent_BCHW.shape[0], latent_BCHW.device
@@ -89,11 +109,8 @@ class SdxlDiscriminator(Discriminator):
         unet = self.network
         height, width = (FACTOR * side for side in latent_BCHW.shape[-2:])
         size = latent_BCHW.new_tensor([height, width, 0, 0, height, width])
-        tokens_BND = self.to_tokens(condition_BND)
-        added = {
-            "text_embeds": self.to_text(condition_BND.mean(dim=1)),
-            "time_ids": size.expand(latent_BCHW.shape[0], -1),
-        }
+        tokens_BND, text_BP = self._text(condition_BND)
+        added = {"text_embeds": text_BP, "time_ids": size.expand(latent_BCHW.shape[0], -1)}
         time = unet.time_embedding(unet.get_time_embed(latent_BCHW, timestep_B))
         time = time + unet.get_aug_embed(time, tokens_BND, added)
         features: Tensor = unet.conv_in(latent_BCHW)
@@ -102,11 +119,58 @@ class SdxlDiscriminator(Discriminator):
             features, _ = block(hidden_states=features, temb=time, **text)
         return unet.mid_block(features, time, encoder_hidden_states=tokens_BND)  # type: ignore[no-any-return]
 
+    def _text(self, condition_BND: Tensor) -> tuple[Tensor, Tensor]:
+        """Return what stands in the places of SDXL's tokens and of its pooled text."""
+        if self.condition == "tokens":
+            return self.to_tokens(condition_BND), self.to_text(condition_BND.mean(dim=1))
+        batch = condition_BND.shape[0]
+        return self.prompt.expand(batch, -1, -1), self.pooled.expand(batch, -1)
+
     @staticmethod
     def make_network(sizes: Mapping[str, Any]) -> Any:
         from diffusers.models.unets.unet_2d_condition import UNet2DConditionModel
 
         return UNet2DConditionModel(**sizes)
+
+    @staticmethod
+    def draw_prompt(network: Any, tokens: int) -> dict[str, Tensor]:
+        return {
+            "prompt": torch.randn(tokens, network.config.cross_attention_dim),
+            "pooled": torch.randn(_text_width(network)),
+        }
+
+    @staticmethod
+    def encode_prompt(layout: Path, text: str) -> dict[str, Tensor]:
+        from diffusers.pipelines.stable_diffusion_xl.pipeline_stable_diffusion_xl import (
+            StableDiffusionXLPipeline,
+        )
+        from transformers import CLIPTextModel, CLIPTextModelWithProjection, CLIPTokenizer
+
+        # Encoding a prompt does not use them.
+        unused: dict[str, Any] = dict.fromkeys(["vae", "unet", "scheduler"])
+        pipeline = StableDiffusionXLPipeline(
+            text_encoder=CLIPTextModel.from_pretrained(
+                layout / "text_encoder", use_safetensors=True
+            ),
+            text_encoder_2=CLIPTextModelWithProjection.from_pretrained(
+                layout / "text_encoder_2", use_safetensors=True
+            ),
+            tokenizer=CLIPTokenizer.from_pretrained(layout / "tokenizer"),
+            tokenizer_2=CLIPTokenizer.from_pretrained(layout / "tokenizer_2"),
+            add_watermarker=False,
+            **unused,
+        )
+        with torch.no_grad():
+            prompt_BLD, _, pooled_BP, _ = pipeline.encode_prompt(
+                text, device=torch.device("cpu"), do_classifier_free_guidance=False
+            )
+        return {"prompt": prompt_BLD[0], "pooled": pooled_BP[0]}
+
+
+def _text_width(unet: Any) -> int:
+    """Return P of the pooled text, which stands beside six numbers of the picture's size."""
+    config = unet.config
+    return int(config.projection_class_embeddings_input_dim - 6 * config.addition_time_embed_dim)
 
 
 def _attends(block: Any) -> bool:

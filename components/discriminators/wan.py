@@ -5,13 +5,16 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from safetensors.torch import load_file
 from torch import Tensor, nn
 
-from components.discriminators.discriminator import Discriminator, Draw
+from components.discriminators.discriminator import (
+    Discriminator,
+    DiscriminatorCondition,
+    Draw,
+    read_prompt,
+)
 from components.weights import lora as low_rank
 from components.weights.lora import LoraParams
-from components.weights.prompt import PROMPT_FILE
 
 SHIFT = 3  # of the timesteps: σ = 3 u / (1 + 2 u), u uniform
 
@@ -28,26 +31,43 @@ class WanDiscriminator(Discriminator):
     lora_targets = ("to_q", "to_k", "to_v", "to_out.0", "ffn.net.0.proj", "ffn.net.2")
 
     def __init__(
-        self, weights: Path, condition_width: int, *, lora: LoraParams | None, noisy_input: bool
+        self,
+        weights: Path,
+        condition_width: int,
+        *,
+        lora: LoraParams | None,
+        noisy_input: bool,
+        condition: DiscriminatorCondition,
     ) -> None:
         """Load `transformer/` and the constant prompt.
 
-        Raises: ValueError for `noisy_input`, which is SDXL's.
+        Raises: ValueError for `noisy_input` and for `tokens`, which are SDXL's.
         """
         from diffusers.models.transformers.transformer_wan import WanTransformer3DModel
 
-        super().__init__(weights, condition_width, lora=lora, noisy_input=noisy_input)
+        options: Any = {"lora": lora, "noisy_input": noisy_input, "condition": condition}
+        super().__init__(weights, condition_width, **options)
         network = WanTransformer3DModel.from_pretrained(weights / self.folder, use_safetensors=True)
-        prompt_LD = load_file(weights / PROMPT_FILE)["prompt"].float()
-        self.register_buffer("prompt_LD", prompt_LD, persistent=False)
-        self.hold(network, condition_width, lora=lora, noisy_input=noisy_input)
+        self.take_prompt(read_prompt(weights))
+        self.hold(network, condition_width, **options)
 
     def hold(
-        self, network: Any, condition_width: int, *, lora: LoraParams | None, noisy_input: bool
+        self,
+        network: Any,
+        condition_width: int,
+        *,
+        lora: LoraParams | None,
+        noisy_input: bool,
+        condition: DiscriminatorCondition,
     ) -> None:
         del condition_width
         if noisy_input:
             raise ValueError("discriminator.noisy_input: Wan looks at clean latents; set it false")
+        if condition != "prompt":
+            raise ValueError(
+                f"discriminator.condition = {condition}: Wan takes a constant prompt; set it to "
+                "prompt"
+            )
         self.network = network
         if lora is not None:
             low_rank.add(self.network, lora, self.lora_targets)
@@ -57,7 +77,7 @@ class WanDiscriminator(Discriminator):
             nn.Conv2d(32, 1, 3, padding=1),
         )
 
-    prompt_LD: Tensor
+    prompt: Tensor  # (L, D), of Wan's width
 
     def draw(self, latent_BCHW: Tensor, generator: torch.Generator) -> Draw:
         uniform_B = torch.rand(
@@ -70,7 +90,7 @@ class WanDiscriminator(Discriminator):
         velocity_BC1HW: Tensor = self.network(
             latent_BCHW.unsqueeze(2),
             timestep=draw.timestep_B,
-            encoder_hidden_states=self.prompt_LD.expand(latent_BCHW.shape[0], -1, -1),
+            encoder_hidden_states=self.prompt.expand(latent_BCHW.shape[0], -1, -1),
         ).sample
         return self.head(velocity_BC1HW.squeeze(2)).float()  # type: ignore[no-any-return]
 
@@ -81,11 +101,11 @@ class WanDiscriminator(Discriminator):
         return WanTransformer3DModel(**sizes)
 
     @staticmethod
-    def prompt_width(network: Any) -> int | None:
-        return int(network.config.text_dim)
+    def draw_prompt(network: Any, tokens: int) -> dict[str, Tensor]:
+        return {"prompt": torch.randn(tokens, network.config.text_dim)}
 
     @staticmethod
-    def encode_prompt(layout: Path, text: str) -> Tensor:
+    def encode_prompt(layout: Path, text: str) -> dict[str, Tensor]:
         from diffusers.pipelines.wan.pipeline_wan import WanPipeline
         from transformers import AutoTokenizer, UMT5EncoderModel
 
@@ -102,4 +122,4 @@ class WanDiscriminator(Discriminator):
         prompt_BLD: Tensor = pipeline.encode_prompt(
             text, do_classifier_free_guidance=False, device=torch.device("cpu")
         )[0]
-        return prompt_BLD[0]
+        return {"prompt": prompt_BLD[0]}

@@ -15,7 +15,7 @@ import torch
 from pydantic import NonNegativeFloat
 from torch import Tensor, nn
 
-from components.discriminators.discriminator import Discriminator
+from components.discriminators.discriminator import Discriminator, DiscriminatorCondition
 from components.losses.adversarial import (
     ADVERSARIAL,
     AdversarialName,
@@ -48,7 +48,9 @@ class DiscriminatorParams(Params):
 
     weights: Path
     lora: LoraParams | None = None  # None: all of it trains
-    noisy_input: bool = False  # SD 2.1: it sees latents noised at a random timestep
+    # SDXL: the generator's tokens (the paper), or a constant prompt (the reference); Wan: a prompt.
+    condition: DiscriminatorCondition
+    noisy_input: bool = False  # SDXL: it sees latents noised at a random timestep
     optimization: OptimizerParams
 
 

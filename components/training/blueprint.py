@@ -259,6 +259,7 @@ def _discriminator(
         family.condition_width,
         lora=described.lora,
         noisy_input=described.noisy_input,
+        condition=described.condition,
         prompt_tokens=((sizes.discriminator or {}).get("prompt") or {}).get("tokens"),
     )
     matrices, vectors = frozen_numbers(network)

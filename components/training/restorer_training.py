@@ -199,6 +199,7 @@ class RestorerTraining(Params):
             restorer.backbone.condition_width,
             lora=params.lora,
             noisy_input=params.noisy_input,
+            condition=params.condition,
         )
         store_frozen(discriminator, self.precision)
         adversarial = self.losses.adversarial

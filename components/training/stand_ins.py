@@ -169,9 +169,9 @@ def _make_discriminator(
 ) -> dict[str, Any]:
     network = discriminator.make_network(_given(params.discriminator, name, "discriminator"))
     network.save_pretrained(folder / discriminator.folder)
-    if (width := discriminator.prompt_width(network)) is not None:
-        prompt = _given(params.prompt, name, "prompt")
-        save_file({"prompt": torch.randn(prompt.tokens, width)}, folder / PROMPT_FILE)
+    if params.prompt is not None:
+        prompt = discriminator.draw_prompt(network, params.prompt.tokens)
+        save_file(prompt, folder / PROMPT_FILE)
     return {"parameters": _count(network)}
 
 

@@ -55,7 +55,7 @@ class PublishedParams(Params):
     prompt: TextParams | None = None
 
 
-EncodePrompt = Callable[[Path, str], Tensor]
+EncodePrompt = Callable[[Path, str], Mapping[str, Tensor]]
 
 
 def publish(
@@ -81,8 +81,8 @@ def publish(
             raise ValueError(
                 f"weights.{name}.published.prompt: {name} is not a backbone, remove the section"
             )
-        prompt_LD = encode_prompt(root, params.prompt.text)
-        write_prompt(prompt_LD, params.prompt.text, folder / PROMPT_FILE)
+        encoded = encode_prompt(root, params.prompt.text)
+        write_prompt(encoded, params.prompt.text, folder / PROMPT_FILE)
         records[PROMPT_FILE] = record_of(folder / PROMPT_FILE)
     fingerprint = write_manifest(
         folder,

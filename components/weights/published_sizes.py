@@ -55,6 +55,7 @@ PUBLISHED_SIZES: Mapping[str, Mapping[str, Any]] = {
             "addition_time_embed_dim": 256,
             "projection_class_embeddings_input_dim": 2816,
         },
+        "prompt": {"tokens": 77},
     },
     "Qwen/Qwen-Image": {
         "vae": {

@@ -109,6 +109,7 @@ def with_discriminator(params: TrainParams, networks: Path) -> TrainParams:
         losses={"latent": 1.0, "adversarial": {"weight": 0.1, "loss": "softplus"}},
         discriminator={
             "weights": networks / "sd21-discriminator",
+            "condition": "tokens",
             "lora": {"rank": 2, "alpha": 2},
             "optimization": {"learning_rate": 1e-2},
         },

@@ -1,5 +1,6 @@
 """SDXL's and Wan's discriminators in the published layout, with small random weights."""
 
+import shutil
 from pathlib import Path
 
 import pytest
@@ -9,7 +10,7 @@ from torch import Tensor
 
 from components.backbones.stable_diffusion import StableDiffusion
 from components.discriminators.catalogue import DISCRIMINATORS, discriminator_named
-from components.discriminators.discriminator import Discriminator, Draw
+from components.discriminators.discriminator import Discriminator, DiscriminatorCondition, Draw
 from components.discriminators.sdxl import SdxlDiscriminator, load_encoding_half
 from components.discriminators.wan import WanDiscriminator
 from components.weights.lora import LoraParams
@@ -24,12 +25,15 @@ def make(
     lora: LoraParams | None = None,
     *,
     noisy_input: bool = False,
+    condition: DiscriminatorCondition | None = None,
 ) -> Discriminator:
     torch.manual_seed(0)
     kind = discriminator_named(f"{backbone}-discriminator")
     assert kind is not None
     folder = networks / f"{backbone}-discriminator"
-    return kind(folder, WIDTH, lora=lora, noisy_input=noisy_input)
+    if condition is None:
+        condition = "tokens" if backbone == "sd21" else "prompt"
+    return kind(folder, WIDTH, lora=lora, noisy_input=noisy_input, condition=condition)
 
 
 def inputs(batch: int = 2) -> tuple[Tensor, Tensor]:
@@ -133,6 +137,8 @@ def test_noise_of_the_drawn_timestep_is_mixed_in_first(networks: Path) -> None:
     torch.testing.assert_close(discriminator(latent, condition, draw), expected)
     with pytest.raises(ValueError, match="Wan looks at clean latents"):
         make(networks, "qwen", noisy_input=True)
+    with pytest.raises(ValueError, match=r"condition = tokens: Wan takes a constant prompt"):
+        make(networks, "qwen", condition="tokens")
 
 
 def test_wans_timesteps_are_shifted_towards_noise_and_its_text_is_constant(networks: Path) -> None:
@@ -147,6 +153,24 @@ def test_wans_timesteps_are_shifted_towards_noise_and_its_text_is_constant(netwo
     few, draw = latent[:2], Draw(timestep_B[:2])
     same = discriminator(few, torch.zeros(2, 5, WIDTH), draw)
     torch.testing.assert_close(discriminator(few, condition[:2], draw), same)
+
+
+def test_sdxl_can_look_with_one_prompt_for_all_faces(networks: Path, tmp_path: Path) -> None:
+    source = networks / "sd21-discriminator"
+    shutil.copytree(source, tmp_path / "sd21-discriminator")
+    with pytest.raises(FileNotFoundError, match="there is no constant prompt"):
+        make(tmp_path, "sd21", condition="prompt")
+    file = tmp_path / "sd21-discriminator" / "prompt.safetensors"
+    save_file({"prompt": torch.randn(7, 24), "pooled": torch.randn(16)}, file)
+    discriminator = make(tmp_path, "sd21", condition="prompt")
+    assert not any(name.startswith("to_") for name, _ in discriminator.named_parameters())
+    latent, condition = inputs()
+    draw = discriminator.draw(latent, torch.Generator().manual_seed(5))
+    logits = discriminator(latent, condition, draw)
+    torch.testing.assert_close(discriminator(latent, torch.zeros_like(condition), draw), logits)
+    save_file({"prompt": torch.randn(7, 24), "pooled": torch.randn(16)}, file)
+    other = make(tmp_path, "sd21", condition="prompt")(latent, condition, draw)
+    assert not torch.allclose(other, logits, atol=1e-4)
 
 
 def test_names_of_weights_lead_to_a_backbones_opponent() -> None:

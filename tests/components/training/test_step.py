@@ -38,6 +38,7 @@ def step_of(networks: Path, losses: dict[str, object], backbone: str = "sd21") -
                 restorer.backbone.condition_width,
                 lora=None,
                 noisy_input=False,
+                condition="tokens" if backbone == "sd21" else "prompt",
             ),
             params.adversarial,
         )

@@ -1,6 +1,7 @@
 """The text condition: the fixed prompt, encoded by the backbone's own text encoder."""
 
 import json
+import shutil
 from pathlib import Path
 
 import pytest
@@ -8,6 +9,7 @@ import torch
 from safetensors import safe_open
 
 from components.backbones.catalogue import FAMILIES
+from components.discriminators.sdxl import SdxlDiscriminator
 from components.weights.prompt import REFERENCE_PROMPT, write_prompt
 
 
@@ -18,7 +20,8 @@ def test_stable_diffusion_sees_77_tokens_of_its_clip_encoder(
     from transformers import CLIPTextModel, CLIPTokenizer
 
     encoded_LD = FAMILIES["sd21"].prompt(stable_diffusion, REFERENCE_PROMPT)
-    write_prompt(encoded_LD, REFERENCE_PROMPT, tmp_path / "prompt.safetensors")
+    encoded = {"prompt": encoded_LD}
+    write_prompt(encoded, REFERENCE_PROMPT, tmp_path / "prompt.safetensors")
     with safe_open(tmp_path / "prompt.safetensors", "pt") as file:
         prompt_LD = file.get_tensor("prompt")
         assert file.metadata() == {"text": REFERENCE_PROMPT}
@@ -34,6 +37,36 @@ def test_stable_diffusion_sees_77_tokens_of_its_clip_encoder(
     with torch.no_grad():
         expected = encoder(torch.tensor([padded])).last_hidden_state[0]
     torch.testing.assert_close(prompt_LD, expected)
+
+
+def test_sdxls_prompt_is_what_its_two_text_encoders_say_of_it(
+    stable_diffusion: Path, tmp_path: Path
+) -> None:
+    """The last but one layer of both, side by side; the second one's projection is pooled."""
+    from transformers import (
+        CLIPTextConfig,
+        CLIPTextModel,
+        CLIPTextModelWithProjection,
+        CLIPTokenizer,
+    )
+
+    for name in ("text_encoder", "tokenizer"):
+        shutil.copytree(stable_diffusion / name, tmp_path / name)
+    shutil.copytree(tmp_path / "tokenizer", tmp_path / "tokenizer_2")
+    first = CLIPTextModel.from_pretrained(tmp_path / "text_encoder")
+    torch.manual_seed(6)
+    config = CLIPTextConfig.from_pretrained(tmp_path / "text_encoder", projection_dim=12)
+    second = CLIPTextModelWithProjection(config)
+    second.save_pretrained(tmp_path / "text_encoder_2")
+
+    encoded = SdxlDiscriminator.encode_prompt(tmp_path, "a face")
+    tokenizer = CLIPTokenizer.from_pretrained(tmp_path / "tokenizer")
+    ids = tokenizer("a face", padding="max_length", max_length=77, return_tensors="pt").input_ids
+    with torch.no_grad():
+        both = [model(ids, output_hidden_states=True) for model in (first.eval(), second.eval())]
+    tokens_1LD = torch.cat([output.hidden_states[-2] for output in both], dim=-1)
+    torch.testing.assert_close(encoded["prompt"], tokens_1LD[0])
+    torch.testing.assert_close(encoded["pooled"], both[1].text_embeds[0])
 
 
 def test_another_prompt_is_another_condition(stable_diffusion: Path) -> None:
