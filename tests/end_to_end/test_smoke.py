@@ -1,7 +1,12 @@
-"""The whole line in the `smoke` profile, with DVC, as people run it."""
+"""The whole line in the `smoke` profile, with DVC, as people run it.
+
+Beside Qwen-Image, it has a third family of generators, which is one file, its settings and one
+line: a line takes minutes, so one run shows both.
+"""
 
 import json
 import os
+import shutil
 import signal
 import time
 from pathlib import Path
@@ -10,10 +15,14 @@ import pytest
 
 from tests.end_to_end.checkout import Checkout
 
-# One backbone behind the other, as in `paper-qwen`: `make demo` trains both.
+HERE = Path(__file__).parent
+# The plain restorer of the third family comes first for both.
 PROFILE = (
-    *("smoke", "plain.backbones=[sd21]", "train.backbones=[qwen]", "~intermediates.sd21"),
-    *("report.names=[qwen-sdfm]", "register.candidates=[qwen-sdfm]"),
+    *("smoke", "backbone=[sd21,qwen,toy]", "plain.backbones=[toy]", "train.backbones=[qwen,toy]"),
+    "weights.networks=[qwen,qwen-discriminator,toy,toy-discriminator,dinov3]",
+    *("~intermediates.sd21", "intermediates.qwen.model=models/toy-text"),
+    "train.qwen.intermediate=models/toy-text",
+    *("report.names=[qwen-sdfm,toy-sdfm]", "register.candidates=[qwen-sdfm]"),
 )
 KILLED_IN = "degrade"
 PATIENCE_S = 60  # for the stage that outlives the killed dvc
@@ -21,11 +30,26 @@ PATIENCE_S = 60  # for the stage that outlives the killed dvc
 
 @pytest.fixture
 def checkout(tmp_path: Path, ray_session: str) -> Checkout:
-    return Checkout(
-        tmp_path,
-        # A dozen starts of Ray would take most of the time.
-        {**os.environ, "RAY_ADDRESS": ray_session},
+    # A dozen starts of Ray would take most of the time.
+    settings = {"RAY_ADDRESS": ray_session, "PYTHONPATH": str(tmp_path)}
+    checkout = Checkout(tmp_path, {**os.environ, **settings})
+    add_a_family(checkout)
+    return checkout
+
+
+def add_a_family(checkout: Checkout) -> None:
+    """Add the third family to a copy of the project: its file, its settings, and one line."""
+    backbones = checkout.folder / "components/backbones"
+    shutil.copy(HERE / "toy_family.py", backbones / "toy.py")
+    shutil.copy(HERE / "toy_family.yaml", checkout.folder / "conf/backbone/toy.yaml")
+    catalogue = backbones / "catalogue.py"
+    text = catalogue.read_text().replace(
+        "FAMILIES: dict[str, type[Backbone]] = {\n",
+        "from components.backbones.toy import Toy\n"
+        "FAMILIES: dict[str, type[Backbone]] = {\n"
+        '    "toy": Toy,\n',
     )
+    catalogue.write_text(text)
 
 
 @pytest.mark.cluster
@@ -36,7 +60,7 @@ def test_the_line_survives_the_end_of_dvc_and_a_second_run_does_nothing(checkout
     repro_when_nobody_is_at_it(checkout)
 
     summary = json.loads((checkout.folder / "metrics/summary.json").read_text())
-    assert set(summary) == {"qwen-sdfm"}
+    assert set(summary) == {"qwen-sdfm", "toy-sdfm"}
     for metrics in summary.values():
         assert {"degraded", "intermediate", "restored", "gain"} <= set(metrics["psnr"])
         assert metrics["psnr"]["restored"]["n"] > 1
@@ -44,6 +68,9 @@ def test_the_line_survives_the_end_of_dvc_and_a_second_run_does_nothing(checkout
     assert not list(checkout.folder.rglob("*.partial"))
     assert "qwen-sdfm" in checkout.hdrface("results")
     assert "sdfm" in checkout.hdrface("inspect", "models/qwen-sdfm")
+    assert "toy" in checkout.hdrface("inspect", "models/toy-sdfm")
+    trained = checkout.folder / "models/toy-sdfm/unet/diffusion_pytorch_model.safetensors"
+    assert trained.is_file()
 
     # Nothing to do: neither for a second run nor for another number of workers.
     other = ("compute.degrade.workers=1", "compute.train.cpus=2")
