@@ -2,6 +2,7 @@
 
 import json
 import os
+import shutil
 from pathlib import Path
 from typing import Any
 
@@ -15,6 +16,23 @@ def write_bytes(file: Path, data: bytes) -> None:
         beside.replace(file)
     finally:
         beside.unlink(missing_ok=True)
+
+
+def link(file: Path, target: Path) -> None:
+    """Make `target` the same file, as a whole: a hard link, or a copy on another file system.
+
+    Neither may be written in place afterwards. Folders above the target are made.
+    """
+    target.parent.mkdir(parents=True, exist_ok=True)
+    beside = target.with_name(f".{target.name}.{os.getpid()}")
+    try:
+        try:
+            os.link(file, beside)
+        except OSError:
+            shutil.copyfile(file, beside)
+        beside.replace(target)
+    finally:
+        beside.unlink(missing_ok=True)  # which a link to the same file survives
 
 
 def write_text(file: Path, text: str) -> None:

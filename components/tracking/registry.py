@@ -15,7 +15,7 @@ from pathlib import Path, PurePosixPath
 from typing import TYPE_CHECKING, Any, TypeVar
 
 from components.files import write_json
-from components.tracking import client, package
+from components.tracking import artifacts, client, package
 from components.tracking.outages import LIMIT_S, Server
 from components.tracking.package import LINEAGE, NEEDS, Closure
 from components.tracking.runs import MODEL_PATH
@@ -84,8 +84,8 @@ class Registry:
         there = dict(self._files(run_id))
         for path, file in package.files_of(closure):
             if there.get(path) != file.stat().st_size:
-                place = (PurePosixPath(MODEL_PATH) / path).parent
-                self._transfer(partial(self._client.log_artifact, run_id, str(file), str(place)))
+                place = str((PurePosixPath(MODEL_PATH) / path).parent)
+                self._transfer(partial(artifacts.store_file, self._client, run_id, file, place))
         with tempfile.TemporaryDirectory() as folder:
             files = Path(folder) / "package"
             package.write(files, story)

@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Self
 
 from components.history import HistoryPoint
+from components.tracking import artifacts
 from components.tracking.client import URI_VARIABLE, open_client, time_to_transfer
 from components.tracking.outages import Server
 
@@ -112,7 +113,7 @@ class TrainingRun:
 
         def upload() -> None:
             with time_to_transfer():
-                self._client.log_artifacts(self.id, str(folder), MODEL_PATH)
+                artifacts.store_folder(self._client, self.id, folder, MODEL_PATH)
 
         self._server.insist(upload)
 

@@ -102,6 +102,7 @@ def test_the_model_is_an_artifact_beside_the_database(tmp_path: Path) -> None:
     run.log_model(folder)
     stored = list((tmp_path / "mlartifacts").rglob("model/unet/weights.safetensors"))
     assert len(stored) == 1
+    assert stored[0].samefile(folder / "unet" / "weights.safetensors")  # not a second one
 
 
 @pytest.mark.usefixtures("database")

@@ -1,0 +1,32 @@
+import tempfile
+from pathlib import Path
+
+import pytest
+
+from components import files
+
+
+def test_a_linked_file_takes_no_room_and_replaces_what_was_there(tmp_path: Path) -> None:
+    file, target = tmp_path / "weights", tmp_path / "below" / "weights"
+    file.write_bytes(b"new")
+    files.link(file, target)
+    assert target.samefile(file)
+    files.link(file, target)  # again, as after a lost answer
+    other = tmp_path / "other"
+    other.write_bytes(b"newer")
+    files.link(other, target)
+    assert target.samefile(other)
+    assert file.read_bytes() == b"new"
+    assert [entry.name for entry in target.parent.iterdir()] == ["weights"]
+
+
+def test_on_another_file_system_a_linked_file_is_a_copy(tmp_path: Path) -> None:
+    memory = Path("/dev/shm")
+    if not memory.is_dir() or memory.stat().st_dev == tmp_path.stat().st_dev:
+        pytest.skip("needs /dev/shm as a file system of its own")
+    file = tmp_path / "weights"
+    file.write_bytes(b"weights")
+    with tempfile.TemporaryDirectory(dir=memory) as folder:
+        files.link(file, Path(folder) / "weights")
+        assert (Path(folder) / "weights").read_bytes() == b"weights"
+        assert [entry.name for entry in Path(folder).iterdir()] == ["weights"]
