@@ -22,6 +22,7 @@ from components.photographs import photograph
 from components.photographs.face_restorer import FaceRestorer
 from components.photographs.options import RestoreOptions
 from components.photographs.restoration import PhotographRestorer
+from components.restorers.folder import load_restorer
 
 CLIENTS = 32
 ROUNDS = 3
@@ -65,7 +66,7 @@ def main() -> None:
     before = machine.facts()
     pictures = served.photographs()
     pipeline = PhotographRestorer(
-        FaceRestorer.load(served.MODEL, device="cpu", batch_size=BATCH),
+        FaceRestorer(load_restorer(served.MODEL), batch_size=BATCH),
         detector=open_detector(detector, min_score=MIN_SCORE),
     )
     with served.running(detector) as endpoint:

@@ -9,10 +9,10 @@ from typing import TypeAlias
 import cv2
 import numpy as np
 import torch
-from safetensors.torch import load_file
 
 from components import images
 from components.images import Image
+from components.weights.checkpoints import read_tensors
 
 # Makes a picture (width, height) pixels large.
 Upscaler: TypeAlias = Callable[[Image, tuple[int, int]], Image]
@@ -39,15 +39,9 @@ class SuperResolution:
     def __init__(self, file: Path, *, device: str) -> None:
         import spandrel
 
-        if not file.is_file():
-            raise FileNotFoundError(f"{file} is missing: name a super-resolution checkpoint")
         try:
-            # spandrel's own reader unpickles; these two read tensors and nothing else.
-            if file.suffix == ".safetensors":
-                tensors = load_file(file)
-            else:
-                tensors = torch.load(file, map_location="cpu", weights_only=True)
-            found = spandrel.ModelLoader().load_from_state_dict(tensors)
+            # spandrel's own reader unpickles.
+            found = spandrel.ModelLoader().load_from_state_dict(read_tensors(file))
         except spandrel.UnsupportedModelError as error:
             raise ValueError(f"{file} holds no network that spandrel knows") from error
         if not isinstance(found, spandrel.ImageModelDescriptor) or found.input_channels != 3:

@@ -8,19 +8,16 @@ from __future__ import annotations
 import hashlib
 from collections.abc import Sequence
 from dataclasses import dataclass
-from pathlib import Path
 
 import numpy as np
 import numpy.typing as npt
-import torch
 
 from components import images
 from components.backbones.catalogue import FAMILIES
 from components.backbones.color_fix import ColorFix
 from components.images import Image
 from components.photographs.color_fix import fix_colors
-from components.restorers.folder import load_restorer
-from components.restorers.hdrface import HDRFace
+from components.restorers.protocol import RestoresFaces
 
 
 @dataclass(frozen=True)
@@ -38,38 +35,30 @@ class RestoredFace:
 class FaceRestorer:
     """Restore aligned faces of the model's own size, `size` pixels wide."""
 
-    def __init__(self, restorer: HDRFace, *, batch_size: int = 8) -> None:
+    def __init__(self, restorer: RestoresFaces, *, batch_size: int = 8) -> None:
         """Use a restorer on the device where it is, with at most `batch_size` faces at once."""
         self._restorer, self._batch_size = restorer, batch_size
-        self._device = next(restorer.parameters()).device
-        self.size = restorer.spec.size
+        self.size = restorer.size
         self.fingerprint = restorer.fingerprint
 
-    @classmethod
-    def load(
-        cls, folder: Path, hints: Sequence[Path] = (), *, device: str, batch_size: int = 8
-    ) -> FaceRestorer:
-        """Load a trained folder. Raises: as `load_restorer`."""
-        return cls(load_restorer(folder, hints).to(torch.device(device)), batch_size=batch_size)
-
     def color_fix(self, asked: ColorFix | None) -> ColorFix:
-        """Return the colour fix to use; None asks for the paper's choice for this backbone."""
-        return self._restorer.backbone.color_fix if asked is None else asked
+        """Return the colour fix to use; None asks for the model's own."""
+        return self._restorer.color_fix if asked is None else asked
 
-    def check(self, fidelity: float) -> None:
+    def check(self, fidelity: float | None) -> None:
         """Raise ValueError if the model accepts no fidelity other than 1."""
-        if fidelity != 1 and not self._restorer.backbone.takes_noise:
+        if fidelity not in (None, 1) and self._restorer.fidelity is None:
             able = ", ".join(name for name, family in FAMILIES.items() if family.takes_noise)
             raise ValueError(
-                f"fidelity = {fidelity}: {self._restorer.spec.backbone} accepts only 1; models on "
-                f"{able} accept values from 0 to 1"
+                f"fidelity = {fidelity}: {self._restorer.name} accepts only 1; models on {able} "
+                "and CodeFormer accept values from 0 to 1"
             )
 
     def restore(
         self,
         faces: Sequence[Image],
         *,
-        fidelity: float = 1.0,
+        fidelity: float | None = None,
         color_fix: ColorFix | None = None,
         keys: Sequence[str] | None = None,
     ) -> list[RestoredFace]:
@@ -92,9 +81,13 @@ class FaceRestorer:
         return restored
 
     def _restore(
-        self, faces: Sequence[Image], keys: Sequence[str], fidelity: float, color_fix: ColorFix
+        self,
+        faces: Sequence[Image],
+        keys: Sequence[str],
+        fidelity: float | None,
+        color_fix: ColorFix,
     ) -> list[RestoredFace]:
-        lq_B3HW = images.to_tensor(faces).to(self._device)
+        lq_B3HW = images.to_tensor(faces).to(self._restorer.device)
         done = self._restorer.restore(lq_B3HW, keys, [0] * len(keys), fidelity=fidelity)
         reference = lq_B3HW if done.intermediate_B3HW is None else done.intermediate_B3HW
         fixed_B3HW = fix_colors(done.restored_B3HW, reference, color_fix)

@@ -30,18 +30,18 @@ class RestoreOptions(Params):
         16, ge=1, description="Do not restore faces that are narrower than this, in pixels."
     )
     # METHOD, section 4.
-    fidelity: float = Field(
-        1.0,
+    fidelity: float | None = Field(
+        None,
         ge=0,
         le=1,
-        description="How closely the result follows the input. Only models on Qwen-Image accept "
-        "values below 1: the lower the value, the more details are invented.",
+        description="How closely the result follows the input. Only models on Qwen-Image (1 by "
+        "default) and CodeFormer (0.5) accept values below 1: the lower the value, the more "
+        "details are invented.",
     )
     # METHOD, section 4: the paper chooses by backbone.
     color_fix: ColorFix | None = Field(
         None,
-        description="How to correct the colours of a restored face. By default, the model's "
-        "backbone decides.",
+        description="How to correct the colours of a restored face. By default, the model decides.",
     )
     scale: float = Field(1.0, ge=1, le=4, description="Enlarge the whole picture by this factor.")
     max_angle: float | None = Field(

@@ -30,7 +30,7 @@ from components.photographs.records import PhotographRecord
 from components.photographs.restoration import PhotographRestorer, Prepared, RestoredPhotograph
 from components.photographs.video_restoration import VideoRecord, restore_video
 from components.progress import Progress
-from components.tracking.trained_models import locate
+from components.tracking.trained_models import open_restorer
 
 log = logging.getLogger(__name__)
 
@@ -112,8 +112,8 @@ def load(model: str, tools: Tools, downloads: Path) -> PhotographRestorer:
         angle = IdentityAngle(tools.identity_network)
     if tools.upscaler is not None:
         upscale = SuperResolution(tools.upscaler, device=device)
-    found = locate(model, downloads)
-    faces = FaceRestorer.load(found.folder, found.hints, device=device, batch_size=tools.batch_size)
+    restorer = open_restorer(model, downloads, device=torch.device(device))
+    faces = FaceRestorer(restorer, batch_size=tools.batch_size)
     return PhotographRestorer(faces, detector=detector, angle=angle, upscale=upscale)
 
 

@@ -138,7 +138,7 @@ def _summary(
 
 
 def model_facts(fingerprint: str, backbone: str, condition: str) -> dict[str, str]:
-    """Return which model was scored, for a metrics file."""
+    """Return which trained model was scored, for a metrics file."""
     return {
         "name": f"{backbone}-{condition}",
         "fingerprint": fingerprint,

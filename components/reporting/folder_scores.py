@@ -23,8 +23,9 @@ from components.faces.source import UnreadableError, open_source
 from components.metrics.catalogue import open_metrics
 from components.reporting import comparison
 from components.reporting.comparison import Comparison, FaceScores, Pair
-from components.restorers.folder import load_restorer
-from components.tracking.trained_models import TrainedModel, locate
+from components.restorers.catalogue import is_of_others
+from components.restorers.protocol import RestoresFaces
+from components.tracking.trained_models import locate, open_restorer
 from components.weights.manifest import RESTORER, Description, sha256_of
 
 METRICS = ("psnr", "ssim", "identity_angle")
@@ -49,28 +50,40 @@ def run(
     identity_network: Path | None = None,
     batch_size: int = BATCH_SIZE,
 ) -> dict[str, Any]:
-    """Score a trained model on a folder of faces; return the content of a metrics file.
+    """Score a restorer on a folder of faces; return the content of a metrics file.
 
     Square pictures count as FFHQ-aligned faces; those in the folder's `landmarks.csv` are aligned
     first. `recipe` replaces the degradation that the model was trained with.
 
-    Raises: as `components.tracking.trained_models.locate`; ValueError if no picture can be used.
+    Raises: as `components.tracking.trained_models.open_restorer`; ValueError if no picture can be
+    used, or how to degrade is not known.
     """
     with tempfile.TemporaryDirectory() as downloads:
-        found = locate(model, Path(downloads))
+        if recipe is None:
+            recipe = recipe_of(model, Path(downloads))
+        device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
         return _evaluate(
-            found,
+            open_restorer(model, Path(downloads), device=device),
             hq,
             seed=seed,
-            recipe=recipe or recipe_of(found.folder),
+            recipe=recipe,
             metrics=metrics,
             identity_network=identity_network,
             batch_size=batch_size,
         )
 
 
-def recipe_of(folder: Path) -> DegradationParams:
-    """Read from a trained folder's lineage how its training faces were degraded."""
+def recipe_of(model: str, downloads: Path) -> DegradationParams:
+    """Read from a trained folder's lineage how its training faces were degraded.
+
+    Raises: ValueError if that is not known.
+    """
+    if is_of_others(model):
+        raise ValueError(
+            f"{model}: how its training faces were degraded is not known here: give --params FILE, "
+            "whose degrade.recipe is used"
+        )
+    folder = locate(model, downloads).folder
     params = Description.read(folder, RESTORER).content["lineage"].get("params", {})
     recipe = params.get("degrade", {}).get("recipe")
     if recipe is None:
@@ -85,7 +98,7 @@ def recipe_of(folder: Path) -> DegradationParams:
 
 
 def _evaluate(
-    model: TrainedModel,
+    restorer: RestoresFaces,
     hq: Path,
     *,
     seed: int,
@@ -94,20 +107,20 @@ def _evaluate(
     identity_network: Path | None,
     batch_size: int,
 ) -> dict[str, Any]:
-    device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
-    restorer = load_restorer(model.folder, model.hints).to(device)
     protocol: dict[str, Any] = {
         "faces": str(hq),
-        "size": restorer.spec.size,
+        "size": restorer.size,
         "degradation": recipe.model_dump(mode="json"),
         "degradation_seed": seed,
     }
     if identity_network is not None:
         protocol["identity_network"] = sha256_of(find_network(identity_network))
-    opened, unavailable = open_metrics(metrics, identity_network=identity_network, device=device)
-    compare = Comparison(restorer, opened, device=device)
+    opened, unavailable = open_metrics(
+        metrics, identity_network=identity_network, device=restorer.device
+    )
+    compare = Comparison(restorer, opened, device=restorer.device)
     rejected: list[Rejected] = []
-    pairs = _pairs(_faces(hq, restorer.spec.size, rejected), recipe, seed)
+    pairs = _pairs(_faces(hq, restorer.size, rejected), recipe, seed)
     scores = [
         FaceScores(one.pair.face_id, one.pair.variant, one.scores)
         for batch in iter(lambda: list(islice(pairs, batch_size)), [])
@@ -119,9 +132,7 @@ def _evaluate(
             f"{rejected[0].id}: {rejected[0].reason}"
         )
     result = comparison.result(
-        comparison.model_facts(
-            restorer.fingerprint, restorer.spec.backbone, restorer.spec.condition
-        ),
+        {"name": restorer.name, "fingerprint": restorer.fingerprint},
         protocol,
         scores,
         unavailable,

@@ -10,6 +10,7 @@ from torch import Tensor, nn
 
 from components import images
 from components.backbones.backbone import Backbone, StepNoise, sampled
+from components.backbones.color_fix import ColorFix
 from components.encoders.dinov3 import DINOv3
 from components.fusion.condition import TextCondition, TokenCondition, mean_alpha
 from components.keyed_random import Key, normals
@@ -37,6 +38,26 @@ class HDRFace(nn.Module):
         self.condition = condition
         self.encoder = encoder
         self.intermediate = intermediate
+
+    @property
+    def name(self) -> str:
+        return f"{self.spec.backbone}-{self.spec.condition}"
+
+    @property
+    def size(self) -> int:
+        return self.spec.size
+
+    @property
+    def fidelity(self) -> float | None:
+        return 1.0 if self.backbone.takes_noise else None
+
+    @property
+    def color_fix(self) -> ColorFix:
+        return self.backbone.color_fix
+
+    @property
+    def device(self) -> torch.device:
+        return next(self.parameters()).device
 
     def predict(
         self,
@@ -69,14 +90,15 @@ class HDRFace(nn.Module):
         face_ids: Sequence[str],
         variants: Sequence[int],
         *,
-        fidelity: float = 1.0,
+        fidelity: float | None = None,
     ) -> Restoration:
         """Restore aligned faces, RGB in [0, 1].
 
         Noise is keyed by (seed, face_id, variant), so a face's result does not depend on its batch;
         with the spec's `noise_of: seed`, all faces have the same noise.
         What a cache would hold is rounded as the cache does (8-bit pictures, float16 tensors), so
-        both ways give the same numbers. `fidelity` in [0, 1] is Qwen-Image's (METHOD, section 4).
+        both ways give the same numbers. `fidelity` in [0, 1] is Qwen-Image's (METHOD, section 4), 1
+        if it is None.
 
         Raises: ValueError if the faces are not of the restorer's size.
         """
@@ -93,7 +115,7 @@ class HDRFace(nn.Module):
             sr_tokens, lq_tokens = self.encoder(torch.cat([intermediate, lq_B3HW])).chunk(2)
             tokens = (as_cached(sr_tokens), as_cached(lq_tokens))
         latent_BCHW = as_cached(self._encode(lq_B3HW, face_ids, variants))
-        noise = self._noise(latent_BCHW, face_ids, variants, fidelity)
+        noise = self._noise(latent_BCHW, face_ids, variants, 1.0 if fidelity is None else fidelity)
         restored_latent, alpha_BNC = self.predict(latent_BCHW, noise, tokens)
         restored = self.backbone.decode(restored_latent)
         return Restoration(

@@ -7,7 +7,10 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Protocol
 
+import torch
 from torch import Tensor
+
+from components.backbones.color_fix import ColorFix
 
 
 @dataclass(frozen=True)
@@ -22,7 +25,36 @@ class Restoration:
 class RestoresFaces(Protocol):
     """A restorer of aligned faces of one size."""
 
+    @property
+    def name(self) -> str:
+        """Return what it is called in tables."""
+
+    @property
+    def size(self) -> int:
+        """Return the pixels of a side."""
+
+    @property
+    def fingerprint(self) -> str:
+        """Return the hash of what it is."""
+
+    @property
+    def fidelity(self) -> float | None:
+        """Return the fidelity that it has unless another is asked for; None: it has none."""
+
+    @property
+    def color_fix(self) -> ColorFix:
+        """Return the colour fix that its results get unless another is asked for."""
+
+    @property
+    def device(self) -> torch.device:
+        """Return where it computes."""
+
     def restore(
-        self, lq_B3HW: Tensor, face_ids: Sequence[str], variants: Sequence[int]
+        self,
+        lq_B3HW: Tensor,
+        face_ids: Sequence[str],
+        variants: Sequence[int],
+        *,
+        fidelity: float | None = None,
     ) -> Restoration:
         """Restore faces, RGB in [0, 1]; ids and variants key whatever is drawn at random."""

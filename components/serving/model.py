@@ -37,7 +37,7 @@ class FacesRequest:
     """The aligned faces of one request, in the model's size, uint8 (size, size, 3)."""
 
     faces: Sequence[Image]
-    fidelity: float = 1.0
+    fidelity: float | None = None
     color_fix: ColorFix | None = None
     give_up_at: float = float("inf")  # seconds since the epoch: the client's deadline
 
@@ -101,7 +101,7 @@ class FollowingModel:
             return [not_ready(self.problem)] * len(asked)
         now = time.time()
         answers: list[FacesAnswer | Refused] = [too_late()] * len(asked)
-        groups: dict[tuple[float, ColorFix | None], list[int]] = {}
+        groups: dict[tuple[float | None, ColorFix | None], list[int]] = {}
         for index, one in enumerate(asked):
             if one.give_up_at > now:
                 groups.setdefault((one.fidelity, one.color_fix), []).append(index)
@@ -123,7 +123,7 @@ class FollowingModel:
         self,
         loaded: Loaded,
         asked: Sequence[FacesRequest],
-        fidelity: float,
+        fidelity: float | None,
         color_fix: ColorFix | None,
     ) -> Sequence[FacesAnswer | Refused]:
         """Restore the faces of requests that have the same options."""

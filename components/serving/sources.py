@@ -1,23 +1,29 @@
-"""Where a served model comes from: a trained folder, or a registered model and its versions."""
+"""Where a served model comes from: a folder, a registered model's versions, a checkpoint."""
 
 from __future__ import annotations
 
 import functools
 from pathlib import Path
 
+import torch
+
 from components import cluster
 from components.metrics.identity import IdentityAngle
 from components.photographs.face_restorer import FaceRestorer
+from components.restorers.catalogue import file_of, is_of_others, open_of_others
+from components.restorers.folder import load_restorer
+from components.restorers.protocol import RestoresFaces
 from components.serving.model import FollowingModel, Version
 from components.serving.params import ServeParams
 from components.tracking import registry
+from components.weights.manifest import sha256_of
 from components.weights.store import open_model
 
 _REGISTERED = "models:/"
 
 
 def is_registered(source: str) -> bool:
-    """Return whether a source names a registered model; otherwise it is a folder."""
+    """Return whether a source names a registered model."""
     return source.startswith(_REGISTERED)
 
 
@@ -39,16 +45,24 @@ def newest(source: str) -> Version:
         model, version = registry.find(source)
         fingerprint = version.tags.get(registry.FINGERPRINT_TAG, "")
         return Version(f"{model.name}/{version.version}", fingerprint, version.run_id)
+    if is_of_others(source):
+        return Version(file_of(source).stem, sha256_of(file_of(source)))
     if not Path(source).is_dir():
         raise FileNotFoundError(
-            f"{source!r} is not a trained folder: train a model, or give models:/NAME@ALIAS"
+            f"{source!r} is not a trained folder: train a model, or give models:/NAME@ALIAS, "
+            "spandrel:FILE or onnx:FILE"
         )
     return Version(Path(source).name, open_model(Path(source)).fingerprint)
 
 
 def _load(source: str, params: ServeParams, version: Version) -> FaceRestorer:
-    device = "cuda" if params.model.gpus else "cpu"
-    return FaceRestorer.load(_fetch(source, version), device=device, batch_size=params.max_batch)
+    device = torch.device("cuda" if params.model.gpus else "cpu")
+    restorer: RestoresFaces
+    if is_of_others(source):
+        restorer = open_of_others(source, device=device)
+    else:
+        restorer = load_restorer(_fetch(source, version)).to(device)
+    return FaceRestorer(restorer, batch_size=params.max_batch)
 
 
 def _fetch(source: str, version: Version) -> Path:

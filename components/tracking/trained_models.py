@@ -1,11 +1,18 @@
-"""Find a trained folder by its name: a path, a registered model or an MLflow run."""
+"""Find a restorer by its name: a path, a registered model, an MLflow run, another's checkpoint."""
 
 import re
 from dataclasses import dataclass
 from pathlib import Path
+from typing import TYPE_CHECKING
 
+from components.restorers.catalogue import is_of_others, open_of_others
 from components.tracking import client, registry, runs
 from components.weights.manifest import RESTORER
+
+if TYPE_CHECKING:
+    import torch
+
+    from components.restorers.protocol import RestoresFaces
 
 _RUN = re.compile(r"(?:runs:/)?([0-9a-f]{32})(?:/model)?/?")
 _REGISTERED = "models:/"
@@ -38,7 +45,7 @@ def locate(model: str, downloads: Path) -> TrainedModel:
     if run is None and not model.startswith(_REGISTERED):
         raise ValueError(
             f"{model!r} is neither a folder here nor a name in MLflow: give a trained folder, "
-            "models:/NAME@ALIAS, models:/NAME/VERSION or runs:/ID/model"
+            "models:/NAME@ALIAS, models:/NAME/VERSION, runs:/ID/model, spandrel:FILE or onnx:FILE"
         )
     if client.uri() is None and not Path("mlflow.db").is_file():  # MLflow would make the file
         raise ValueError(
@@ -49,6 +56,25 @@ def locate(model: str, downloads: Path) -> TrainedModel:
         registered, version = registry.find(model)
         return TrainedModel(registered.fetch(version))
     return _described(model, runs.download_model(run[1], downloads))
+
+
+def open_restorer(model: str, downloads: Path, *, device: "torch.device") -> "RestoresFaces":
+    """Load a restorer by its name.
+
+    Args:
+        model: as for `locate`, or `spandrel:FILE` (GFPGAN, RestoreFormer, CodeFormer) or
+            `onnx:FILE`, checkpoints of other projects.
+        downloads: an existing folder, for models that no store keeps.
+        device: where it computes.
+
+    Raises: as `locate`; ValueError if a checkpoint is of another kind.
+    """
+    if is_of_others(model):
+        return open_of_others(model, device=device)
+    from components.restorers.folder import load_restorer
+
+    found = locate(model, downloads)
+    return load_restorer(found.folder, found.hints).to(device)
 
 
 def _described(model: str, folder: Path) -> TrainedModel:

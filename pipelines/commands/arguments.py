@@ -7,11 +7,14 @@ import typer
 Registered = Annotated[
     str, typer.Argument(metavar="MODEL", help="NAME/VERSION or NAME@ALIAS, as hdrface@champion.")
 ]
-TrainedModel = Annotated[
+Restorer = Annotated[
     str,
     typer.Option(
+        "--model",
         metavar="MODEL",
-        help="A trained folder, models:/NAME@ALIAS, models:/NAME/VERSION or runs:/ID/model.",
+        help="A trained folder, models:/NAME@ALIAS, models:/NAME/VERSION or runs:/ID/model; or a "
+        "checkpoint of another project: spandrel:FILE (GFPGAN, RestoreFormer, CodeFormer), "
+        "onnx:FILE.",
     ),
 ]
 Address = Annotated[

@@ -9,10 +9,10 @@ import typer
 def degrade(
     source: Annotated[str, typer.Argument(metavar="IN", help="A folder, or s3://bucket/prefix.")],
     target: Annotated[Path, typer.Argument(metavar="OUT", help="A new folder.")],
-    seed: Annotated[int, typer.Option(help="Of the degradations.")] = 42,
+    seed: Annotated[int, typer.Option(help="Seed of the degradations.")] = 42,
     variants: Annotated[int, typer.Option(help="Degraded twins of a picture.")] = 1,
     params: Annotated[
-        Path, typer.Option(metavar="FILE", help="Whose degrade.recipe is used.")
+        Path, typer.Option(metavar="FILE", help="The file with `degrade.recipe`.")
     ] = Path("params.yaml"),
 ) -> None:
     """Degrade the pictures of a folder, as params.yaml says, into another folder."""

@@ -7,26 +7,38 @@ from typing import Annotated, Any
 import typer
 
 from components import console
-from pipelines.commands.arguments import TrainedModel
+from pipelines.commands.arguments import Restorer
 
 
 def evaluate(
-    model: TrainedModel,
+    model: Restorer,
     hq: Annotated[Path, typer.Option(metavar="DIR", help="Aligned faces of high quality.")],
-    seed: Annotated[int, typer.Option(help="Of the degradations.")] = 42,
+    seed: Annotated[int, typer.Option(help="Seed of the degradations.")] = 42,
     json: Annotated[
         Path | None, typer.Option(metavar="FILE", help="Write the numbers of every face here.")
     ] = None,
     identity_network: Annotated[
         Path | None, typer.Option(metavar="FILE", help="An ONNX file, for the identity angle.")
     ] = None,
+    params: Annotated[
+        Path | None,
+        typer.Option(
+            metavar="FILE",
+            help="The file with `degrade.recipe`. By default, the degradation that a trained "
+            "folder learned from.",
+        ),
+    ] = None,
 ) -> None:
-    """Degrade a folder of faces, restore them with a trained model, and score it."""
+    """Degrade a folder of faces, restore them with a model, and score it."""
     from components import files, logs
+    from components.degradation.recipe import DegradationParams
     from components.reporting import folder_scores
 
     logs.configure()
-    result = folder_scores.run(model, hq, seed=seed, identity_network=identity_network)
+    recipe = None if params is None else DegradationParams.load("degrade.recipe", params)
+    result = folder_scores.run(
+        model, hq, seed=seed, recipe=recipe, identity_network=identity_network
+    )
     if json is not None:
         files.write_json(json, result)
     print_scores(result)

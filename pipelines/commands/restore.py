@@ -9,7 +9,7 @@ import typer
 
 from components import console
 from components.photographs.options import OutputOptions, RestoreOptions, Tools
-from pipelines.commands.arguments import TrainedModel
+from pipelines.commands.arguments import Restorer
 from pipelines.commands.section_options import with_section_options
 
 if TYPE_CHECKING:
@@ -24,7 +24,7 @@ def restore(
     out: Annotated[
         Path, typer.Option("-o", "--out", metavar="DIR", help="The folder for the results.")
     ],
-    model: TrainedModel,
+    model: Restorer,
     tools: Tools,
     options: RestoreOptions,
     output: OutputOptions,

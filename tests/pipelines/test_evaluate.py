@@ -23,6 +23,7 @@ from components.tracking import runs
 from components.weights.store import bring
 from pipelines import cli, evaluate
 from pipelines.evaluate import EvaluateParams
+from tests.onnx_networks import onnx_network
 from tests.small_networks import SIZE, trained
 from tests.small_tables import RECIPE, pair_row, write_pairs
 
@@ -241,6 +242,20 @@ def test_the_seed_and_the_recipe_decide_the_degradation(project: Project) -> Non
     assert degraded[0] != degraded[2]
     assert degraded[3] > degraded[0] + 1
     assert runs[3]["protocol"]["degradation"]["noise"] == [0.0, 0.0]
+
+
+def test_another_projects_checkpoint_is_scored_on_a_recipe_that_is_given(
+    project: Project, tmp_path: Path
+) -> None:
+    model = f"onnx:{onnx_network(tmp_path / 'half.onnx')}"
+    result = folder_scores.run(model, project.faces, seed=1, recipe=RECIPE)
+    assert result["model"]["name"] == "half"
+    # It takes half of the contrast, which costs more than the degradation.
+    assert result["metrics"]["psnr"]["gain"]["mean"] < 0
+    with pytest.raises(
+        ValueError, match=r"half\.onnx: how .* not known here: give --params"
+    ):
+        folder_scores.run(model, project.faces, seed=1)
 
 
 @pytest.mark.shared

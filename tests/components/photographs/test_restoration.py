@@ -22,6 +22,7 @@ from components.photographs.restoration import (
     prepare,
 )
 from components.portraits import samples
+from components.restorers.folder import load_restorer
 from tests.components.photographs.known_faces import KnownFaces, portrait, restorer_of
 from tests.counted_faces import SHOWN
 from tests.small_networks import SIZE, trained
@@ -140,7 +141,7 @@ def test_an_aligned_face_is_restored_whole(small_restorer: FaceRestorer) -> None
 
 def test_a_face_gets_the_same_result_in_any_batch(tmp_path: Path, networks: Path) -> None:
     # Qwen-Image takes noise; it is keyed by the face.
-    restorer = FaceRestorer.load(trained(tmp_path, networks, "qwen", "text"), device="cpu")
+    restorer = FaceRestorer(load_restorer(trained(tmp_path, networks, "qwen", "text")))
     draw = np.random.default_rng(0)
     a, b, c = draw.integers(256, size=(3, SIZE, SIZE, 3), dtype=np.uint8)
     alone = restorer.restore([b], fidelity=0)[0].image
@@ -154,7 +155,7 @@ def test_a_face_gets_the_same_result_in_any_batch(tmp_path: Path, networks: Path
 def test_options_that_the_networks_cannot_follow_are_refused(small_restorer: FaceRestorer) -> None:
     taken, detector = portrait()
     restorer = restorer_of(small_restorer, detector)
-    with pytest.raises(ValueError, match=r"fidelity = 0\.5: sd21 accepts only 1"):
+    with pytest.raises(ValueError, match=r"fidelity = 0\.5: sd21-sdfm accepts only 1"):
         restorer.restore(taken, RestoreOptions(fidelity=0.5))
     with pytest.raises(ValueError, match="max_angle needs an identity network"):
         restorer.restore(taken, RestoreOptions(max_angle=30))

@@ -19,6 +19,7 @@ from components.photographs import restoration
 from components.photographs.face_restorer import FaceRestorer
 from components.photographs.options import RestoreOptions
 from components.photographs.restoration import Prepared
+from components.restorers.folder import load_restorer
 from components.serving import api, keys
 from components.serving.guard import Event
 from components.serving.keys import Keys
@@ -71,7 +72,7 @@ class HereParts:
 @pytest.fixture(scope="module")
 def restorer(tmp_path_factory: pytest.TempPathFactory, networks: Path) -> FaceRestorer:
     folder = trained(tmp_path_factory.mktemp("served"), networks, "sd21", "sdfm")
-    return FaceRestorer.load(folder, device="cpu")
+    return FaceRestorer(load_restorer(folder))
 
 
 @pytest.fixture

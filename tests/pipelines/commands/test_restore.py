@@ -17,6 +17,7 @@ from components.tracking import registry
 from components.weights.manifest import Description
 from pipelines.cli import app
 from tests.components.photographs.videos import make_video, needs_ffmpeg
+from tests.onnx_networks import onnx_network
 from tests.small_networks import trained
 
 
@@ -103,6 +104,22 @@ def test_existing_results_are_skipped_on_request_and_keep_their_records(
     assert (out / "a.png").stat().st_mtime_ns == before
 
 
+def test_another_projects_checkpoint_restores_a_folder(tmp_path: Path, face: images.Image) -> None:
+    source, out = tmp_path / "in", tmp_path / "out"
+    source.mkdir()
+    PIL.Image.fromarray(images.resize(face, 32)).save(source / "a.png")
+    words = ("--aligned", "--model", f"onnx:{onnx_network(tmp_path / 'half.onnx')}")
+    assert restore(source, "-o", out, *words).exit_code == 0
+    before, after = (np.asarray(PIL.Image.open(folder / "a.png")) for folder in (source, out))
+    np.testing.assert_allclose(after, 127.5 + (before - 127.5) / 2, atol=1)
+    [line] = lines(out)
+    assert (line["status"], line["record"]["model_size"]) == ("restored", 32)
+    refused = CliRunner().invoke(
+        app, ["restore", str(source), "-o", str(out), *words, "--fidelity", "0.5"]
+    )
+    assert "half accepts only 1" in str(refused.exception)
+
+
 @pytest.mark.shared
 def test_a_photograph_without_faces_is_no_failure(
     tmp_path: Path, model: Path, face: images.Image, shared_dir: Path
@@ -172,7 +189,7 @@ def test_a_model_comes_from_a_run_or_the_registry(
         (["face.png", "--model", "."], "'.' holds no restorer.json"),
         (["face.png", "--model", "models:/a@b"], "MLFLOW_TRACKING_URI is not set"),
         (["face.png"], "photographs need a face detector: give --detector FILE"),
-        (["face.png", "--aligned", "--fidelity", "0.5"], "fidelity = 0.5: sd21 accepts only 1"),
+        (["face.png", "--aligned", "--fidelity", "0.5"], "0.5: sd21-text accepts only 1"),
         (["face.png", "--scale", "9", "--min-face", "0"], "--min-face 0: Input should be greater"),
         (["face.png", "--color-fix", "lab"], "--color-fix lab: Input should be 'none', 'wavelet'"),
         (["face.png", "--format", "gif"], "--format gif: Input should be 'jpeg', 'png' or 'webp'"),
