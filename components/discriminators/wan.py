@@ -59,6 +59,9 @@ class WanDiscriminator(Discriminator):
 
     prompt_LD: Tensor
 
+    def blocks(self) -> list[nn.Module]:
+        return list(self.network.blocks)
+
     def draw(self, latent_BCHW: Tensor, generator: torch.Generator) -> Draw:
         uniform_B = torch.rand(
             latent_BCHW.shape[0], generator=generator, device=generator.device
