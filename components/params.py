@@ -136,6 +136,9 @@ class Compute(Params):
     # For a training: parts that compute their activations again in the backward pass instead of
     # keeping them. Less memory, more time.
     recompute: tuple[Recomputable, ...] = ()
+    # For a training with `parallel: fsdp`: weights, gradients and moments stay in host memory, and
+    # a block's weights are on the GPU only while it computes.
+    offload: bool = False
 
     @classmethod
     def load_compute(cls, stage: str, file: Path = PARAMS_FILE) -> Self:

@@ -90,13 +90,18 @@ def plan(
 def worker_config(
     params: PlainParams, restorer: RestorerTraining, compute: Compute
 ) -> dict[str, Any]:
-    """Return what `work` needs on every worker."""
+    """Return what `work` needs on every worker.
+
+    Raises: ValueError if the training cannot be run as `compute` asks.
+    """
+    params.check_compute(compute)
     return {
         "restorer": restorer,
         "pairs": Table.open(params.pairs).shared(),
         "mirror": params.mirror,
         "shuffle_shards": params.shuffle_shards,
         "recompute": compute.recompute,
+        "offload": compute.offload,
     }
 
 
@@ -104,7 +109,7 @@ def work(config: dict[str, Any], seat: Seat) -> None:
     """Train on one worker."""
     restorer: RestorerTraining = config["restorer"]
     pairs: Table = config["pairs"]
-    step, opponent = restorer.start(seat.device, config["recompute"])
+    step, opponent = restorer.start(seat.device, config["recompute"], offload=config["offload"])
     num_rows = [
         pc.sum(_is_train(pairs.read_shard(index, ["split"]))).as_py() or 0
         for index in range(len(pairs.shards))
@@ -134,7 +139,9 @@ def work(config: dict[str, Any], seat: Seat) -> None:
         restorer.optimization,
         seat,
         opponent=opponent,
-        export=lambda folder: restorer.export(step, folder / training_run.TRAINED),
+        export=lambda folder: restorer.export(
+            step, folder / training_run.TRAINED, is_first_rank=seat.rank == 0
+        ),
     )
 
 

@@ -144,12 +144,17 @@ def _open_networks(params: TrainParams, out: Path) -> _Networks:
 def worker_config(
     params: TrainParams, restorer: RestorerTraining, compute: Compute
 ) -> dict[str, Any]:
-    """Return what `work` needs on every worker."""
+    """Return what `work` needs on every worker.
+
+    Raises: ValueError if the training cannot be run as `compute` asks.
+    """
+    params.check_compute(compute)
     return {
         "restorer": restorer,
         "features": Table.open(params.features).shared(),
         "shuffle_shards": params.shuffle_shards,
         "recompute": compute.recompute,
+        "offload": compute.offload,
     }
 
 
@@ -157,7 +162,7 @@ def work(config: dict[str, Any], seat: Seat) -> None:
     """Train on one worker."""
     restorer: RestorerTraining = config["restorer"]
     features: Table = config["features"]
-    step, opponent = restorer.start(seat.device, config["recompute"])
+    step, opponent = restorer.start(seat.device, config["recompute"], offload=config["offload"])
 
     def batches(number: int) -> FeatureBatches:
         stream = RowStream(
@@ -176,7 +181,9 @@ def work(config: dict[str, Any], seat: Seat) -> None:
         restorer.optimization,
         seat,
         opponent=opponent,
-        export=lambda folder: restorer.export(step, folder / training_run.TRAINED),
+        export=lambda folder: restorer.export(
+            step, folder / training_run.TRAINED, is_first_rank=seat.rank == 0
+        ),
     )
 
 

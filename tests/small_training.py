@@ -147,6 +147,8 @@ def work(config: dict[str, Any], seat: Seat) -> None:
         return Rows(rows, config["pause_s"])
 
     def export(folder: Path) -> None:
+        if seat.rank:
+            return
         trained = folder / training_run.TRAINED
         trained.mkdir()
         save_file(step.state_dict(), trained / "step.safetensors")

@@ -104,6 +104,10 @@ class Backbone(nn.Module, ABC):
         return [self.vae.decoder.mid_block, *self.vae.decoder.up_blocks]
 
     @abstractmethod
+    def generator_blocks(self) -> list[nn.Module]:
+        """List the parts of the generator that come one after another and hold its weights."""
+
+    @abstractmethod
     def decode(self, latent_BCHW: Tensor) -> Tensor:
         """Return the image of a scaled latent, not clamped; gradients flow to the latent."""
 
@@ -146,12 +150,26 @@ class Backbone(nn.Module, ABC):
     def freeze_unused(self) -> None:
         """Freeze what feeds nothing: without a gradient, DDP would wait for it."""
 
-    def save_trained(self, folder: Path, trainable: Trainable) -> None:
-        """Write what was trained, in the published format."""
+    def save_trained(
+        self, folder: Path, trainable: Trainable, tensors: Mapping[str, Tensor] | None = None
+    ) -> None:
+        """Write what was trained, in the published format.
+
+        `tensors` are those of the generator by name, if it does not hold them whole (sharded).
+        """
         if trainable == "lora":
-            lora.save(self.generator, folder, self.generator_folder, self.lora_writer())
+            lora.save(self.generator, folder, self.generator_folder, self.lora_writer(), tensors)
         else:
-            self.generator.save_pretrained(folder / self.generator_folder, safe_serialization=True)
+            generator = self.generator if tensors is None else self._generator_with(tensors)
+            generator.save_pretrained(folder / self.generator_folder, safe_serialization=True)
+
+    def _generator_with(self, tensors: Mapping[str, Tensor]) -> Any:
+        sizes = {key: self.generator.config[key] for key in self.generator.config if key[0] != "_"}
+        with torch.device("meta"):
+            generator, _ = self.make_generator(sizes)
+        generator.register_to_config(_name_or_path="")
+        generator.load_state_dict(tensors, assign=True)
+        return generator
 
     def load_lora(self, folder: Path) -> None:
         """Add the LoRA layers of a folder in the published layout."""

@@ -106,6 +106,9 @@ class QwenImage(Backbone):
         ).sample
         return unpack(output[:, : tokens.shape[1]], height, width)
 
+    def generator_blocks(self) -> list[nn.Module]:
+        return list(self.generator.transformer_blocks)
+
     def decode(self, latent_BCHW: Tensor) -> Tensor:
         unscaled_BCHW = latent_BCHW * self.latent_std + self.latent_mean
         return (self.decode_signed(self.vae, unscaled_BCHW) + 1) / 2

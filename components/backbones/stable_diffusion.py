@@ -84,6 +84,10 @@ class StableDiffusion(Backbone):
         restored_BCHW: Tensor = (lq_latent_BCHW - sigma * epsilon) / signal
         return restored_BCHW
 
+    def generator_blocks(self) -> list[nn.Module]:
+        unet = self.generator
+        return [*unet.down_blocks, unet.mid_block, *unet.up_blocks]
+
     def decode(self, latent_BCHW: Tensor) -> Tensor:
         unscaled_BCHW = latent_BCHW / self.vae.config.scaling_factor
         return (self.decode_signed(self.vae, unscaled_BCHW) + 1) / 2

@@ -103,6 +103,10 @@ class Discriminator(nn.Module, ABC):
         """Take the pretrained network and add what trains; called by every `__init__`."""
 
     @abstractmethod
+    def blocks(self) -> list[nn.Module]:
+        """List the parts of the network that come one after another and hold its weights."""
+
+    @abstractmethod
     def draw(self, latent_BCHW: Tensor, generator: torch.Generator) -> Draw:
         """Draw what is random for a batch of faces."""
 

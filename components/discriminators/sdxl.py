@@ -87,6 +87,9 @@ class SdxlDiscriminator(Discriminator):
     prompt: Tensor  # (L, D), of SDXL's width
     pooled: Tensor  # (P,)
 
+    def blocks(self) -> list[nn.Module]:
+        return [*self.network.down_blocks, self.network.mid_block]
+
     def draw(self, latent_BCHW: Tensor, generator: torch.Generator) -> Draw:
         batch, device = latent_BCHW.shape[0], latent_BCHW.device
         if not self.noisy_input:

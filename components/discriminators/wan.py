@@ -79,6 +79,9 @@ class WanDiscriminator(Discriminator):
 
     prompt: Tensor  # (L, D), of Wan's width
 
+    def blocks(self) -> list[nn.Module]:
+        return list(self.network.blocks)
+
     def draw(self, latent_BCHW: Tensor, generator: torch.Generator) -> Draw:
         uniform_B = torch.rand(
             latent_BCHW.shape[0], generator=generator, device=generator.device

@@ -106,24 +106,31 @@ def _device() -> "torch.device":
 @contextmanager
 def _process_group(rank: int, world_size: int, device: "torch.device") -> Iterator[None]:
     """Join the other workers: gloo on CPUs, NCCL on GPUs."""
-    if world_size == 1:
-        yield
-        return
-    import ray.util
     import torch.distributed as dist
-    from ray.train.collective import broadcast_from_rank_zero
-    from torch._C._distributed_c10d import TCPStore
 
-    if rank == 0:
-        # Port 0: the system picks a free one, and it is ours at once.
-        address = ray.util.get_node_ip_address()  # type: ignore[no-untyped-call]
-        store = TCPStore(address, 0, world_size, is_master=True, wait_for_workers=False)
-        broadcast_from_rank_zero((address, store.port))
-    else:
-        address, port = broadcast_from_rank_zero(None)
-        store = TCPStore(address, port, world_size, is_master=False)
     backend = "nccl" if device.type == "cuda" else "gloo"
-    dist.init_process_group(backend, store=store, rank=rank, world_size=world_size)
+    dist.init_process_group(
+        backend, store=_meeting_point(rank, world_size), rank=rank, world_size=world_size
+    )
     yield
     # Not after an error: others may be gone, and to say goodbye to them is to wait for them.
     dist.destroy_process_group()
+
+
+def _meeting_point(rank: int, world_size: int) -> "torch.distributed.Store":
+    """Open where the workers find each other; one alone has a group, too, to be sharded over."""
+    import torch.distributed as dist
+
+    if world_size == 1:
+        return dist.HashStore()
+    import ray.util
+    from ray.train.collective import broadcast_from_rank_zero
+
+    if rank != 0:
+        address, port = broadcast_from_rank_zero(None)
+        return dist.TCPStore(address, port, world_size, is_master=False)
+    # Port 0: the system picks a free one, and it is ours at once.
+    address = ray.util.get_node_ip_address()  # type: ignore[no-untyped-call]
+    store = dist.TCPStore(address, 0, world_size, is_master=True, wait_for_workers=False)
+    broadcast_from_rank_zero((address, store.port))
+    return store

@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Any, Literal
 
 from safetensors.torch import load_file, save_file
-from torch import nn
+from torch import Tensor, nn
 
 from components.backbones.backbone import Backbone
 from components.backbones.catalogue import FAMILIES
@@ -53,6 +53,7 @@ def save_restorer(
     needs: Mapping[str, Need],
     licences: Sequence[str],
     lineage: Mapping[str, Any],
+    tensors: Mapping[str, Tensor] | None = None,
 ) -> str:
     """Write a trained folder and return its fingerprint, the hash of its content.
 
@@ -62,12 +63,15 @@ def save_restorer(
         needs: `backbone`, and for a condition of tokens `encoder` and `intermediate`.
         licences: of the weights that it stands on.
         lineage: commit, inputs and parameters, as JSON values.
+        tensors: the trained ones by name, if the restorer does not hold them whole (sharded).
     """
     folder.mkdir(parents=True, exist_ok=True)
-    restorer.backbone.save_trained(folder, restorer.spec.trainable)
+    generator = None if tensors is None else _below("backbone.generator.", tensors)
+    restorer.backbone.save_trained(folder, restorer.spec.trainable, generator)
     if isinstance(restorer.condition, TokenCondition):
         for name, part in _parts(restorer.condition).items():
-            save_file(part.state_dict(), folder / f"{name}.safetensors")
+            values = part.state_dict() if tensors is None else _below(f"condition.{name}.", tensors)
+            save_file(values, folder / f"{name}.safetensors")
     content = {
         "format": FORMAT,
         **restorer.spec.model_dump(mode="json"),
@@ -77,6 +81,14 @@ def save_restorer(
     }
     write_json(folder / RESTORER, content, sort_keys=True)
     return seal(folder)
+
+
+def _below(prefix: str, tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    return {
+        name.removeprefix(prefix): tensor
+        for name, tensor in tensors.items()
+        if name.startswith(prefix)
+    }
 
 
 def load_restorer(folder: Path, hints: Sequence[Path] = ()) -> HDRFace:

@@ -77,7 +77,8 @@ class Adversary(nn.Module):
         self.discriminator = discriminator
         self.params = params
         self.loss = ADVERSARIAL[params.loss]
-        self._trainable = [p for p in discriminator.parameters() if p.requires_grad]
+        # Names, since sharding puts other parameters in their places.
+        self._trainable = {n for n, p in discriminator.named_parameters() if p.requires_grad}
         self._judged: _Pair | None = None
 
     def judge(
@@ -137,8 +138,9 @@ class Adversary(nn.Module):
         return {"loss": loss, **means}
 
     def _freeze(self, *, frozen: bool) -> None:
-        for parameter in self._trainable:
-            parameter.requires_grad_(not frozen)
+        for name, parameter in self.discriminator.named_parameters():
+            if name in self._trainable:
+                parameter.requires_grad_(not frozen)
 
 
 class Referee:

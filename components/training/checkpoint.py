@@ -8,6 +8,10 @@
     stream-S.safetensors       random states of stream S                written by its rank
     stream-S.json              rows of stream S that have been read
 
+Of a sharded training, every rank writes its shards (`components.training.shards`):
+
+    generator/, opponent/      model/PARAMETER and optimizer/KIND/PARAMETER
+
 All ranks write into one folder, or into folders that are merged afterwards.
 """
 
@@ -23,9 +27,12 @@ from torch import Tensor, nn
 
 from components import history
 from components.history import HISTORY, HistoryPoint
+from components.training import shards
+from components.training.parallel import is_sharded
 from components.training.streams import Stream
 
 FORMAT = 2
+_PREFIXES = {"generator": "", "opponent": "opponent-"}  # of the files of a side that is not sharded
 
 
 @dataclass
@@ -53,15 +60,20 @@ def save(
     num_streams: int,
     is_first_rank: bool = True,
 ) -> None:
-    """Write this rank's part of a checkpoint, with its `streams`, into an existing folder."""
+    """Write this rank's part of a checkpoint, with its `streams`, into an existing folder.
+
+    All ranks of a sharded training must call it.
+    """
     for stream in streams:
         name = f"stream-{stream.number}"
         save_file(stream.random_states(), folder / f"{name}.safetensors")
         _write(folder / f"{name}.json", {"position": stream.batches.position})
+    for name, side in _sides(moving):
+        if is_sharded(side.model):
+            shards.save(folder / name, _state(side))
+        elif is_first_rank:
+            _save_side(folder, side, _PREFIXES[name])
     if is_first_rank:
-        _save_side(folder, moving)
-        if moving.opponent is not None:
-            _save_side(folder, moving.opponent, "opponent-")
         (folder / HISTORY).write_bytes(history.encode(progress.history))
         _write(
             folder / "state.json",
@@ -82,9 +94,11 @@ def load(folder: Path, moving: Moving, streams: Sequence[Stream], *, num_streams
         raise ValueError(
             f"{folder} has checkpoint format {state['format']}, this is {FORMAT}: delete it"
         )
-    _load_side(folder, moving)
-    if moving.opponent is not None:
-        _load_side(folder, moving.opponent, "opponent-")
+    for name, side in _sides(moving):
+        if is_sharded(side.model):
+            _load_shards(folder / name, side)
+        else:
+            _load_side(folder, side, _PREFIXES[name])
     positions = [_position(folder, number) for number in range(state["num_streams"])]
     for stream in streams:
         if state["num_streams"] == num_streams:
@@ -96,15 +110,47 @@ def load(folder: Path, moving: Moving, streams: Sequence[Stream], *, num_streams
     return Progress(step=state["step"], history=points)
 
 
-def _save_side(folder: Path, side: Moving, prefix: str = "") -> None:
+def _sides(moving: Moving) -> Iterator[tuple[str, Moving]]:
+    yield "generator", moving
+    if moving.opponent is not None:
+        yield "opponent", moving.opponent
+
+
+def _save_side(folder: Path, side: Moving, prefix: str) -> None:
     moments = dict(_moments(side.model, side.optimizer))
     save_file(_contiguous(_trained(side.model)), folder / f"{prefix}model.safetensors")
     save_file(_contiguous(moments), folder / f"{prefix}optimizer.safetensors")
 
 
-def _load_side(folder: Path, side: Moving, prefix: str = "") -> None:
+def _load_side(folder: Path, side: Moving, prefix: str) -> None:
     _load_model(folder / f"{prefix}model.safetensors", side.model)
     _load_moments(folder / f"{prefix}optimizer.safetensors", side.model, side.optimizer)
+
+
+def _state(side: Moving) -> dict[str, Tensor]:
+    model = {f"model/{name}": tensor for name, tensor in _trained(side.model).items()}
+    moments = _moments(side.model, side.optimizer)
+    return model | {f"optimizer/{name}": tensor for name, tensor in moments}
+
+
+def _load_shards(folder: Path, side: Moving) -> None:
+    """Load model and moments; the optimizer has none yet, so they are made as the folder has them.
+
+    Raises: ValueError if the folder is of another model.
+    """
+    parameters = dict(side.model.named_parameters())
+    for key, size in shards.sizes(folder).items():
+        section, _, rest = key.partition("/")
+        kind, _, name = rest.partition("/")
+        if section == "optimizer" and name in parameters:
+            parameter = parameters[name]
+            is_moment = size == parameter.shape  # else the optimizer's count of steps
+            side.optimizer.state[parameter][kind] = (
+                torch.zeros_like(parameter)
+                if is_moment
+                else torch.zeros(size, device=parameter.device)
+            )
+    shards.load(folder, _state(side))
 
 
 def _position(folder: Path, stream: int) -> int:

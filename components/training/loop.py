@@ -24,6 +24,7 @@ from components.training import checkpoint
 from components.training.adversary import Referee
 from components.training.checkpoint import Moving, Progress
 from components.training.optimization import OptimizationParams, OptimizerParams
+from components.training.parallel import is_sharded, replicated, whole_number
 from components.training.seat import Seat
 from components.training.streams import Batches, Stream
 
@@ -65,7 +66,8 @@ def train(
         optimization: the optimizer's side of the training.
         seat: this process's place, and where its points and checkpoints go.
         opponent: a discriminator, which takes turns with `step`.
-        export: adds files to the last checkpoint, on rank 0.
+        export: adds files to the last checkpoint; called on every rank, since all of them may have
+            to gather what is sharded.
 
     Raises: NonFiniteLossError naming step and term, before a checkpoint holds the damage.
     """
@@ -100,7 +102,7 @@ def train(
                 log.warning("%s", told)
         if is_last or progress.step % optimization.checkpoint_every == 0:
             with _saved(moving, progress, streams, num_streams, rank) as folder:
-                if is_last and export is not None and rank == 0:
+                if is_last and export is not None:
                     export(folder)
                 seat.report(points, folder)
             window.restart_clock()
@@ -118,9 +120,9 @@ class _Side:
         self._forward = module
 
     def share(self, seat: Seat) -> None:
-        """Average gradients over all ranks from now on."""
-        if seat.world_size > 1:
-            self._forward = _shared(self.module, seat.device)
+        """Average gradients over all ranks from now on; a sharded module does so by itself."""
+        if seat.world_size > 1 and not is_sharded(self.module):
+            self._forward = replicated(self.module, seat.device)
 
     def turn(self, *inputs: Any, passes: float, is_last: bool) -> dict[str, Tensor]:
         """Make one of a step's backward passes; return this rank's part of the mean losses."""
@@ -130,15 +132,14 @@ class _Side:
         (losses["loss"] / passes).backward()  # type: ignore[no-untyped-call]
         return {name: value.detach() / passes for name, value in losses.items()}
 
-    def descend(self, learning_rate: float) -> Tensor:
+    def descend(self, learning_rate: float, device: torch.device) -> Tensor:
         """Take the optimizer's step; return the norm of the gradient before it was clipped."""
         for group in self.optimizer.param_groups:
             group["lr"] = learning_rate
+        gradients = [p.grad for p in self.trainable if p.grad is not None]
+        norm = whole_number(nn.utils.get_total_norm(gradients), device)
         if self.params.gradient_clip is not None:
-            norm = nn.utils.clip_grad_norm_(self.trainable, self.params.gradient_clip)
-        else:
-            gradients = [p.grad for p in self.trainable if p.grad is not None]
-            norm = nn.utils.get_total_norm(gradients)
+            nn.utils.clip_grads_with_norm_(self.trainable, self.params.gradient_clip, norm)
         self.optimizer.step()
         return norm
 
@@ -185,10 +186,32 @@ def _descend(
                 losses |= {OPPONENT if name == "loss" else name: theirs[name] for name in theirs}
         for name, value in losses.items():
             sums[name] = sums[name] + value if name in sums else value
+    for _ in range(_num_idle_passes(sides, len(turns), optimization, seat)):
+        _pass_idly(sides, batch, seat)
     for side, name in zip(sides, ("gradient_norm", f"{OPPONENT}_gradient_norm"), strict=False):
         rate = optimization.learning_rate_at(step, of=side.params)
-        sums[name] = side.descend(rate)
+        sums[name] = side.descend(rate, seat.device)
     return sums
+
+
+def _num_idle_passes(
+    sides: Sequence[_Side], made: int, optimization: OptimizationParams, seat: Seat
+) -> int:
+    """Return how many passes a rank with fewer streams makes for the others.
+
+    In every pass of a sharded training, all ranks gather each other's shards.
+    """
+    if not any(is_sharded(side.module) for side in sides):
+        return 0
+    return math.ceil(seat.num_streams / seat.world_size) * optimization.accumulate - made
+
+
+def _pass_idly(sides: Sequence[_Side], batch: Any, seat: Seat) -> None:
+    """Make a pass that adds nothing to any gradient, and takes neither rows nor randomness."""
+    noise = torch.Generator(seat.device).manual_seed(0)
+    sides[0].turn(batch, noise, passes=math.inf, is_last=False)
+    for side in sides[1:]:
+        side.turn(noise, passes=math.inf, is_last=False)
 
 
 class _Window:
@@ -237,17 +260,3 @@ def _what_is_not_finite(values_ST: Tensor, names: Sequence[str], step: int) -> s
             if not math.isfinite(value):
                 return f"step {first + offset}: {name} is {value}: {hint}"
     return f"steps {first} to {step}: a loss of another worker is not finite: {hint}"
-
-
-def _shared(step: nn.Module, device: torch.device) -> nn.Module:
-    """Return the step with gradients averaged over all ranks, and the weights of rank 0."""
-    return nn.parallel.DistributedDataParallel(
-        step,
-        device_ids=[device] if device.type == "cuda" else None,
-        forward_sync_buffers=False,  # nothing here changes them
-        gradient_as_bucket_view=True,
-        # Not only for unused parameters: without it, DDP rearranges its buckets after the first
-        # backward pass. Three or more ranks add in an order that depends on the place in a bucket,
-        # so the first step after a resume would differ in the last bits.
-        find_unused_parameters=True,
-    )

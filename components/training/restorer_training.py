@@ -13,14 +13,23 @@ from pydantic import Field, PositiveInt, model_validator
 from components.backbones.backbone import Posterior, Trainable
 from components.backbones.catalogue import BackboneName, check_posterior
 from components.discriminators.catalogue import DISCRIMINATORS
+from components.discriminators.discriminator import Discriminator
 from components.fusion.condition import ConditionName
-from components.params import ElasticBatch, Params, Recomputable, Workers
+from components.params import Compute, ElasticBatch, Params, Recomputable, Workers
 from components.restorers.folder import begin_restorer, save_restorer
 from components.restorers.hdrface import HDRFace
 from components.restorers.spec import Need, NoiseOf, RestorerSpec
 from components.training.adversary import Adversary, DiscriminatorParams
 from components.training.loop import Opponent
 from components.training.optimization import OptimizationParams
+from components.training.parallel import (
+    Parallel,
+    Sharding,
+    check_trained,
+    is_sharded,
+    move_rest,
+    whole_tensors,
+)
 from components.training.precision import Precision, recomputing, store_frozen
 from components.training.step import LossParams, TrainingStep
 from components.weights.lora import LoraParams
@@ -42,6 +51,7 @@ class TrainingParams(Params):
     # Qwen-Image: how often a step sees the degraded latent without noise (p of eq. 19: 0.5).
     clean_condition: float = Field(ge=0, le=1)
     optimization: OptimizationParams
+    parallel: Parallel = "ddp"
     workers: Workers  # a parameter, not `compute`: it changes the result
     elastic_batch: ElasticBatch = "global"
     shuffle_shards: PositiveInt = 8  # shards whose rows are mixed; they are in memory
@@ -57,6 +67,14 @@ class TrainingParams(Params):
                 "set losses.adversarial to null"
             )
         return self
+
+    def check_compute(self, compute: Compute) -> None:
+        """Raise ValueError if the training cannot be run as `compute` asks."""
+        if compute.offload and self.parallel != "fsdp":
+            raise ValueError(
+                f"offload = true needs a sharded training, and parallel = {self.parallel}: set "
+                "parallel: fsdp, which also runs on one GPU, or offload: false"
+            )
 
     def opponent(self) -> DiscriminatorParams | None:
         """Return the discriminator if the losses ask for one."""
@@ -126,6 +144,7 @@ class RestorerTraining(Params):
     discriminator: DiscriminatorParams | None = None
     discriminator_weights: SharedFolder | None = None
     precision: Precision = "float32"
+    parallel: Parallel = "ddp"
     token_width: int | None = None
     needs: Mapping[str, Need]  # of the trained folder
     licences: tuple[str, ...]
@@ -150,6 +169,7 @@ class RestorerTraining(Params):
             identity_network=None if identity is None else share_file(identity.network),
             clean_condition=params.clean_condition,
             precision=params.precision,
+            parallel=params.parallel,
             optimization=params.optimization,
             weights=share(params.weights),
             discriminator=discriminator,
@@ -161,59 +181,93 @@ class RestorerTraining(Params):
         )
 
     def start(
-        self, device: torch.device, recompute: Collection[Recomputable] = ()
+        self,
+        device: torch.device,
+        recompute: Collection[Recomputable] = (),
+        *,
+        offload: bool = False,
     ) -> tuple[TrainingStep, Opponent | None]:
         """Build what is trained and its opponent: the same on every rank and in every attempt.
 
-        `recompute` names what keeps no activations for the backward pass.
+        `recompute` names what keeps no activations for the backward pass; `offload` keeps the
+        weights of a sharded training in the host's memory.
         """
         torch.manual_seed(self.optimization.seed)
-        losses = self.losses
-        if losses.identity is not None and self.identity_network is not None:
-            network = {"network": self.identity_network.local()}
-            identity = losses.identity.model_copy(update=network)
-            losses = losses.model_copy(update={"identity": identity})
         restorer = begin_restorer(
             self.spec, open_weights(self.weights.local()), token_width=self.token_width
         )
-        adversary = self._adversary(restorer, device)
-        store_frozen(restorer, self.precision)
+        discriminator = self._discriminator(restorer)
+        for network in (restorer, discriminator):
+            if network is not None:
+                store_frozen(network, self.precision)
+        if self.parallel == "fsdp":
+            _shard(restorer, discriminator, Sharding(device, self.precision, offload))
+        adversary = self._adversary(discriminator)
         step = TrainingStep(
             restorer,
-            losses,
+            self._local_losses(),
             clean_condition=self.clean_condition,
             adversary=adversary,
             precision=self.precision,
-        ).to(device)
+        )
+        move_rest(step, device)
         _keep_no_activations(step, adversary, recompute)
         if adversary is None or self.discriminator is None:
             return step, None
+        move_rest(adversary, device)
         return step, Opponent(adversary, self.discriminator.optimization)
 
-    def _adversary(self, restorer: HDRFace, device: torch.device) -> Adversary | None:
+    def _local_losses(self) -> LossParams:
+        """Return the losses with the identity network where this worker has it."""
+        identity = self.losses.identity
+        if identity is None or self.identity_network is None:
+            return self.losses
+        local = identity.model_copy(update={"network": self.identity_network.local()})
+        return self.losses.model_copy(update={"identity": local})
+
+    def _discriminator(self, restorer: HDRFace) -> Discriminator | None:
         params, weights = self.discriminator, self.discriminator_weights
         if self.losses.adversarial is None or params is None or weights is None:
             return None
-        discriminator = DISCRIMINATORS[restorer.backbone.discriminator](
+        return DISCRIMINATORS[restorer.backbone.discriminator](
             open_weights(weights.local()).root,
             restorer.backbone.condition_width,
             lora=params.lora,
             noisy_input=params.noisy_input,
             condition=params.condition,
         )
-        store_frozen(discriminator, self.precision)
-        adversarial = self.losses.adversarial
-        return Adversary(discriminator, adversarial, precision=self.precision).to(device)
 
-    def export(self, step: TrainingStep, folder: Path) -> None:
-        """Write the trained folder."""
-        save_restorer(
-            step.restorer,
-            folder,
-            needs=self.needs,
-            licences=self.licences,
-            lineage=self.lineage,
-        )
+    def _adversary(self, discriminator: Discriminator | None) -> Adversary | None:
+        if discriminator is None or self.losses.adversarial is None:
+            return None
+        return Adversary(discriminator, self.losses.adversarial, precision=self.precision)
+
+    def export(self, step: TrainingStep, folder: Path, *, is_first_rank: bool) -> None:
+        """Write the trained folder, on the first rank. All ranks of a training must call it."""
+        tensors = None
+        if is_sharded(step.restorer):
+            trained_only = self.spec.trainable == "lora"
+            tensors = whole_tensors(step.restorer, trained_only=trained_only)
+        if is_first_rank:
+            save_restorer(
+                step.restorer,
+                folder,
+                needs=self.needs,
+                licences=self.licences,
+                lineage=self.lineage,
+                tensors=tensors,
+            )
+
+
+def _shard(restorer: HDRFace, discriminator: Discriminator | None, sharding: Sharding) -> None:
+    """Shard what is large or trained; the autoencoder and the networks of losses are neither."""
+    backbone, condition = restorer.backbone, restorer.condition
+    sharding.shard(backbone.generator, backbone.generator_blocks())
+    if any(parameter.requires_grad for parameter in condition.parameters()):
+        sharding.shard(condition)
+    check_trained(restorer)
+    if discriminator is not None:
+        sharding.shard(discriminator, discriminator.blocks())
 
 
 def _keep_no_activations(

@@ -23,7 +23,9 @@ class Seat:
     after `checkpoint_every` steps and the last. The folder is deleted when `report` returns.
     """
 
-    rank: int  # number of this process; more than one need an initialised `torch.distributed`
+    # Number of this process. More than one, or a sharded training, need an initialised
+    # `torch.distributed`.
+    rank: int
     world_size: int  # number of processes
     num_streams: int  # of rows, at least `world_size`: see `components.training.streams`
     device: "torch.device"

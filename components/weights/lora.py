@@ -1,6 +1,6 @@
 """LoRA layers of a diffusers network, in the published `pytorch_lora_weights.safetensors`."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, Literal
 
@@ -41,11 +41,20 @@ def add(network: Any, params: LoraParams, published_targets: Sequence[str]) -> N
     network.add_adapter(config, adapter_name=ADAPTER)
 
 
-def save(network: Any, folder: Path, prefix: str, writer: Any) -> None:
-    """Write the LoRA layers by diffusers' own `writer`: keys start with `prefix` and a dot."""
+def save(
+    network: Any,
+    folder: Path,
+    prefix: str,
+    writer: Any,
+    tensors: Mapping[str, Tensor] | None = None,
+) -> None:
+    """Write the LoRA layers by diffusers' own `writer`: keys start with `prefix` and a dot.
+
+    `tensors` are those of the network by name, if it does not hold them whole (sharded).
+    """
     from peft.utils import get_peft_model_state_dict
 
-    layers = get_peft_model_state_dict(network, adapter_name=ADAPTER)
+    layers = get_peft_model_state_dict(network, tensors, adapter_name=ADAPTER)
     metadata = network.peft_config[ADAPTER].to_dict()
     writer.save_lora_weights(
         folder, **{f"{prefix}_lora_layers": layers, f"{prefix}_lora_adapter_metadata": metadata}

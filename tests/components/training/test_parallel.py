@@ -1,0 +1,119 @@
+"""Sharded training: the numbers of DDP, resumed bit for bit, on other ranks, and written whole."""
+
+from pathlib import Path
+from shutil import copytree
+from typing import Any
+
+import pytest
+import torch
+import torch.distributed as dist
+import torch.multiprocessing as mp
+from safetensors.torch import load_file
+from torch import Tensor
+
+from components.history import HistoryPoint
+from components.restorers.folder import load_restorer
+from components.training import loop
+from components.training.optimization import OptimizationParams
+from components.training.restorer_training import RestorerTraining
+from components.training.seat import Seat
+from components.training.step import Batch, TrainingStep
+from components.weights.store import open_model
+from tests.components.training.test_precision import training
+from tests.small_networks import SIZE, trained
+from tests.small_training import without_rate
+
+CPU = torch.device("cpu")
+STEPS, STOPPED = 20, 10
+OPTIMIZATION = OptimizationParams(
+    steps=STEPS,
+    batch_size=1,
+    learning_rate=1e-4,
+    accumulate=2,
+    gradient_clip=1.0,
+    checkpoint_every=STOPPED,
+    log_every=5,
+)
+
+
+class Rows:
+    """Faces that depend on their number and their stream."""
+
+    def __init__(self, step: TrainingStep, number: int) -> None:
+        self.position, self._step, self._number = 0, step, number
+
+    def seek(self, position: int) -> None:
+        self.position = position
+
+    def take(self, count: int) -> Batch:
+        draw = torch.Generator().manual_seed(1000 * self._number + self.position)
+        self.position += count
+        hq, lq = torch.rand(2, count, 3, SIZE, SIZE, generator=draw)
+        tokens = torch.randn(2, count, 9, 32, generator=draw)
+        return Batch(hq, self._step.encode(lq), self._step.encode(hq), tokens[0], tokens[1])
+
+
+def run(made: RestorerTraining, folder: Path, seat: dict[str, Any], **options: bool) -> Any:
+    """Train on this rank; keep its parts of checkpoints as `folder/STEP`; return the history."""
+    history: list[HistoryPoint] = []
+
+    def report(points: list[HistoryPoint], checkpoint: Path | None) -> None:
+        history.extend(points)
+        if checkpoint is not None:
+            copytree(checkpoint, folder / f"{history[-1]['step']:.0f}", dirs_exist_ok=True)
+        if seat["world_size"] > 1:
+            dist.barrier()  # the parts of all ranks are there
+
+    step, opponent = made.start(CPU, **options)
+
+    def export(where: Path) -> None:
+        made.export(step, where / "trained", is_first_rank=seat["rank"] == 0)
+
+    loop.train(
+        step,
+        lambda number: Rows(step, number),
+        made.optimization,
+        Seat(device=CPU, report=report, **{"num_streams": 2, "resume_from": None, **seat}),
+        opponent=opponent,
+        export=export,
+    )
+    return history
+
+
+def _all_on_one_rank(rank: int, made: RestorerTraining, folder: Path) -> None:
+    """Train as DDP, sharded, sharded and resumed, one after the other."""
+    torch.set_num_threads(1)
+    dist.init_process_group(
+        "gloo", store=dist.FileStore(str(folder / "store"), 2), rank=rank, world_size=2
+    )
+    seat: dict[str, Any] = {"rank": rank, "world_size": 2}
+    sharded = made.model_copy(update={"parallel": "fsdp"})
+    run(made, folder / "ddp", seat)
+    whole = run(sharded, folder / "fsdp", seat)
+    resume_from = folder / "fsdp" / str(STOPPED)
+    again = run(sharded, folder / "resumed", {**seat, "resume_from": resume_from})
+    assert without_rate(again) == without_rate(whole)
+    dist.destroy_process_group()
+
+
+def together(made: RestorerTraining, folder: Path) -> None:
+    mp.start_processes(_all_on_one_rank, (made, folder), nprocs=2, start_method="fork")
+
+
+def made_of(folder: Path) -> dict[str, Tensor]:
+    """Return all tensors of a trained folder."""
+    return {
+        f"{file.relative_to(folder)}/{name}": tensor
+        for file in sorted(folder.rglob("*.safetensors"))
+        for name, tensor in load_file(file).items()
+    }
+
+
+def largest_difference(one: dict[str, Tensor], other: dict[str, Tensor]) -> float:
+    assert one
+    assert one.keys() == other.keys()
+    return max(float((one[name] - other[name]).abs().max()) for name in one)
+
+
+def last(folder: Path, name: str) -> Path:
+    return folder / name / str(STEPS)
