@@ -18,7 +18,9 @@ from typing import Any, ClassVar, Literal, Self
 import torch
 from torch import Tensor, nn
 
+from components.backbones import fixed_time
 from components.backbones.color_fix import ColorFix
+from components.backbones.fixed_time import TimePath
 from components.keyed_random import Key, normals
 from components.weights import lora
 from components.weights.lora import LoraParams
@@ -146,11 +148,53 @@ class Backbone(nn.Module, ABC):
     def freeze_unused(self) -> None:
         """Freeze what feeds nothing: without a gradient, DDP would wait for it."""
 
-    def save_trained(self, folder: Path, trainable: Trainable) -> None:
-        """Write what was trained, in the published format."""
-        if trainable == "lora":
+    def time_path(self, generator: Any) -> TimePath | None:
+        """Find the layers of such a generator that depend on the fixed timestep alone.
+
+        None for a family without a timestep.
+        """
+        del generator
+
+    def fold_time(self) -> None:
+        """Replace what depends on the fixed timestep alone by its vectors, and free the rest.
+
+        The generator is called as before. Does nothing for a family without a timestep.
+        """
+        path = self.time_path(self.generator)
+        if path is not None:
+            fixed_time.fold(self.generator, path)
+
+    def save_trained(
+        self, folder: Path, trainable: Trainable, *, weights: Path | None = None
+    ) -> None:
+        """Write what was trained, in the published format.
+
+        Args:
+            folder: the trained folder.
+            trainable: what trained.
+            weights: the pretrained weights' folder; a generator of vectors needs its matrices.
+
+        Raises: ValueError if the generator holds vectors and cannot be published.
+        """
+        if fixed_time.is_folded(self.generator):
+            self._save_vectors(folder, trainable, weights)
+        elif trainable == "lora":
             lora.save(self.generator, folder, self.generator_folder, self.lora_writer())
         else:
+            self.generator.save_pretrained(folder / self.generator_folder, safe_serialization=True)
+
+    def _save_vectors(self, folder: Path, trainable: Trainable, weights: Path | None) -> None:
+        if trainable == "lora" or weights is None:
+            raise ValueError(
+                "the generator holds vectors in place of the layers of its timestep, as a loaded "
+                "restorer does: low-rank layers cannot be saved from it, a generator that was "
+                "trained in full only with `weights`, the folder that the training began with"
+            )
+        whole = fixed_time.empty_copy(self.generator)
+        path = self.time_path(whole)
+        assert path is not None  # else nothing was folded
+        published = weights / self.generator_folder
+        with fixed_time.unfolded(self.generator, whole, path, published):
             self.generator.save_pretrained(folder / self.generator_folder, safe_serialization=True)
 
     def load_lora(self, folder: Path) -> None:

@@ -28,13 +28,20 @@ from components.weights.store import WeightsFolder, find_need, open_model, open_
 
 
 def begin_restorer(
-    spec: RestorerSpec, weights: WeightsFolder, *, token_width: int | None
+    spec: RestorerSpec,
+    weights: WeightsFolder,
+    *,
+    token_width: int | None,
+    time_vectors: bool = False,
 ) -> HDRFace:
     """Make what a training starts from: pretrained generator and fresh gate, both trainable.
 
-    Raises: ValueError if the condition takes tokens and their width is not given.
+    With `time_vectors`, the generator trains the vectors of its timestep and not the matrices that
+    make them. Raises: ValueError if the condition takes tokens and their width is not given.
     """
     backbone = FAMILIES[spec.backbone](weights.root)
+    if time_vectors:
+        backbone.fold_time()
     backbone.train_only(spec.trainable, spec.lora)
     condition: TextCondition | TokenCondition
     if spec.condition == "text":
@@ -53,6 +60,7 @@ def save_restorer(
     needs: Mapping[str, Need],
     licences: Sequence[str],
     lineage: Mapping[str, Any],
+    weights: Path | None = None,
 ) -> str:
     """Write a trained folder and return its fingerprint, the hash of its content.
 
@@ -62,9 +70,11 @@ def save_restorer(
         needs: `backbone`, and for a condition of tokens `encoder` and `intermediate`.
         licences: of the weights that it stands on.
         lineage: commit, inputs and parameters, as JSON values.
+        weights: of the backbone, in the published layout; needed where the generator holds vectors
+            of its timestep, as with `time_vectors` and in a loaded restorer.
     """
     folder.mkdir(parents=True, exist_ok=True)
-    restorer.backbone.save_trained(folder, restorer.spec.trainable)
+    restorer.backbone.save_trained(folder, restorer.spec.trainable, weights=weights)
     if isinstance(restorer.condition, TokenCondition):
         for name, part in _parts(restorer.condition).items():
             save_file(part.state_dict(), folder / f"{name}.safetensors")
@@ -82,6 +92,7 @@ def save_restorer(
 def load_restorer(folder: Path, hints: Sequence[Path] = ()) -> HDRFace:
     """Load a trained folder, ready to restore, with everything that it names by hash.
 
+    What depends on the fixed timestep alone is computed here, once, and its layers are freed.
     What it names is looked for at `hints`, where it lay last, and in the stores (see
     `components.weights.store`). Raises: FileNotFoundError or ValueError naming what is missing
     or damaged.
@@ -118,9 +129,11 @@ def load_restorer(folder: Path, hints: Sequence[Path] = ()) -> HDRFace:
 def _load_backbone(spec: RestorerSpec, folder: Path, weights: WeightsFolder) -> Backbone:
     family = FAMILIES[spec.backbone]
     if spec.trainable == "full":
-        return family(weights.root, generator=folder / family.generator_folder)
-    backbone = family(weights.root)
-    backbone.load_lora(folder)
+        backbone = family(weights.root, generator=folder / family.generator_folder)
+    else:
+        backbone = family(weights.root)
+        backbone.load_lora(folder)
+    backbone.fold_time()
     return backbone
 
 

@@ -35,6 +35,8 @@ class TrainingParams(Params):
     weights: Path  # of the backbone
     models: Path  # the folder of trained folders
     trainable: Trainable
+    # Of `full`: train the vectors that the fixed timestep makes, not the matrices that make them.
+    time_vectors: bool = False
     lora: LoraParams | None = None
     losses: LossParams
     discriminator: DiscriminatorParams | None = None  # of the adversarial loss
@@ -55,6 +57,15 @@ class TrainingParams(Params):
             raise ValueError(
                 "losses.adversarial needs a discriminator: describe it under `discriminator`, or "
                 "set losses.adversarial to null"
+            )
+        return self
+
+    @model_validator(mode="after")
+    def _vectors_of_time_train_in_full(self) -> Self:
+        if self.time_vectors and self.trainable == "lora":
+            raise ValueError(
+                "time_vectors = true with trainable = lora: low-rank layers change matrices, which "
+                "vectors replace: set time_vectors to false, or trainable to full"
             )
         return self
 
@@ -126,6 +137,7 @@ class RestorerTraining(Params):
     discriminator: DiscriminatorParams | None = None
     discriminator_weights: SharedFolder | None = None
     precision: Precision = "float32"
+    time_vectors: bool = False
     token_width: int | None = None
     needs: Mapping[str, Need]  # of the trained folder
     licences: tuple[str, ...]
@@ -150,6 +162,7 @@ class RestorerTraining(Params):
             identity_network=None if identity is None else share_file(identity.network),
             clean_condition=params.clean_condition,
             precision=params.precision,
+            time_vectors=params.time_vectors,
             optimization=params.optimization,
             weights=share(params.weights),
             discriminator=discriminator,
@@ -174,7 +187,10 @@ class RestorerTraining(Params):
             identity = losses.identity.model_copy(update=network)
             losses = losses.model_copy(update={"identity": identity})
         restorer = begin_restorer(
-            self.spec, open_weights(self.weights.local()), token_width=self.token_width
+            self.spec,
+            open_weights(self.weights.local()),
+            token_width=self.token_width,
+            time_vectors=self.time_vectors,
         )
         adversary = self._adversary(restorer, device)
         store_frozen(restorer, self.precision)
@@ -206,13 +222,15 @@ class RestorerTraining(Params):
         return Adversary(discriminator, adversarial, precision=self.precision).to(device)
 
     def export(self, step: TrainingStep, folder: Path) -> None:
-        """Write the trained folder."""
+        """Write the trained folder; vectors of time become the published layers again."""
+        weights = open_weights(self.weights.local()).root if self.time_vectors else None
         save_restorer(
             step.restorer,
             folder,
             needs=self.needs,
             licences=self.licences,
             lineage=self.lineage,
+            weights=weights,
         )
 
 
