@@ -18,7 +18,9 @@ from typing import Any, ClassVar, Literal, Self
 import torch
 from torch import Tensor, nn
 
+from components.backbones import fixed_time
 from components.backbones.color_fix import ColorFix
+from components.backbones.fixed_time import TimePath
 from components.keyed_random import Key, normals
 from components.weights import lora
 from components.weights.lora import LoraParams
@@ -150,26 +152,83 @@ class Backbone(nn.Module, ABC):
     def freeze_unused(self) -> None:
         """Freeze what feeds nothing: without a gradient, DDP would wait for it."""
 
+    def time_path(self, generator: Any) -> TimePath | None:
+        """Find the layers of such a generator that depend on the fixed timestep alone.
+
+        None for a family without a timestep.
+        """
+        del generator
+
+    def fold_time(self) -> None:
+        """Replace what depends on the fixed timestep alone by its vectors, and free the rest.
+
+        The generator is called as before. Does nothing for a family without a timestep.
+        """
+        path = self.time_path(self.generator)
+        if path is not None:
+            fixed_time.fold(self.generator, path)
+
     def save_trained(
-        self, folder: Path, trainable: Trainable, tensors: Mapping[str, Tensor] | None = None
+        self,
+        folder: Path,
+        trainable: Trainable,
+        tensors: Mapping[str, Tensor] | None = None,
+        *,
+        weights: Path | None = None,
     ) -> None:
         """Write what was trained, in the published format.
 
-        `tensors` are those of the generator by name, if it does not hold them whole (sharded).
+        Args:
+            folder: the trained folder.
+            trainable: what trained.
+            tensors: those of the generator by name, if it does not hold them whole (sharded).
+            weights: the pretrained weights' folder; a generator of vectors needs its matrices.
+
+        Raises: ValueError if the generator holds vectors and cannot be published.
         """
-        if trainable == "lora":
+        is_folded = fixed_time.is_folded(self.generator)
+        if trainable == "lora" and not is_folded:
             lora.save(self.generator, folder, self.generator_folder, self.lora_writer(), tensors)
+            return
+        generator = self.generator if tensors is None else self._generator_with(tensors)
+        if is_folded:
+            self._save_vectors(generator, folder, trainable, weights)
         else:
-            generator = self.generator if tensors is None else self._generator_with(tensors)
             generator.save_pretrained(folder / self.generator_folder, safe_serialization=True)
 
     def _generator_with(self, tensors: Mapping[str, Tensor]) -> Any:
+        """Return a generator as ours that holds these tensors."""
+        generator = self._empty_generator()
+        if fixed_time.is_folded(self.generator):
+            path = self.time_path(generator)
+            assert path is not None  # else nothing was folded
+            fixed_time.fold(generator, path)
+        generator.load_state_dict(tensors, assign=True)
+        return generator
+
+    def _empty_generator(self) -> Any:
+        """Make a generator of the same sizes on the meta device, unfolded and not sharded."""
         sizes = {key: self.generator.config[key] for key in self.generator.config if key[0] != "_"}
         with torch.device("meta"):
             generator, _ = self.make_generator(sizes)
         generator.register_to_config(_name_or_path="")
-        generator.load_state_dict(tensors, assign=True)
         return generator
+
+    def _save_vectors(
+        self, generator: Any, folder: Path, trainable: Trainable, weights: Path | None
+    ) -> None:
+        if trainable == "lora" or weights is None:
+            raise ValueError(
+                "the generator holds vectors in place of the layers of its timestep, as a loaded "
+                "restorer does: low-rank layers cannot be saved from it, a generator that was "
+                "trained in full only with `weights`, the folder that the training began with"
+            )
+        whole = self._empty_generator()
+        path = self.time_path(whole)
+        assert path is not None  # else nothing was folded
+        published = weights / self.generator_folder
+        with fixed_time.unfolded(generator, whole, path, published):
+            generator.save_pretrained(folder / self.generator_folder, safe_serialization=True)
 
     def load_lora(self, folder: Path) -> None:
         """Add the LoRA layers of a folder in the published layout."""

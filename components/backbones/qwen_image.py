@@ -11,6 +11,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from components.backbones.backbone import Backbone, StepNoise
+from components.backbones.fixed_time import TimePath
 
 SCHEDULE_STEPS = 1000
 STEP_INDEX = 750
@@ -64,6 +65,12 @@ class QwenImage(Backbone):
         self.hold(vae, transformer, transformer.config.joint_attention_dim)
 
     def hold(self, vae: Any, generator: Any, condition_width: int) -> None:
+        """Take the two networks. Raises: ValueError for a transformer of another timestep."""
+        if generator.config.zero_cond_t:
+            raise ValueError(
+                "this transformer has zero_cond_t: it modulates the condition at t = 0, as "
+                "Qwen-Image-Edit; the method needs Qwen/Qwen-Image, without it"
+            )
         super().hold(vae, generator, condition_width)
         generator.pos_embed = SharedPositions(generator.pos_embed)
         self.sigmas = flow_sigmas()
@@ -108,6 +115,21 @@ class QwenImage(Backbone):
 
     def generator_blocks(self) -> list[nn.Module]:
         return list(self.generator.transformer_blocks)
+
+    def time_path(self, generator: Any) -> TimePath:
+        from diffusers.models.transformers.transformer_qwenimage import QwenImageTransformerBlock
+
+        modulation = {
+            f"{name}.{stream}.1": block.get_submodule(f"{stream}.0")
+            for name, block in generator.named_modules()
+            if isinstance(block, QwenImageTransformerBlock)
+            for stream in ("img_mod", "txt_mod")
+        }
+        return TimePath(
+            sinusoids_1F=generator.time_text_embed.time_proj(torch.tensor([self.sigma])),
+            embedder="time_text_embed.timestep_embedder",
+            layers={**modulation, "norm_out.linear": generator.norm_out.silu},
+        )
 
     def decode(self, latent_BCHW: Tensor) -> Tensor:
         unscaled_BCHW = latent_BCHW * self.latent_std + self.latent_mean

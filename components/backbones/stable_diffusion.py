@@ -8,6 +8,7 @@ import torch
 from torch import Tensor, nn
 
 from components.backbones.backbone import Backbone, StepNoise
+from components.backbones.fixed_time import TimePath
 
 TIMESTEP = 399  # fixed, of 1000; alpha_bar = 0.426 with SD's schedule
 
@@ -87,6 +88,19 @@ class StableDiffusion(Backbone):
     def generator_blocks(self) -> list[nn.Module]:
         unet = self.generator
         return [*unet.down_blocks, unet.mid_block, *unet.up_blocks]
+
+    def time_path(self, generator: Any) -> TimePath:
+        from diffusers.models.resnet import ResnetBlock2D
+
+        return TimePath(
+            sinusoids_1F=generator.time_proj(torch.tensor([TIMESTEP])),
+            embedder="time_embedding",
+            layers={
+                f"{name}.time_emb_proj": block.nonlinearity
+                for name, block in generator.named_modules()
+                if isinstance(block, ResnetBlock2D)
+            },
+        )
 
     def decode(self, latent_BCHW: Tensor) -> Tensor:
         unscaled_BCHW = latent_BCHW / self.vae.config.scaling_factor

@@ -28,13 +28,20 @@ from components.weights.store import WeightsFolder, find_need, open_model, open_
 
 
 def begin_restorer(
-    spec: RestorerSpec, weights: WeightsFolder, *, token_width: int | None
+    spec: RestorerSpec,
+    weights: WeightsFolder,
+    *,
+    token_width: int | None,
+    time_vectors: bool = False,
 ) -> HDRFace:
     """Make what a training starts from: pretrained generator and fresh gate, both trainable.
 
-    Raises: ValueError if the condition takes tokens and their width is not given.
+    With `time_vectors`, the generator trains the vectors of its timestep and not the matrices that
+    make them. Raises: ValueError if the condition takes tokens and their width is not given.
     """
     backbone = FAMILIES[spec.backbone](weights.root)
+    if time_vectors:
+        backbone.fold_time()
     backbone.train_only(spec.trainable, spec.lora)
     condition: TextCondition | TokenCondition
     if spec.condition == "text":
@@ -54,6 +61,7 @@ def save_restorer(
     licences: Sequence[str],
     lineage: Mapping[str, Any],
     tensors: Mapping[str, Tensor] | None = None,
+    weights: Path | None = None,
 ) -> str:
     """Write a trained folder and return its fingerprint, the hash of its content.
 
@@ -64,10 +72,12 @@ def save_restorer(
         licences: of the weights that it stands on.
         lineage: commit, inputs and parameters, as JSON values.
         tensors: the trained ones by name, if the restorer does not hold them whole (sharded).
+        weights: of the backbone, in the published layout; needed where the generator holds vectors
+            of its timestep, as with `time_vectors` and in a loaded restorer.
     """
     folder.mkdir(parents=True, exist_ok=True)
     generator = None if tensors is None else _below("backbone.generator.", tensors)
-    restorer.backbone.save_trained(folder, restorer.spec.trainable, generator)
+    restorer.backbone.save_trained(folder, restorer.spec.trainable, generator, weights=weights)
     if isinstance(restorer.condition, TokenCondition):
         for name, part in _parts(restorer.condition).items():
             values = part.state_dict() if tensors is None else _below(f"condition.{name}.", tensors)
@@ -94,6 +104,7 @@ def _below(prefix: str, tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
 def load_restorer(folder: Path, hints: Sequence[Path] = ()) -> HDRFace:
     """Load a trained folder, ready to restore, with everything that it names by hash.
 
+    What depends on the fixed timestep alone is computed here, once, and its layers are freed.
     What it names is looked for at `hints`, where it lay last, and in the stores (see
     `components.weights.store`). Raises: FileNotFoundError or ValueError naming what is missing
     or damaged.
@@ -130,9 +141,11 @@ def load_restorer(folder: Path, hints: Sequence[Path] = ()) -> HDRFace:
 def _load_backbone(spec: RestorerSpec, folder: Path, weights: WeightsFolder) -> Backbone:
     family = FAMILIES[spec.backbone]
     if spec.trainable == "full":
-        return family(weights.root, generator=folder / family.generator_folder)
-    backbone = family(weights.root)
-    backbone.load_lora(folder)
+        backbone = family(weights.root, generator=folder / family.generator_folder)
+    else:
+        backbone = family(weights.root)
+        backbone.load_lora(folder)
+    backbone.fold_time()
     return backbone
 
 

@@ -44,6 +44,8 @@ class TrainingParams(Params):
     weights: Path  # of the backbone
     models: Path  # the folder of trained folders
     trainable: Trainable
+    # Of `full`: train the vectors that the fixed timestep makes, not the matrices that make them.
+    time_vectors: bool = False
     lora: LoraParams | None = None
     losses: LossParams
     discriminator: DiscriminatorParams | None = None  # of the adversarial loss
@@ -75,6 +77,15 @@ class TrainingParams(Params):
                 f"offload = true needs a sharded training, and parallel = {self.parallel}: set "
                 "parallel: fsdp, which also runs on one GPU, or offload: false"
             )
+
+    @model_validator(mode="after")
+    def _vectors_of_time_train_in_full(self) -> Self:
+        if self.time_vectors and self.trainable == "lora":
+            raise ValueError(
+                "time_vectors = true with trainable = lora: low-rank layers change matrices, which "
+                "vectors replace: set time_vectors to false, or trainable to full"
+            )
+        return self
 
     def opponent(self) -> DiscriminatorParams | None:
         """Return the discriminator if the losses ask for one."""
@@ -145,6 +156,7 @@ class RestorerTraining(Params):
     discriminator_weights: SharedFolder | None = None
     precision: Precision = "float32"
     parallel: Parallel = "ddp"
+    time_vectors: bool = False
     token_width: int | None = None
     needs: Mapping[str, Need]  # of the trained folder
     licences: tuple[str, ...]
@@ -170,6 +182,7 @@ class RestorerTraining(Params):
             clean_condition=params.clean_condition,
             precision=params.precision,
             parallel=params.parallel,
+            time_vectors=params.time_vectors,
             optimization=params.optimization,
             weights=share(params.weights),
             discriminator=discriminator,
@@ -194,7 +207,10 @@ class RestorerTraining(Params):
         """
         torch.manual_seed(self.optimization.seed)
         restorer = begin_restorer(
-            self.spec, open_weights(self.weights.local()), token_width=self.token_width
+            self.spec,
+            open_weights(self.weights.local()),
+            token_width=self.token_width,
+            time_vectors=self.time_vectors,
         )
         discriminator = self._discriminator(restorer)
         for network in (restorer, discriminator):
@@ -243,12 +259,16 @@ class RestorerTraining(Params):
         return Adversary(discriminator, self.losses.adversarial, precision=self.precision)
 
     def export(self, step: TrainingStep, folder: Path, *, is_first_rank: bool) -> None:
-        """Write the trained folder, on the first rank. All ranks of a training must call it."""
+        """Write the trained folder, on the first rank. All ranks of a training must call it.
+
+        Vectors of time become the published layers again.
+        """
         tensors = None
         if is_sharded(step.restorer):
             trained_only = self.spec.trainable == "lora"
             tensors = whole_tensors(step.restorer, trained_only=trained_only)
         if is_first_rank:
+            weights = open_weights(self.weights.local()).root if self.time_vectors else None
             save_restorer(
                 step.restorer,
                 folder,
@@ -256,6 +276,7 @@ class RestorerTraining(Params):
                 licences=self.licences,
                 lineage=self.lineage,
                 tensors=tensors,
+                weights=weights,
             )
 
 

@@ -252,9 +252,7 @@ def test_another_projects_checkpoint_is_scored_on_a_recipe_that_is_given(
     assert result["model"]["name"] == "half"
     # It takes half of the contrast, which costs more than the degradation.
     assert result["metrics"]["psnr"]["gain"]["mean"] < 0
-    with pytest.raises(
-        ValueError, match=r"half\.onnx: how .* not known here: give --params"
-    ):
+    with pytest.raises(ValueError, match=r"half\.onnx: how .* not known here: give --params"):
         folder_scores.run(model, project.faces, seed=1)
 
 
