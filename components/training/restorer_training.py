@@ -21,7 +21,7 @@ from components.restorers.spec import Need, NoiseOf, RestorerSpec
 from components.training.adversary import Adversary, DiscriminatorParams
 from components.training.loop import Opponent
 from components.training.optimization import OptimizationParams
-from components.training.precision import Precision, recomputing, store_frozen
+from components.training.precision import Precision, recomputing, settle
 from components.training.step import LossParams, TrainingStep
 from components.weights.lora import LoraParams
 from components.weights.shared import SharedFile, SharedFolder, share, share_file
@@ -176,8 +176,10 @@ class RestorerTraining(Params):
         restorer = begin_restorer(
             self.spec, open_weights(self.weights.local()), token_width=self.token_width
         )
+        if self.spec.condition != "text":
+            restorer.backbone.drop_encoder()  # its latents are in the table of features
+        settle(restorer, self.precision, device)
         adversary = self._adversary(restorer, device)
-        store_frozen(restorer, self.precision)
         step = TrainingStep(
             restorer,
             losses,
@@ -201,7 +203,7 @@ class RestorerTraining(Params):
             noisy_input=params.noisy_input,
             condition=params.condition,
         )
-        store_frozen(discriminator, self.precision)
+        settle(discriminator, self.precision, device)
         adversarial = self.losses.adversarial
         return Adversary(discriminator, adversarial, precision=self.precision).to(device)
 
