@@ -35,7 +35,7 @@ class DINOv3(nn.Module):
         super().__init__()
         from transformers.models.dinov3_vit.modeling_dinov3_vit import DINOv3ViTModel
 
-        # By transformers itself, which knows the layout's older names. It only warns of tensors that do not fit.
+        # By transformers itself, which knows older names; it only warns of what does not fit.
         self.network: Any
         self.network, told = DINOv3ViTModel.from_pretrained(
             folder, use_safetensors=True, dtype=torch.float32, output_loading_info=True
