@@ -65,9 +65,10 @@ class FeatureMaker:
         self._params, self._size = params, size
         self._device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
         self._backbone = FAMILIES[backbone](open_weights(weights.local()).root)
+        self._backbone.drop_generator()
         dinov3 = DINOv3(open_weights(encoder.local()).root, input_size=params.encoder_size)
         self._encoder = dinov3.to(self._device)
-        self._backbone.to(self._device)
+        self._backbone.to(self._device, torch.float32)
 
     def __call__(self, shard: int) -> tables.Made:
         pairs = self._pairs.read_shard(

@@ -136,6 +136,15 @@ class Backbone(nn.Module, ABC):
         del noise_BCHW, fidelity
         return None
 
+    def drop_encoder(self) -> None:
+        """Leave the autoencoder its decoding half, for a training on latents that are there."""
+        for name in encoding_parts(self.vae):
+            delattr(self.vae, name)
+
+    def drop_generator(self) -> None:
+        """Leave the autoencoder alone, for who makes latents."""
+        del self.generator
+
     def train_only(self, trainable: Trainable, lora_params: LoraParams | None) -> None:
         """Freeze everything but what trains; adds LoRA layers for `lora`.
 
@@ -288,6 +297,11 @@ class Backbone(nn.Module, ABC):
     def save_schedule(cls, folder: Path) -> None:
         """Write what the published layout holds beside the two networks."""
         del folder
+
+
+def encoding_parts(vae: nn.Module) -> list[str]:
+    """List the parts of an autoencoder that only `encode` uses."""
+    return [name for name, _ in vae.named_children() if name not in ("decoder", "post_quant_conv")]
 
 
 def sampled(moments_BCHW: Tensor, keys: Sequence[Key]) -> Tensor:

@@ -12,6 +12,7 @@ from torch.nn import functional as F
 
 from components.backbones.backbone import Backbone, StepNoise
 from components.backbones.fixed_time import TimePath
+from components.weights.network_files import load_network
 
 SCHEDULE_STEPS = 1000
 STEP_INDEX = 750
@@ -57,10 +58,10 @@ class QwenImage(Backbone):
         from diffusers.models.transformers.transformer_qwenimage import QwenImageTransformer2DModel
 
         super().__init__(weights, generator=generator)
-        vae = AutoencoderKLQwenImage.from_pretrained(weights / "vae", use_safetensors=True)
+        vae = load_network(AutoencoderKLQwenImage, weights / "vae")
         use_single_frame_convolutions(vae)
-        transformer = QwenImageTransformer2DModel.from_pretrained(
-            generator or weights / "transformer", use_safetensors=True
+        transformer = load_network(
+            QwenImageTransformer2DModel, generator or weights / "transformer"
         )
         self.hold(vae, transformer, transformer.config.joint_attention_dim)
 

@@ -9,8 +9,11 @@ from torch import Tensor, nn
 
 from components.backbones.backbone import Backbone, StepNoise
 from components.backbones.fixed_time import TimePath
+from components.weights.network_files import load_network
 
 TIMESTEP = 399  # fixed, of 1000; alpha_bar = 0.426 with SD's schedule
+# The published autoencoder's names of its attention's layers.
+OLDER_ATTENTION = {"query": "to_q", "key": "to_k", "value": "to_v", "proj_attn": "to_out.0"}
 
 
 class StableDiffusion(Backbone):
@@ -44,10 +47,8 @@ class StableDiffusion(Backbone):
         from diffusers.schedulers.scheduling_ddpm import DDPMScheduler
 
         super().__init__(weights, generator=generator)
-        vae = AutoencoderKL.from_pretrained(weights / "vae", use_safetensors=True)
-        unet = UNet2DConditionModel.from_pretrained(
-            generator or weights / "unet", use_safetensors=True
-        )
+        vae = load_network(AutoencoderKL, weights / "vae", spellings=OLDER_ATTENTION)
+        unet = load_network(UNet2DConditionModel, generator or weights / "unet")
         self.hold(vae, unet, unet.config.cross_attention_dim)
         schedule = DDPMScheduler.from_pretrained(weights / "scheduler")
         if schedule.config.prediction_type != "epsilon":

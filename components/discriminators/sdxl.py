@@ -1,12 +1,11 @@
 """SDXL's down and middle blocks with a patch head: the opponent of SD 2.1 (METHOD, section 3)."""
 
 import json
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 import torch
-from safetensors import safe_open
 from torch import Tensor, nn
 
 from components.backbones.stable_diffusion import StableDiffusion
@@ -18,9 +17,11 @@ from components.discriminators.discriminator import (
 )
 from components.weights import lora as low_rank
 from components.weights.lora import LoraParams
+from components.weights.network_files import load_network
 
 FACTOR = 8  # pixels of a latent's pixel, for SDXL's own description of the picture's size
 NUM_TIMESTEPS = 1000
+DECODING_HALF = ("up_blocks", "conv_norm_out", "conv_out")
 
 
 class SdxlDiscriminator(Discriminator):
@@ -190,25 +191,11 @@ def load_encoding_half(folder: Path) -> Any:
     config = json.loads((folder / "config.json").read_text(encoding="utf-8"))
     if config.get("addition_embed_type") != "text_time":
         raise ValueError(f"{folder} is not SDXL's UNet: its addition_embed_type is not 'text_time'")
-    with torch.device("meta"):
-        unet: Any = UNet2DConditionModel.from_config(config)
-    _keep_encoding_half(unet)
-    needed = unet.state_dict().keys()
-    tensors = {name: value for name, value in _tensors(folder, needed) if name in needed}
-    if missing := sorted(needed - tensors.keys()):
-        raise ValueError(f"{folder} lacks {len(missing)} tensors of SDXL's UNet, e.g. {missing[0]}")
-    unet.load_state_dict(tensors, assign=True)
-    return unet
+    return load_network(
+        UNet2DConditionModel, folder, trim=_keep_encoding_half, unused=DECODING_HALF
+    )
 
 
 def _keep_encoding_half(unet: Any) -> None:
     unet.up_blocks = nn.ModuleList()
     unet.conv_norm_out, unet.conv_act, unet.conv_out = None, None, nn.Identity()
-
-
-def _tensors(folder: Path, names: Any) -> Iterator[tuple[str, Tensor]]:
-    """Read the named tensors of a network's safetensors files, in float32."""
-    for file in sorted(folder.glob("*.safetensors")):
-        with safe_open(file, framework="pt") as content:
-            for name in names & set(content.keys()):
-                yield name, content.get_tensor(name).float()

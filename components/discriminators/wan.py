@@ -15,7 +15,9 @@ from components.discriminators.discriminator import (
 )
 from components.weights import lora as low_rank
 from components.weights.lora import LoraParams
+from components.weights.network_files import load_network
 
+IMAGE_NORMS = ("norm_added_q",)  # in published files; for images as a condition alone
 SHIFT = 3  # of the timesteps: σ = 3 u / (1 + 2 u), u uniform
 
 
@@ -47,7 +49,7 @@ class WanDiscriminator(Discriminator):
 
         options: Any = {"lora": lora, "noisy_input": noisy_input, "condition": condition}
         super().__init__(weights, condition_width, **options)
-        network = WanTransformer3DModel.from_pretrained(weights / self.folder, use_safetensors=True)
+        network = load_network(WanTransformer3DModel, weights / self.folder, unused=IMAGE_NORMS)
         self.take_prompt(read_prompt(weights))
         self.hold(network, condition_width, **options)
 

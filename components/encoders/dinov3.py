@@ -27,14 +27,24 @@ class DINOv3(nn.Module):
     std: Tensor
 
     def __init__(self, folder: Path, *, input_size: int) -> None:
-        """Load a transformers folder (`config.json`, `model.safetensors`).
+        """Load a transformers folder (`config.json`, `model.safetensors`) in float32.
 
-        Raises: ValueError if `input_size` is not a multiple of the network's patch.
+        Raises: ValueError if tensors are missing or do not fit, or if `input_size` is not a
+            multiple of the network's patch.
         """
         super().__init__()
         from transformers.models.dinov3_vit.modeling_dinov3_vit import DINOv3ViTModel
 
-        self.network: Any = DINOv3ViTModel.from_pretrained(folder, use_safetensors=True)
+        # By transformers itself, which knows older names; it only warns of what does not fit.
+        self.network: Any
+        self.network, told = DINOv3ViTModel.from_pretrained(
+            folder, use_safetensors=True, dtype=torch.float32, output_loading_info=True
+        )
+        if wrong := sorted(map(str, {*told["missing_keys"], *told["mismatched_keys"]})):
+            raise ValueError(
+                f"{folder} does not fit its config.json: {len(wrong)} tensors are missing or of "
+                f"another shape, e.g. {wrong[0]}: fetch both of the same network"
+            )
         self.network.train(mode=False).requires_grad_(requires_grad=False)
         patch = cast("int", self.network.config.patch_size)
         if input_size % patch:

@@ -115,7 +115,8 @@ def load_restorer(folder: Path, hints: Sequence[Path] = ()) -> HDRFace:
     given = {key: content[key] for key in RestorerSpec.model_fields if key in content}
     spec = RestorerSpec.model_validate(given)
     found = {role: find_need(folder, need, hints) for role, need in described.needs.items()}
-    weights = open_weights(found["backbone"])
+    own = [FAMILIES[spec.backbone].generator_folder] if spec.trainable == "full" else []
+    weights = open_weights(found["backbone"], replaced=own)
     backbone = _load_backbone(spec, folder, weights)
     encoder = intermediate = None
     condition: TextCondition | TokenCondition
@@ -141,9 +142,9 @@ def load_restorer(folder: Path, hints: Sequence[Path] = ()) -> HDRFace:
 def _load_backbone(spec: RestorerSpec, folder: Path, weights: WeightsFolder) -> Backbone:
     family = FAMILIES[spec.backbone]
     if spec.trainable == "full":
-        backbone = family(weights.root, generator=folder / family.generator_folder)
+        backbone = family(weights.root, generator=folder / family.generator_folder).float()
     else:
-        backbone = family(weights.root)
+        backbone = family(weights.root).float()
         backbone.load_lora(folder)
     backbone.fold_time()
     return backbone

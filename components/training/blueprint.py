@@ -10,7 +10,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from components.backbones.backbone import Backbone
+from components.backbones.backbone import Backbone, encoding_parts
 from components.backbones.catalogue import FAMILIES, BackboneName
 from components.discriminators.catalogue import DISCRIMINATORS
 from components.encoders.arcface import ArcFace, IResNet
@@ -84,16 +84,17 @@ def blueprint(
         if encoder is None
         else _token_shape(encoder, sizes)
     )
+    encoding = _vae_encoder(family, image_B3HW)
     parts = [
         *_gate(params, condition, family, num_tokens, width),
         _generator(params, family, latent_BCHW, num_tokens, has_gate=encoder is not None),
-        _vae_encoder(family, image_B3HW, is_in_step=encoder is None),
+        *([encoding] if encoder is None else []),
         *_losses(params, family, latent_BCHW, image_B3HW),
         *_discriminator(params, family, latent_BCHW, num_tokens, sizes),
     ]
     if encoder is None:
         return Blueprint(tuple(parts), (), num_tokens, 0)
-    once = (_dinov3(encoder, sizes), _vae_encoder(family, image_B3HW, is_in_step=True))
+    once = (_dinov3(encoder, sizes), encoding)
     row_bytes = 2 * 2 * (num_tokens * width + latent_BCHW.numel())  # degraded and other, float16
     return Blueprint(tuple(parts), once, num_tokens, row_bytes)
 
@@ -182,23 +183,19 @@ def _generator(
 
 def _halves(vae: Any) -> tuple[nn.ModuleList, nn.ModuleList]:
     """Return what encodes and what decodes."""
-    decoding = [
-        module
-        for name, module in vae.named_children()
-        if name in ("decoder", "post_quant_conv") and isinstance(module, nn.Module)
-    ]
-    encoding = [module for module in vae.children() if all(module is not one for one in decoding)]
+    names = encoding_parts(vae)
+    encoding = [module for name, module in vae.named_children() if name in names]
+    decoding = [module for name, module in vae.named_children() if name not in names]
     return nn.ModuleList(encoding), nn.ModuleList(decoding)
 
 
-def _vae_encoder(family: Backbone, image_B3HW: Tensor, *, is_in_step: bool) -> Counted:
-    """Count two pictures, degraded and true; cached latents leave the network idle in memory."""
+def _vae_encoder(family: Backbone, image_B3HW: Tensor) -> Counted:
+    """Count two pictures, degraded and true."""
     encoding, _ = _halves(family.vae)
     cost = forward_cost(lambda: family.encode(image_B3HW))
     matrices, vectors = frozen_numbers(encoding)
     part = Part("autoencoder, encoder", frozen=matrices, frozen_float32=vectors)
-    step = _twice(cost) if is_in_step else Cost(cost.forward, 0)
-    return Counted(part, step, numbers(encoding))
+    return Counted(part, _twice(cost), numbers(encoding))
 
 
 def _losses(

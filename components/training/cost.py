@@ -43,7 +43,7 @@ def numbers(*modules: nn.Module, trained: bool | None = None) -> int:
 
 
 def frozen_numbers(module: nn.Module) -> tuple[int, int]:
-    """Count frozen matrices, and frozen vectors, which stay float32 (`precision.store_frozen`)."""
+    """Count frozen matrices, and frozen vectors, which stay float32 (`precision.settle`)."""
     frozen = [parameter for parameter in module.parameters() if not parameter.requires_grad]
     matrices = sum(parameter.numel() for parameter in frozen if parameter.dim() > 1)
     return matrices, sum(parameter.numel() for parameter in frozen) - matrices

@@ -23,6 +23,7 @@ from components.history import HistoryPoint
 from components.training import checkpoint
 from components.training.adversary import Referee
 from components.training.checkpoint import Moving, Progress
+from components.training.finite import Spoiled, Watch, watch_of
 from components.training.optimization import OptimizationParams, OptimizerParams
 from components.training.parallel import is_sharded, replicated, whole_number
 from components.training.seat import Seat
@@ -69,7 +70,8 @@ def train(
         export: adds files to the last checkpoint; called on every rank, since all of them may have
             to gather what is sharded.
 
-    Raises: NonFiniteLossError naming step and term, before a checkpoint holds the damage.
+    Raises: NonFiniteLossError naming step and term, and the network if `step` has a `Watch`,
+        before a checkpoint holds the damage.
     """
     rank, world_size, num_streams = seat.rank, seat.world_size, seat.num_streams
     streams = [
@@ -86,11 +88,13 @@ def train(
         seat.report(list(progress.history), None)
     for side in sides:
         side.share(seat)
-    window = _Window(optimization.batch_size * optimization.accumulate * num_streams)
+    watch = watch_of(step)
+    window = _Window(optimization.batch_size * optimization.accumulate * num_streams, watch)
     referee = Referee()
 
     while progress.step < optimization.steps:
         rate = optimization.learning_rate_at(progress.step)
+        watch.step = progress.step + 1
         window.add(_descend(sides, streams, optimization, progress.step, seat))
         progress.step += 1
         is_last = progress.step == optimization.steps
@@ -217,8 +221,8 @@ def _pass_idly(sides: Sequence[_Side], batch: Any, seat: Seat) -> None:
 class _Window:
     """The losses since the last point of the history; they stay on their device until the next."""
 
-    def __init__(self, images_per_step: int) -> None:
-        self._images_per_step = images_per_step
+    def __init__(self, images_per_step: int, watch: Watch) -> None:
+        self._images_per_step, self._watch = images_per_step, watch
         self._steps: list[dict[str, Tensor]] = []
         self.restart_clock()
 
@@ -241,7 +245,8 @@ class _Window:
             means_T /= world_size
         means = dict(zip(names, means_T.tolist(), strict=True))
         if not all(map(math.isfinite, means.values())):
-            raise NonFiniteLossError(_what_is_not_finite(values_ST, names, step))
+            spoiled = self._watch.found(world_size, means_T.device)
+            raise NonFiniteLossError(_what_is_not_finite(values_ST, names, step, spoiled))
         seconds = time.perf_counter() - self._since
         rate = len(self._steps) * self._images_per_step / seconds
         self._steps = []
@@ -249,7 +254,9 @@ class _Window:
         return {"step": step, **means, "images_per_s": rate, "workers": world_size}
 
 
-def _what_is_not_finite(values_ST: Tensor, names: Sequence[str], step: int) -> str:
+def _what_is_not_finite(
+    values_ST: Tensor, names: Sequence[str], step: int, spoiled: Spoiled | None
+) -> str:
     first = step - len(values_ST) + 1
     hint = "lower the learning rate, clip gradients or look at this step's rows"
     for offset, values_T in enumerate(values_ST.tolist()):
@@ -258,5 +265,9 @@ def _what_is_not_finite(values_ST: Tensor, names: Sequence[str], step: int) -> s
             zip(names, values_T, strict=True), key=lambda term: term[0] == "loss"
         ):
             if not math.isfinite(value):
-                return f"step {first + offset}: {name} is {value}: {hint}"
-    return f"steps {first} to {step}: a loss of another worker is not finite: {hint}"
+                # A backward pass may overflow behind finite outputs.
+                is_behind = spoiled is not None and spoiled.step <= first + offset
+                told = str(spoiled) if is_behind else hint
+                return f"step {first + offset}: {name} is {value}: {told}"
+    told = hint if spoiled is None else str(spoiled)
+    return f"steps {first} to {step}: a loss of another worker is not finite: {told}"

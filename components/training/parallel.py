@@ -24,7 +24,7 @@ from torch.distributed.fsdp import (
 )
 from torch.distributed.tensor import DTensor
 
-from components.training.precision import Precision
+from components.training.precision import Precision, settle
 
 Parallel = Literal["ddp", "fsdp"]
 
@@ -57,11 +57,13 @@ class Sharding:
     def shard(self, network: nn.Module, blocks: Iterable[nn.Module] = ()) -> None:
         """Shard a network, which must be called as a whole, with each block as a unit of its own.
 
-        Every rank holds the same network. It moves to the device unit by unit.
+        Every rank holds the same network. It is settled on the device unit by unit, so no GPU ever
+        holds all of it.
         """
         # Always freed after the forward pass: whoever freezes weights finds the sharded ones.
         mesh = DeviceMesh.from_group(dist.group.WORLD, self.device.type)  # type: ignore[arg-type]
         for block in blocks:
+            settle(block.modules(), self.precision, self.device)
             fully_shard(
                 block,
                 mesh=mesh,
@@ -69,6 +71,7 @@ class Sharding:
                 mp_policy=self._gathered(),
                 offload_policy=self._place(),
             )
+        settle(unsharded(network), self.precision, self.device)
         sharded = fully_shard(
             network, mesh=mesh, reshard_after_forward=True, offload_policy=self._place()
         )
@@ -100,7 +103,7 @@ def move_rest(module: nn.Module, device: torch.device) -> None:
     if not is_sharded(module):
         module.to(device)
         return
-    for part in _unsharded(module):
+    for part in unsharded(module):
         for parameter in part.parameters(recurse=False):
             parameter.data = parameter.data.to(device)
         for name, buffer in part.named_buffers(recurse=False):
@@ -146,9 +149,10 @@ def whole_number(value: Tensor, device: torch.device) -> Tensor:
     return value.to(device)
 
 
-def _unsharded(module: nn.Module) -> Iterator[nn.Module]:
+def unsharded(module: nn.Module) -> Iterator[nn.Module]:
+    """Return the module and those below it, but for what is sharded."""
     if isinstance(module, FSDPModule):
         return
     yield module
     for child in module.children():
-        yield from _unsharded(child)
+        yield from unsharded(child)

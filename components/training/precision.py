@@ -23,16 +23,30 @@ def computing(precision: Precision, device: torch.device) -> contextlib.Abstract
     return torch.autocast(device.type, torch.bfloat16)
 
 
-def store_frozen(network: nn.Module, precision: Precision) -> None:
-    """Store the frozen matrices of a network as it computes: half of the memory with `bf16`.
+def settle(parts: Iterable[nn.Module], precision: Precision, device: torch.device) -> None:
+    """Bring modules to `device` with each parameter in the numbers it is kept in, one by one.
 
-    Vectors (biases, scales of normalisations) stay float32: they take no room.
+    With `bf16`, frozen matrices become bfloat16: half of the memory. What trains, and vectors
+    (biases, scales of normalisations), which take no room, become float32.
+
+    Each parameter is copied even where nothing changes: one that is mapped from a file may not be
+    aligned, and a training writes in place. The old one is let go before the next one is made, so
+    no network stands twice in memory. A second call changes no value. Of `parts` (those of a
+    network: `network.modules()`), own parameters and buffers are settled, not those below.
     """
-    if precision == "float32":
-        return
-    for parameter in network.parameters():
-        if not parameter.requires_grad and parameter.dim() > 1 and parameter.is_floating_point():
-            parameter.data = parameter.data.to(torch.bfloat16)
+    for part in parts:
+        for parameter in part.parameters(recurse=False):
+            dtype = _kept_in(parameter, precision)
+            parameter.data = parameter.data.to(device, dtype, copy=True)
+        for name, buffer in part.named_buffers(recurse=False):
+            setattr(part, name, buffer.to(device))
+
+
+def _kept_in(parameter: nn.Parameter, precision: Precision) -> torch.dtype:
+    if not parameter.is_floating_point():
+        return parameter.dtype
+    is_frozen_matrix = not parameter.requires_grad and parameter.dim() > 1
+    return torch.bfloat16 if precision == "bf16" and is_frozen_matrix else torch.float32
 
 
 def recomputing(modules: Iterable[nn.Module]) -> None:

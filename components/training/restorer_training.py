@@ -28,9 +28,10 @@ from components.training.parallel import (
     check_trained,
     is_sharded,
     move_rest,
+    unsharded,
     whole_tensors,
 )
-from components.training.precision import Precision, recomputing, store_frozen
+from components.training.precision import Precision, recomputing, settle
 from components.training.step import LossParams, TrainingStep
 from components.weights.lora import LoraParams
 from components.weights.shared import SharedFile, SharedFolder, share, share_file
@@ -212,12 +213,14 @@ class RestorerTraining(Params):
             token_width=self.token_width,
             time_vectors=self.time_vectors,
         )
+        if self.spec.condition != "text":
+            restorer.backbone.drop_encoder()  # its latents are in the table of features
         discriminator = self._discriminator(restorer)
-        for network in (restorer, discriminator):
-            if network is not None:
-                store_frozen(network, self.precision)
         if self.parallel == "fsdp":
             _shard(restorer, discriminator, Sharding(device, self.precision, offload))
+        for network in (restorer, discriminator):
+            if network is not None:
+                settle(unsharded(network), self.precision, device)
         adversary = self._adversary(discriminator)
         step = TrainingStep(
             restorer,

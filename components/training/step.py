@@ -17,6 +17,7 @@ from components.losses.pixel import PixelLoss, PixelRange
 from components.params import Params
 from components.restorers.hdrface import HDRFace, as_cached
 from components.training.adversary import AdversarialParams, Adversary
+from components.training.finite import Watch
 from components.training.precision import Precision, computing
 
 
@@ -96,6 +97,7 @@ class TrainingStep(nn.Module):
         self._fidelity_aware = False
         self.weights = {"latent": params.latent}
         self.image_losses = nn.ModuleDict()
+        self.watch = Watch()
         if params.pixel is not None:
             self._add("pixel", params.pixel.weight, PixelLoss(params.pixel.range))
         if params.perceptual is not None:
@@ -136,21 +138,29 @@ class TrainingStep(nn.Module):
         condition_BND, _ = self.restorer.conditioned(batch.lq_latent_BCHW.shape[0], tokens)
         with computing(self.precision, batch.hq_B3HW.device):
             latent_BCHW = backbone.step(batch.lq_latent_BCHW, condition_BND, noise)
+        seen = {**_rows(batch), "gate": condition_BND, "generator": latent_BCHW}
         terms = {"latent": F.mse_loss(latent_BCHW, batch.hq_latent_BCHW)}
         if self.image_losses:
             with computing(self.precision, batch.hq_B3HW.device):
                 restored_B3HW = backbone.decode(latent_BCHW)
-            restored_B3HW = restored_B3HW.float()
+            seen["decoder"] = restored_B3HW = restored_B3HW.float()
             for name, loss in self.image_losses.items():
-                terms[name] = loss(restored_B3HW, batch.hq_B3HW)
+                seen[f"loss {name}"] = terms[name] = loss(restored_B3HW, batch.hq_B3HW)
         if self._judge is not None:
             invention_B = backbone.invention(noise) if self._fidelity_aware else None
             terms["adversarial"] = self._judge(
                 latent_BCHW, batch.hq_latent_BCHW, condition_BND, generator, invention_B
             )
+            seen["discriminator"] = terms["adversarial"]
+        self.watch.look(seen)
         weighted = {name: w * terms[name] for name, w in self.weights.items() if w}
         total = torch.stack(list(weighted.values())).sum()
         return {"loss": total, **terms, **_shares(weighted, total)}
+
+
+def _rows(batch: Batch) -> dict[str, Tensor]:
+    rows: Mapping[str, Tensor | None] = batch._asdict()
+    return {f"rows ({name})": value for name, value in rows.items() if value is not None}
 
 
 def _shares(weighted: Mapping[str, Tensor], total: Tensor) -> dict[str, Tensor]:

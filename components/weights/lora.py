@@ -1,12 +1,14 @@
 """LoRA layers of a diffusers network, in the published `pytorch_lora_weights.safetensors`."""
 
-from collections.abc import Mapping, Sequence
+import contextlib
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, Literal
 
+import torch
 from pydantic import PositiveInt
 from safetensors.torch import load_file
-from torch import Tensor
+from torch import Tensor, nn
 
 from components.params import Params
 
@@ -38,7 +40,24 @@ def add(network: Any, params: LoraParams, published_targets: Sequence[str]) -> N
         init_lora_weights="gaussian" if params.init == "gaussian" else True,
         target_modules=list(params.targets or published_targets),
     )
-    network.add_adapter(config, adapter_name=ADAPTER)
+    with _seen_as_float32(network):
+        network.add_adapter(config, adapter_name=ADAPTER)
+
+
+@contextlib.contextmanager
+def _seen_as_float32(network: nn.Module) -> Iterator[None]:
+    """Show a network whose weights take no room; PEFT gives its layers the numbers of those beside.
+
+    Beside weights in bfloat16 it would round what it draws.
+    """
+    weights = {parameter: parameter.data for parameter in network.parameters()}
+    for parameter, weight in weights.items():
+        parameter.data = weight.new_zeros((), dtype=torch.float32).expand_as(weight)
+    try:
+        yield
+    finally:
+        for parameter, weight in weights.items():
+            parameter.data = weight
 
 
 def save(

@@ -6,7 +6,7 @@ A store is a folder of folders, each named by its fingerprint: `$HDRFACE_STORE`,
 
 import os
 import shutil
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -56,8 +56,10 @@ def stores() -> list[Path]:
     return [Path(named).expanduser(), default] if named else [default]
 
 
-def open_weights(folder: Path) -> WeightsFolder:
+def open_weights(folder: Path, *, replaced: Collection[str] = ()) -> WeightsFolder:
     """Open a folder of weights, such as `data/weights/sd21`, and verify every file of it.
+
+    Parts in `replaced`, folders of the layout, are not looked at: the caller has its own.
 
     Raises: FileNotFoundError or ValueError naming the first wrong file and a remedy.
     """
@@ -66,9 +68,14 @@ def open_weights(folder: Path) -> WeightsFolder:
             f"{folder / MANIFEST} is missing: run 'dvc repro weights@{folder.name}'"
         )
     manifest = Manifest.read(folder)
-    root = _root(folder, manifest)
+    files = {
+        name: record
+        for name, record in manifest.files.items()
+        if name.partition("/")[0] not in replaced
+    }
+    root = _root(folder, manifest, files)
     remake = f"run 'dvc repro --force weights@{manifest.name}'"
-    check(root, manifest.files, remedy=remake)
+    check(root, files, remedy=remake)
     if (
         fingerprint := Description.read(folder, MANIFEST).computed_fingerprint()
     ) != manifest.fingerprint:
@@ -210,13 +217,13 @@ def _is_intact(folder: Path, description: Description) -> bool:
     return True
 
 
-def _root(folder: Path, manifest: Manifest) -> Path:
-    """Find the first place that holds every file of the manifest."""
+def _root(folder: Path, manifest: Manifest, files: Iterable[str]) -> Path:
+    """Find the first place that holds all these files of the manifest."""
     places = [folder, *(store / manifest.fingerprint for store in stores())]
     for place in places:
-        if all((place / relative).is_file() for relative in manifest.files):
+        if all((place / relative).is_file() for relative in files):
             return place
-    missing = next(name for name in sorted(manifest.files) if not (folder / name).is_file())
+    missing = next(name for name in sorted(files) if not (folder / name).is_file())
     remedy = {
         "stand-in": f"run 'dvc repro --force weights@{manifest.name}'",
         "published": f"run 'python -m pipelines.weights {manifest.name}', which fetches it",

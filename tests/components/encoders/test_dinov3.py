@@ -1,10 +1,12 @@
 """The encoder's tokens: which, in which order, from which pixels."""
 
+import shutil
 from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
+from safetensors.torch import load_file, save_file
 
 from components.encoders.dinov3 import DINOv3
 
@@ -34,3 +36,16 @@ def test_pixels_are_resized_antialiased_and_normalised_like_imagenet(networks: P
 def test_an_input_size_that_is_not_a_multiple_of_the_patch_is_refused(networks: Path) -> None:
     with pytest.raises(ValueError, match="40 is not a multiple of its patch 16"):
         DINOv3(networks / "dinov3", input_size=40)
+
+
+def test_weights_that_do_not_fit_are_refused(networks: Path, tmp_path: Path) -> None:
+    folder = shutil.copytree(networks / "dinov3", tmp_path / "dinov3")
+    tensors = load_file(folder / "model.safetensors")
+    save_file({name: t.bfloat16() for name, t in tensors.items()}, folder / "model.safetensors")
+    parameters = DINOv3(folder, input_size=32).network.parameters()
+    assert {parameter.dtype for parameter in parameters} == {torch.float32}
+    lost = next(name for name in sorted(tensors) if name.endswith("norm.weight"))
+    del tensors[lost]
+    save_file(tensors, folder / "model.safetensors", metadata={"format": "pt"})
+    with pytest.raises(ValueError, match=rf"1 tensors are missing .* e\.g\. .*{lost[-11:]}"):
+        DINOv3(folder, input_size=32)

@@ -7,14 +7,16 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from safetensors.torch import load_file, save_file
 
 from components import images
 from components.backbones.backbone import sampled
-from components.backbones.catalogue import BackboneName
+from components.backbones.catalogue import FAMILIES, BackboneName
 from components.encoders.dinov3 import DINOv3
 from components.restorers.folder import load_restorer, save_restorer
 from components.restorers.hdrface import as_cached
 from components.restorers.spec import Need
+from components.weights.manifest import write_manifest
 from components.weights.store import bring
 from tests.small_networks import OTHER, SIZE, trained
 
@@ -154,3 +156,38 @@ def test_faces_of_another_size_are_refused(tmp_path: Path, networks: Path) -> No
     restorer = load_restorer(trained(tmp_path, networks, "sd21", "text"))
     with pytest.raises(ValueError, match=r"takes faces of \(3, 32, 32\); got \(3, 16, 16\)"):
         restorer.restore(torch.zeros(1, 3, 16, 16), ["a"], [0])
+
+
+@pytest.mark.parametrize("backbone", ["sd21", "qwen"])
+def test_a_generator_trained_in_full_needs_no_other(
+    tmp_path: Path, networks: Path, backbone: BackboneName
+) -> None:
+    weights = shutil.copytree(networks / backbone, tmp_path / "weights" / backbone)
+    folder = trained(tmp_path, weights.parent, backbone, "text")
+    before = load_restorer(folder).restore(faces(1), ["a"], [0]).restored_B3HW
+    generator = FAMILIES[backbone].generator_folder
+    for file in (weights / generator).iterdir():
+        file.write_bytes(b"damaged")
+    assert torch.equal(load_restorer(folder).restore(faces(1), ["a"], [0]).restored_B3HW, before)
+    shutil.rmtree(weights / generator)
+    assert torch.equal(load_restorer(folder).restore(faces(1), ["a"], [0]).restored_B3HW, before)
+    (weights / "vae" / "config.json").write_bytes(b"damaged")
+    with pytest.raises(ValueError, match=r"vae/config\.json has 7 bytes"):
+        load_restorer(folder)
+
+
+def test_files_in_half_precision_restore_as_the_same_numbers_in_float32(
+    tmp_path: Path, networks: Path
+) -> None:
+    restored = []
+    for name, dtype in (("half", torch.float16), ("whole", torch.float32)):
+        weights = shutil.copytree(networks / "sd21", tmp_path / name / "sd21")
+        for file in [*weights.rglob("diffusion*.safetensors")]:
+            save_file({key: t.half().to(dtype) for key, t in load_file(file).items()}, file)
+        write_manifest(
+            weights, name="sd21", kind="stand-in", source="", revision=None, licence="none"
+        )
+        restorer = load_restorer(trained(tmp_path / name, weights.parent, "sd21", "text"))
+        assert {parameter.dtype for parameter in restorer.parameters()} == {torch.float32}
+        restored.append(restorer.restore(faces(1), ["a"], [0]).restored_B3HW)
+    assert torch.equal(*restored)

@@ -18,7 +18,7 @@ from components.training.memory import (
     memory,
 )
 from components.training.optimization import OptimizerParams
-from components.training.precision import store_frozen
+from components.training.precision import settle
 
 QWEN = Part("generator", trained=20_430_000_000, is_sharded=True)
 WITH_MASTER = Settings(weight=BFLOAT16, gradient=BFLOAT16, master=4, computing=BFLOAT16)
@@ -76,7 +76,7 @@ def test_weights_gradients_and_moments_are_those_of_a_real_network(algorithm: st
 
 def test_frozen_weights_are_those_that_bf16_stores() -> None:
     network = nn.Sequential(nn.Linear(3, 4), nn.LayerNorm(4)).requires_grad_(requires_grad=False)
-    store_frozen(network, "bf16")
+    settle(network.modules(), "bf16", torch.device("cpu"))
     needed = memory([Part("x", frozen=12, frozen_float32=12)], Settings(computing=BFLOAT16))
     assert needed.weights == sum(parameter.nbytes for parameter in network.parameters())
 

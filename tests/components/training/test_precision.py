@@ -1,22 +1,29 @@
 """bfloat16 and activations that are computed again: what changes, and what does not."""
 
+import shutil
 from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
+from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
 from components.backbones.catalogue import BackboneName
 from components.params import Recomputable
 from components.training.loop import Opponent
-from components.training.precision import Precision, recomputing, store_frozen
+from components.training.precision import Precision, recomputing, settle
 from components.training.restorer_training import RestorerTraining
 from components.training.step import Batch, TrainingStep
+from components.weights.manifest import write_manifest
 from components.weights.shared import share
 from tests.small_networks import SIZE
 
 ALL: tuple[Recomputable, ...] = ("generator", "decoder", "losses", "discriminator")
+MADE: Any = {
+    **{"name": "weights", "kind": "stand-in", "source": "a test"},
+    **{"revision": None, "licence": "none"},
+}
 
 
 def training(networks: Path, backbone: BackboneName, precision: Precision, **spec: Any) -> Any:
@@ -45,6 +52,7 @@ def training(networks: Path, backbone: BackboneName, precision: Precision, **spe
             "weights": share(networks / backbone),
             "discriminator": {
                 "weights": networks / f"{backbone}-discriminator",
+                "condition": "tokens" if backbone == "sd21" else "prompt",
                 "optimization": {"learning_rate": 1e-3},
             },
             "discriminator_weights": share(networks / f"{backbone}-discriminator"),
@@ -59,9 +67,10 @@ def training(networks: Path, backbone: BackboneName, precision: Precision, **spe
 def one_step(step: TrainingStep, opponent: Opponent | None) -> dict[str, Tensor]:
     """Take both turns; return the losses and every gradient by name."""
     draw = torch.Generator().manual_seed(1)
-    hq, lq = torch.rand(2, 2, 3, SIZE, SIZE, generator=draw)
+    hq = torch.rand(2, 3, SIZE, SIZE, generator=draw)
+    lq_latent, hq_latent = torch.randn(2, 2, 4, SIZE // 2, SIZE // 2, generator=draw)
     tokens = torch.randn(2, 2, 9, 32, generator=draw)
-    batch = Batch(hq, step.encode(lq), step.encode(hq), tokens[0], tokens[1])
+    batch = Batch(hq, lq_latent, hq_latent, tokens[0], tokens[1])
     noise = torch.Generator().manual_seed(2)
     assert opponent is not None
     results: dict[str, Tensor] = {}
@@ -165,7 +174,66 @@ def test_without_gradients_nothing_is_computed_twice() -> None:
     assert calls == 3
 
 
-def test_float32_stores_as_it_loads() -> None:
-    network = nn.Linear(2, 2).requires_grad_(requires_grad=False)
-    store_frozen(network, "float32")
-    assert network.weight.dtype == torch.float32
+class Mixed(nn.Module):
+    def __init__(self) -> None:
+        super().__init__()
+        self.frozen = nn.Linear(3, 4).half().requires_grad_(requires_grad=False)
+        self.trained = nn.Linear(3, 4).bfloat16()
+        self.index = nn.Parameter(torch.arange(4).view(2, 2), requires_grad=False)
+
+
+@pytest.mark.parametrize("precision", ["float32", "bf16"])
+def test_a_part_is_settled_by_itself_and_twice_is_as_once(precision: Precision) -> None:
+    module = Mixed()
+    before = {name: value.float() for name, value in module.state_dict().items()}
+    settle(module.frozen.modules(), precision, torch.device("cpu"))
+    assert module.trained.weight.dtype == torch.bfloat16  # not its turn
+    for _ in range(2):
+        old = {name: parameter.data_ptr() for name, parameter in module.named_parameters()}
+        settle(module.modules(), precision, torch.device("cpu"))
+        assert all(p.data_ptr() != old[name] for name, p in module.named_parameters())
+        matrix = torch.bfloat16 if precision == "bf16" else torch.float32
+        assert module.frozen.weight.dtype == matrix
+        assert module.index.dtype == torch.int64
+        for parameter in (module.frozen.bias, module.trained.weight, module.trained.bias):
+            assert parameter.dtype == torch.float32
+        for name, value in module.state_dict().items():
+            assert torch.equal(value, before[name].to(value.dtype)), name
+
+
+@pytest.mark.parametrize("backbone", ["sd21", "qwen"])
+@pytest.mark.parametrize("precision", ["float32", "bf16"])
+def test_a_training_on_files_in_bf16_is_that_on_the_same_numbers_in_float32(
+    networks: Path, tmp_path: Path, backbone: BackboneName, precision: Precision
+) -> None:
+    results = []
+    for dtype in (torch.bfloat16, torch.float32):
+        root = shutil.copytree(networks, tmp_path / str(dtype))
+        for file in [*(root / backbone).rglob("diffusion*.safetensors")]:
+            rounded = {name: t.bfloat16().to(dtype) for name, t in load_file(file).items()}
+            save_file(rounded, file)
+        write_manifest(root / backbone, **MADE)
+        made = training(root, backbone, precision, trainable="lora", lora={"rank": 2, "alpha": 2})
+        results.append(one_step(*made.start(torch.device("cpu"))))
+    half, whole = results
+    assert half.keys() == whole.keys()
+    assert [name for name in half if not torch.equal(half[name], whole[name])] == []
+
+
+@pytest.mark.parametrize("backbone", ["sd21", "qwen"])
+def test_a_training_on_cached_latents_leaves_out_what_encodes(
+    networks: Path, tmp_path: Path, backbone: BackboneName
+) -> None:
+    made = training(networks, backbone, "float32")
+    step, _ = made.start(torch.device("cpu"))
+    names = {name for name, _ in step.restorer.backbone.vae.named_children()}
+    assert names == {"decoder", "post_quant_conv"}
+    with pytest.raises(AttributeError, match="encoder"):
+        step.encode(torch.zeros(1, 3, SIZE, SIZE))
+    made.export(step, tmp_path / "trained")
+    kept = {path.name for path in (tmp_path / "trained").iterdir()}
+    folder = step.restorer.backbone.generator_folder
+    assert {"restorer.json", "fusion.safetensors", "projection.safetensors", folder} == kept
+    plain = training(networks, backbone, "float32", condition="text", encoder_size=None)
+    step, _ = plain.start(torch.device("cpu"))
+    assert step.encode(torch.zeros(1, 3, SIZE, SIZE)).shape == (1, 4, SIZE // 2, SIZE // 2)

@@ -22,9 +22,11 @@ class Network(nn.Module, PeftAdapterMixin):  # type: ignore[misc]
         self.linear, self.conv = nn.Linear(640, 40), nn.Conv2d(24, 40, 3)
 
 
-def started(init: Literal["gaussian", "peft"]) -> dict[str, Tensor]:
+def started(
+    init: Literal["gaussian", "peft"], dtype: torch.dtype = torch.float32
+) -> dict[str, Tensor]:
     torch.manual_seed(0)
-    network = Network()
+    network = Network().to(dtype)
     lora.add(network, LoraParams(rank=RANK, alpha=RANK, init=init), ["linear", "conv"])
     return {
         name: parameter.detach().flatten()
@@ -51,3 +53,21 @@ def test_both_start_without_effect(init: Literal["gaussian", "peft"]) -> None:
     layers = started(init)
     assert len(layers) == 4
     assert not any(values.any() for name, values in layers.items() if "lora_B" in name)
+
+
+@pytest.mark.parametrize("init", ["gaussian", "peft"])
+def test_beside_weights_in_bfloat16_the_same_is_drawn_and_not_rounded(
+    init: Literal["gaussian", "peft"],
+) -> None:
+    exact, beside = started(init), started(init, torch.bfloat16)
+    assert all(torch.equal(beside[name], values) for name, values in exact.items())
+    assert {values.dtype for values in beside.values()} == {torch.float32}
+
+
+def test_the_weights_stay_what_they_were() -> None:
+    network = Network().to(torch.bfloat16)
+    before = {name: value.clone() for name, value in network.state_dict().items()}
+    lora.add(network, LoraParams(rank=2, alpha=2), ["linear", "conv"])
+    after = {name.replace(".base_layer", ""): value for name, value in network.state_dict().items()}
+    assert all(after[name].dtype == torch.bfloat16 for name in before)
+    assert all(torch.equal(after[name], value) for name, value in before.items())
