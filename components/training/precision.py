@@ -1,8 +1,8 @@
 """In which numbers a training step is computed, and what it keeps for its backward pass.
 
 `bf16`: matrices of frozen networks are stored in bfloat16, and generator, autoencoder and
-discriminator compute in it. What trains stays float32, and so do the gate, normalisations and
-losses.
+discriminator compute in it. What trains stays float32 unless its optimizer has `weights: bf16`. The
+gate, normalisations and losses stay float32.
 """
 
 import contextlib
@@ -28,10 +28,20 @@ def store_frozen(network: nn.Module, precision: Precision) -> None:
 
     Vectors (biases, scales of normalisations) stay float32: they take no room.
     """
+    _store(network, precision, trained=False)
+
+
+def store_trained(network: nn.Module, weights: Precision) -> None:
+    """Store the trained matrices of a network as its optimizer wants them. Vectors stay float32."""
+    _store(network, weights, trained=True)
+
+
+def _store(network: nn.Module, precision: Precision, *, trained: bool) -> None:
     if precision == "float32":
         return
     for parameter in network.parameters():
-        if not parameter.requires_grad and parameter.dim() > 1 and parameter.is_floating_point():
+        is_matrix = parameter.dim() > 1 and parameter.is_floating_point()
+        if is_matrix and parameter.requires_grad == trained:
             parameter.data = parameter.data.to(torch.bfloat16)
 
 

@@ -20,8 +20,12 @@ from components.restorers.hdrface import HDRFace
 from components.restorers.spec import Need, NoiseOf, RestorerSpec
 from components.training.adversary import Adversary, DiscriminatorParams
 from components.training.loop import Opponent
-from components.training.optimization import OptimizationParams
-from components.training.precision import Precision, recomputing, store_frozen
+from components.training.optimization import (
+    OptimizationParams,
+    OptimizerParams,
+    check_step_in_backward,
+)
+from components.training.precision import Precision, recomputing, store_frozen, store_trained
 from components.training.step import LossParams, TrainingStep
 from components.weights.lora import LoraParams
 from components.weights.shared import SharedFile, SharedFolder, share, share_file
@@ -57,6 +61,30 @@ class TrainingParams(Params):
                 "set losses.adversarial to null"
             )
         return self
+
+    @model_validator(mode="after")
+    def _bf16_weights_are_computed_in_bf16(self) -> Self:
+        for name, side in self._sides().items():
+            if side.weights == "bf16" and self.precision != "bf16":
+                raise ValueError(
+                    f"{name}.weights = bf16 needs precision = bf16, in which the networks compute; "
+                    f"it is {self.precision}"
+                )
+        return self
+
+    @model_validator(mode="after")
+    def _can_step_in_backward(self) -> Self:
+        if self.optimization.step_in_backward:
+            workers = self.workers if isinstance(self.workers, int) else self.workers[1]
+            check_step_in_backward(workers, *self._sides().values())
+        return self
+
+    def _sides(self) -> dict[str, OptimizerParams]:
+        """Return the optimizers of both sides by their keys."""
+        sides: dict[str, OptimizerParams] = {"optimization": self.optimization}
+        if (discriminator := self.opponent()) is not None:
+            sides["discriminator.optimization"] = discriminator.optimization
+        return sides
 
     def opponent(self) -> DiscriminatorParams | None:
         """Return the discriminator if the losses ask for one."""
@@ -178,6 +206,7 @@ class RestorerTraining(Params):
         )
         adversary = self._adversary(restorer, device)
         store_frozen(restorer, self.precision)
+        store_trained(restorer.backbone, self.optimization.weights)
         step = TrainingStep(
             restorer,
             losses,
@@ -202,6 +231,7 @@ class RestorerTraining(Params):
             condition=params.condition,
         )
         store_frozen(discriminator, self.precision)
+        store_trained(discriminator, params.optimization.weights)
         adversarial = self.losses.adversarial
         return Adversary(discriminator, adversarial, precision=self.precision).to(device)
 
