@@ -24,9 +24,14 @@ from components.training import checkpoint
 from components.training.adversary import Referee
 from components.training.checkpoint import Moving, Progress
 from components.training.finite import Spoiled, Watch, watch_of
-from components.training.optimization import OptimizationParams, OptimizerParams
+from components.training.optimization import (
+    OptimizationParams,
+    OptimizerParams,
+    check_step_in_backward,
+)
 from components.training.parallel import is_sharded, replicated, whole_number
 from components.training.seat import Seat
+from components.training.step_in_backward import StepInBackward
 from components.training.streams import Batches, Stream
 
 log = logging.getLogger(__name__)
@@ -78,9 +83,7 @@ def train(
         Stream(batches(number), number, seed=optimization.seed, device=seat.device)
         for number in range(rank, num_streams, world_size)
     ]
-    sides = [_Side(step, optimization)]
-    if opponent is not None:
-        sides.append(_Side(*opponent))
+    sides = _sides(Opponent(step, optimization), opponent, optimization, num_streams)
     moving = _moving(sides)
     progress = Progress()
     if seat.resume_from is not None:
@@ -117,16 +120,27 @@ def train(
 class _Side:
     """One of the two that take turns in a step: what is trained, or its opponent."""
 
-    def __init__(self, module: nn.Module, params: OptimizerParams) -> None:
+    def __init__(
+        self, module: nn.Module, params: OptimizerParams, *, seed: int, steps_in_backward: bool
+    ) -> None:
         self.module, self.params = module, params
         self.trainable = [p for p in module.parameters() if p.requires_grad]
-        self.optimizer = params.optimizer(self.trainable)
+        self.optimizer = params.optimizer(self.trainable, seed=seed)
+        self._in_backward = (
+            StepInBackward(self.optimizer, self.trainable) if steps_in_backward else None
+        )
         self._forward = module
 
     def share(self, seat: Seat) -> None:
         """Average gradients over all ranks from now on; a sharded module does so by itself."""
         if seat.world_size > 1 and not is_sharded(self.module):
             self._forward = replicated(self.module, seat.device)
+
+    def begin(self, learning_rate: float) -> None:
+        """Prepare a step: its learning rate, and no gradient yet."""
+        for group in self.optimizer.param_groups:
+            group["lr"] = learning_rate
+        self.optimizer.zero_grad(set_to_none=True)
 
     def turn(self, *inputs: Any, passes: float, is_last: bool) -> dict[str, Tensor]:
         """Make one of a step's backward passes; return this rank's part of the mean losses."""
@@ -136,16 +150,26 @@ class _Side:
         (losses["loss"] / passes).backward()  # type: ignore[no-untyped-call]
         return {name: value.detach() / passes for name, value in losses.items()}
 
-    def descend(self, learning_rate: float, device: torch.device) -> Tensor:
+    def descend(self, device: torch.device) -> Tensor:
         """Take the optimizer's step; return the norm of the gradient before it was clipped."""
-        for group in self.optimizer.param_groups:
-            group["lr"] = learning_rate
+        if self._in_backward is not None:  # it has been taken
+            return self._in_backward.norm()
         gradients = [p.grad for p in self.trainable if p.grad is not None]
         norm = whole_number(nn.utils.get_total_norm(gradients), device)
         if self.params.gradient_clip is not None:
             nn.utils.clip_grads_with_norm_(self.trainable, self.params.gradient_clip, norm)
         self.optimizer.step()
         return norm
+
+
+def _sides(
+    ours: Opponent, theirs: Opponent | None, optimization: OptimizationParams, num_streams: int
+) -> list[_Side]:
+    both = [ours] if theirs is None else [ours, theirs]
+    in_backward = optimization.step_in_backward
+    if in_backward:
+        check_step_in_backward(num_streams, *(side.optimizer for side in both))
+    return [_Side(*side, seed=optimization.seed, steps_in_backward=in_backward) for side in both]
 
 
 @contextmanager
@@ -178,7 +202,7 @@ def _descend(
     passes = optimization.accumulate * seat.num_streams / seat.world_size
     sums: dict[str, Tensor] = {}
     for side in sides:
-        side.optimizer.zero_grad(set_to_none=True)
+        side.begin(optimization.learning_rate_at(step, of=side.params))
     turns = [stream for stream in streams for _ in range(optimization.accumulate)]
     for turn, stream in enumerate(turns, start=1):
         how: Any = {"passes": passes, "is_last": turn == len(turns)}
@@ -193,8 +217,7 @@ def _descend(
     for _ in range(_num_idle_passes(sides, len(turns), optimization, seat)):
         _pass_idly(sides, batch, seat)
     for side, name in zip(sides, ("gradient_norm", f"{OPPONENT}_gradient_norm"), strict=False):
-        rate = optimization.learning_rate_at(step, of=side.params)
-        sums[name] = side.descend(rate, seat.device)
+        sums[name] = side.descend(seat.device)
     return sums
 
 

@@ -1,7 +1,7 @@
 """The optimizer of a training: steps, batch, AdamW and the learning rate at each step."""
 
 import math
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from typing import Literal, Self
 
 import torch
@@ -9,12 +9,19 @@ from pydantic import NonNegativeFloat, NonNegativeInt, PositiveFloat, PositiveIn
 from torch import nn
 
 from components.params import Params
+from components.training.frugal_adamw import FrugalAdamW
+from components.training.precision import Precision
 
 
 class OptimizerParams(Params):
-    """One optimizer: AdamW (the paper's), or RMSprop with alpha 0.9 (the reference's for Qwen)."""
+    """One optimizer: AdamW (the paper's), or RMSprop with alpha 0.9 (the reference's for Qwen).
 
-    algorithm: Literal["adamw", "rmsprop"] = "adamw"
+    `adamw-8bit` is AdamW with moments of 8 bits: a quarter of their memory.
+    """
+
+    algorithm: Literal["adamw", "adamw-8bit", "rmsprop"] = "adamw"
+    # How trained matrices are stored. bf16 has no float32 copy: a step rounds stochastically.
+    weights: Precision = "float32"
     learning_rate: PositiveFloat  # after the warm-up
     weight_decay: NonNegativeFloat = 0.01  # PyTorch's default for AdamW; the paper names none
     betas: tuple[NonNegativeFloat, NonNegativeFloat] = (0.9, 0.999)  # of AdamW
@@ -26,8 +33,31 @@ class OptimizerParams(Params):
             raise ValueError(f"betas = {self.betas} must be below 1")
         return self
 
-    def optimizer(self, parameters: Iterable[nn.Parameter]) -> torch.optim.Optimizer:
-        """Make the optimizer of these parameters."""
+    @model_validator(mode="after")
+    def _bf16_weights_round_stochastically(self) -> Self:
+        if self.weights == "bf16" and self.algorithm == "rmsprop":
+            raise ValueError(
+                "weights = bf16 needs algorithm = adamw or adamw-8bit: rmsprop rounds to the "
+                "nearest number, so small steps would be lost"
+            )
+        return self
+
+    def optimizer(
+        self, parameters: Iterable[nn.Parameter], *, seed: int = 0
+    ) -> torch.optim.Optimizer:
+        """Make the optimizer of these parameters; `seed` is of the noise that rounds bf16 weights.
+
+        Raises: ValueError if an optimizer that needs whole parameters is given sharded ones.
+        """
+        if self.algorithm == "adamw-8bit" or self.weights == "bf16":
+            return FrugalAdamW(
+                parameters,
+                lr=self.learning_rate,
+                betas=self.betas,
+                weight_decay=self.weight_decay,
+                eight_bits=self.algorithm == "adamw-8bit",
+                seed=seed,
+            )
         if self.algorithm == "rmsprop":
             return torch.optim.RMSprop(
                 parameters, lr=self.learning_rate, alpha=0.9, weight_decay=self.weight_decay
@@ -49,6 +79,8 @@ class OptimizationParams(OptimizerParams):
     warmup_steps: NonNegativeInt = 0
     schedule: Literal["constant", "cosine"] = "constant"  # cosine: down to 0 at the last step
     accumulate: PositiveInt = 1  # backward passes per step
+    # Use a gradient in the backward pass, as soon as it is there, and free it (both sides).
+    step_in_backward: bool = False
     checkpoint_every: PositiveInt  # steps
     log_every: PositiveInt  # steps; a point of the history is the mean over them
     seed: int = 0
@@ -64,6 +96,11 @@ class OptimizationParams(OptimizerParams):
             raise ValueError(
                 f"warmup_steps = {self.warmup_steps} must be below steps = {self.steps}"
             )
+        if self.step_in_backward and self.accumulate > 1:
+            raise ValueError(
+                "step_in_backward = true frees a gradient after one backward pass, and "
+                f"accumulate = {self.accumulate} sums those of several: set accumulate to 1"
+            )
         return self
 
     def learning_rate_at(self, step: int, *, of: OptimizerParams | None = None) -> float:
@@ -78,3 +115,38 @@ class OptimizationParams(OptimizerParams):
             return rate
         progress = (step - self.warmup_steps) / (self.steps - self.warmup_steps)
         return rate * 0.5 * (1 + math.cos(math.pi * progress))
+
+
+def check_step_in_backward(num_streams: int, *sides: OptimizerParams) -> None:
+    """Raise ValueError if `sides` cannot step in their backward passes.
+
+    One stream is one worker with one pass a step. Several workers average their gradients after the
+    passes (DistributedDataParallel), when these steps would be taken already.
+    """
+    if num_streams > 1:
+        raise ValueError(
+            f"step_in_backward = true needs one worker, whose gradients nobody else adds to; there "
+            f"are {num_streams}: set workers to 1"
+        )
+    for params in sides:
+        if params.gradient_clip is not None:
+            raise ValueError(
+                f"gradient_clip = {params.gradient_clip} needs all gradients at once, and "
+                "step_in_backward = true frees each: set gradient_clip to null on both sides"
+            )
+
+
+def check_can_shard(training: OptimizationParams, sides: Mapping[str, OptimizerParams]) -> None:
+    """Raise ValueError if one of `sides`, by its key, has an optimizer that no shards can have."""
+    if training.step_in_backward:
+        raise ValueError(
+            "step_in_backward = true needs whole gradients, and parallel = fsdp shards them: set "
+            "step_in_backward to false, or parallel to ddp"
+        )
+    for name, side in sides.items():
+        if side.algorithm == "adamw-8bit" or side.weights == "bf16":
+            raise ValueError(
+                f"{name}: algorithm = {side.algorithm} with weights = {side.weights} works on "
+                "whole parameters, and parallel = fsdp shards them: set algorithm to adamw and "
+                "weights to float32, or parallel to ddp"
+            )

@@ -1,8 +1,8 @@
 """In which numbers a training step is computed, and what it keeps for its backward pass.
 
 `bf16`: matrices of frozen networks are stored in bfloat16, and generator, autoencoder and
-discriminator compute in it. What trains stays float32, and so do the gate, normalisations and
-losses.
+discriminator compute in it. What trains stays float32 unless its optimizer has `weights: bf16`. The
+gate, normalisations and losses stay float32.
 """
 
 import contextlib
@@ -23,11 +23,17 @@ def computing(precision: Precision, device: torch.device) -> contextlib.Abstract
     return torch.autocast(device.type, torch.bfloat16)
 
 
-def settle(parts: Iterable[nn.Module], precision: Precision, device: torch.device) -> None:
+def settle(
+    parts: Iterable[nn.Module],
+    precision: Precision,
+    device: torch.device,
+    *,
+    trained: Precision = "float32",
+) -> None:
     """Bring modules to `device` with each parameter in the numbers it is kept in, one by one.
 
-    With `bf16`, frozen matrices become bfloat16: half of the memory. What trains, and vectors
-    (biases, scales of normalisations), which take no room, become float32.
+    With `bf16`, frozen matrices become bfloat16: half of the memory. Matrices that train become
+    what `trained` says, vectors (biases, scales of normalisations), which take no room, float32.
 
     Each parameter is copied even where nothing changes: one that is mapped from a file may not be
     aligned, and a training writes in place. The old one is let go before the next one is made, so
@@ -36,7 +42,7 @@ def settle(parts: Iterable[nn.Module], precision: Precision, device: torch.devic
     """
     for part in parts:
         for parameter in part.parameters(recurse=False):
-            dtype = _kept_in(parameter, precision)
+            dtype = _kept_in(parameter, trained if parameter.requires_grad else precision)
             parameter.data = parameter.data.to(device, dtype, copy=True)
         for name, buffer in part.named_buffers(recurse=False):
             setattr(part, name, buffer.to(device))
@@ -45,8 +51,8 @@ def settle(parts: Iterable[nn.Module], precision: Precision, device: torch.devic
 def _kept_in(parameter: nn.Parameter, precision: Precision) -> torch.dtype:
     if not parameter.is_floating_point():
         return parameter.dtype
-    is_frozen_matrix = not parameter.requires_grad and parameter.dim() > 1
-    return torch.bfloat16 if precision == "bf16" and is_frozen_matrix else torch.float32
+    is_small = precision == "bf16" and parameter.dim() > 1
+    return torch.bfloat16 if is_small else torch.float32
 
 
 def recomputing(modules: Iterable[nn.Module]) -> None:

@@ -21,7 +21,12 @@ from components.restorers.hdrface import HDRFace
 from components.restorers.spec import Need, NoiseOf, RestorerSpec
 from components.training.adversary import Adversary, DiscriminatorParams
 from components.training.loop import Opponent
-from components.training.optimization import OptimizationParams
+from components.training.optimization import (
+    OptimizationParams,
+    OptimizerParams,
+    check_can_shard,
+    check_step_in_backward,
+)
 from components.training.parallel import (
     Parallel,
     Sharding,
@@ -86,6 +91,36 @@ class TrainingParams(Params):
                 "time_vectors = true with trainable = lora: low-rank layers change matrices, which "
                 "vectors replace: set time_vectors to false, or trainable to full"
             )
+        return self
+
+    @model_validator(mode="after")
+    def _bf16_weights_are_computed_in_bf16(self) -> Self:
+        for name, side in self._sides().items():
+            if side.weights == "bf16" and self.precision != "bf16":
+                raise ValueError(
+                    f"{name}.weights = bf16 needs precision = bf16, in which the networks compute; "
+                    f"it is {self.precision}"
+                )
+        return self
+
+    @model_validator(mode="after")
+    def _can_step_in_backward(self) -> Self:
+        if self.optimization.step_in_backward:
+            workers = self.workers if isinstance(self.workers, int) else self.workers[1]
+            check_step_in_backward(workers, *self._sides().values())
+        return self
+
+    def _sides(self) -> dict[str, OptimizerParams]:
+        """Return the optimizers of both sides by their keys."""
+        sides: dict[str, OptimizerParams] = {"optimization": self.optimization}
+        if (discriminator := self.opponent()) is not None:
+            sides["discriminator.optimization"] = discriminator.optimization
+        return sides
+
+    @model_validator(mode="after")
+    def _shards_are_whole_numbers_of_adamw(self) -> Self:
+        if self.parallel == "fsdp":
+            check_can_shard(self.optimization, self._sides())
         return self
 
     def opponent(self) -> DiscriminatorParams | None:
@@ -218,9 +253,7 @@ class RestorerTraining(Params):
         discriminator = self._discriminator(restorer)
         if self.parallel == "fsdp":
             _shard(restorer, discriminator, Sharding(device, self.precision, offload))
-        for network in (restorer, discriminator):
-            if network is not None:
-                settle(unsharded(network), self.precision, device)
+        self._settle(restorer, discriminator, device)
         adversary = self._adversary(discriminator)
         step = TrainingStep(
             restorer,
@@ -255,6 +288,17 @@ class RestorerTraining(Params):
             noisy_input=params.noisy_input,
             condition=params.condition,
         )
+
+    def _settle(
+        self, restorer: HDRFace, discriminator: Discriminator | None, device: torch.device
+    ) -> None:
+        """Bring what is not sharded to the device, in the numbers that it is kept in."""
+        weights = self.optimization.weights
+        settle(unsharded(restorer.backbone), self.precision, device, trained=weights)
+        settle(unsharded(restorer.condition), self.precision, device)
+        if discriminator is not None and self.discriminator is not None:
+            weights = self.discriminator.optimization.weights
+            settle(unsharded(discriminator), self.precision, device, trained=weights)
 
     def _adversary(self, discriminator: Discriminator | None) -> Adversary | None:
         if discriminator is None or self.losses.adversarial is None:

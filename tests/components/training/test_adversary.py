@@ -198,6 +198,25 @@ def test_a_resumed_game_ends_with_the_same_bits(tmp_path: Path) -> None:
     assert without_rate(resumed.points) == without_rate(whole.points)
 
 
+def test_both_sides_step_in_their_own_backward_passes(tmp_path: Path) -> None:
+    sides = []
+    for name, in_backward in (("end", False), ("backward", True)):
+        judge = adversary(gradient_penalty=0.5)
+        torch.manual_seed(1)
+        step = Step(judge)
+        changes = {"accumulate": 1, "step_in_backward": in_backward}
+        params = OPTIMIZATION.model_copy(update=changes)
+        theirs = OptimizerParams(learning_rate=0.02, algorithm="adamw-8bit")
+        seat = Reports(tmp_path / name).seat()
+        loop.train(step, Rows, params, seat, opponent=Opponent(judge, theirs))
+        sides.append({**step.state_dict(), **judge.state_dict()})
+    assert all(torch.equal(sides[0][name], sides[1][name]) for name in sides[0])
+    clipped = Opponent(adversary(), THEIRS)
+    params = OPTIMIZATION.model_copy(update=changes)
+    with pytest.raises(ValueError, match="set gradient_clip to null on both sides"):
+        loop.train(step, Rows, params, seat, opponent=clipped)
+
+
 def _one_of_two(rank: int, folder: str) -> None:
     torch.distributed.init_process_group(
         "gloo", init_method=f"file://{folder}/rendezvous", rank=rank, world_size=2

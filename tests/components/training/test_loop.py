@@ -13,6 +13,7 @@ from torch import Tensor, nn
 from components.training import loop
 from components.training.loop import NonFiniteLossError
 from components.training.optimization import OptimizationParams
+from components.training.precision import computing, settle
 from components.training.seat import Seat
 from tests.small_training import without_rate
 
@@ -127,6 +128,92 @@ def test_a_resumed_training_ends_with_the_same_bits_and_history(
     assert torch.equal(weights(whole), weights(resumed))
     assert without_rate(again) == without_rate(points)
     assert kept == [step for step in (6, 12, 18, 20) if step > stopped]
+
+
+FRUGAL: list[dict[str, object]] = [
+    {"algorithm": "adamw-8bit"},
+    {"weights": "bf16"},
+    {"algorithm": "adamw-8bit", "weights": "bf16"},
+]
+
+
+class Bf16Step(Step):
+    """The matrix that trains is stored in bfloat16."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        settle(self.modules(), "bf16", torch.device("cpu"), trained="bf16")
+
+    def forward(self, batch: Pair, generator: torch.Generator) -> dict[str, Tensor]:
+        with computing("bf16", torch.device("cpu")):
+            return super().forward(batch, generator)
+
+
+def run_frugal(
+    params: OptimizationParams, folder: Path | None = None, resume_from: Path | None = None
+) -> tuple[Step, list[dict[str, float]]]:
+    """Train as `run` does, with weights stored as the parameters say."""
+    points: list[dict[str, float]] = []
+
+    def report(new: list[dict[str, float]], checkpoint: Path | None) -> None:
+        points.extend(new)
+        if checkpoint is not None and folder is not None:
+            copytree(checkpoint, folder / str(points[-1]["step"]))
+
+    step = Bf16Step() if params.weights == "bf16" else Step()
+    loop.train(step, Rows, params, seat(report, resume_from))
+    return step, points
+
+
+@pytest.mark.parametrize("changes", FRUGAL)
+@pytest.mark.parametrize("in_backward", [False, True])
+def test_a_resumed_frugal_training_ends_with_the_same_bits(
+    tmp_path: Path, changes: dict[str, object], in_backward: bool
+) -> None:
+    params = optimization(**changes, step_in_backward=in_backward)
+    whole, points = run_frugal(params, tmp_path)
+    assert points[-1]["loss"] < 0.5 * points[0]["loss"]
+    torch.manual_seed(99)
+    resumed, again = run_frugal(params, resume_from=tmp_path / "6")
+    for one, other in zip(whole.parameters(), resumed.parameters(), strict=True):
+        assert torch.equal(one, other)
+    assert without_rate(again) == without_rate(points)
+
+
+@pytest.mark.parametrize("changes", [{}, {"algorithm": "rmsprop"}, *FRUGAL])
+def test_a_step_in_the_backward_pass_gives_the_bits_of_one_at_its_end(
+    changes: dict[str, object],
+) -> None:
+    whole, points = run_frugal(optimization(**changes))
+    at_once, same = run_frugal(optimization(**changes, step_in_backward=True))
+    for one, other in zip(whole.parameters(), at_once.parameters(), strict=True):
+        assert torch.equal(one, other)
+    assert whole.layer.weight.grad is not None
+    assert at_once.layer.weight.grad is None  # freed
+    for one, other in zip(points, same, strict=True):
+        assert other["loss"] == one["loss"]
+        assert other["gradient_norm"] == pytest.approx(one["gradient_norm"], rel=5e-3)
+
+
+@pytest.mark.parametrize(
+    ("changes", "told"),
+    [
+        ({"accumulate": 2}, "accumulate = 2 sums those of several: set accumulate to 1"),
+        ({"gradient_clip": 0.5}, "gradient_clip = 0.5 needs all gradients at once"),
+        ({"num_streams": 2}, "there are 2: set workers to 1"),
+    ],
+)
+def test_steps_that_cannot_be_taken_in_the_backward_pass_are_refused(
+    changes: dict[str, object], told: str
+) -> None:
+    num_streams = int(str(changes.pop("num_streams", 1)))
+    with pytest.raises(ValueError, match=told):
+        loop.train(
+            Step(),
+            Rows,
+            optimization(**changes, step_in_backward=True),
+            Seat(0, 1, num_streams, torch.device("cpu"), None, lambda *_: None),
+        )
 
 
 def test_rmsprop_divides_by_the_root_of_the_mean_square_of_alpha_0_9() -> None:

@@ -141,6 +141,37 @@ def test_with_bf16_frozen_matrices_are_small_and_what_trains_is_float32(
 
 
 @pytest.mark.parametrize("backbone", ["sd21", "qwen"])
+def test_bf16_weights_train_and_the_trained_folder_loads_in_float32(
+    networks: Path, backbone: BackboneName, tmp_path: Path
+) -> None:
+    frugal = {"algorithm": "adamw-8bit", "weights": "bf16"}
+    made = training(networks, backbone, "bf16")
+    discriminator = made.discriminator
+    assert discriminator is not None
+    theirs = discriminator.optimization.model_copy(update=frugal)
+    changes = {
+        "optimization": made.optimization.model_copy(update=frugal),
+        "discriminator": discriminator.model_copy(update={"optimization": theirs}),
+    }
+    step, opponent = made.model_copy(update=changes).start(torch.device("cpu"))
+    assert opponent is not None
+    for network in (step.restorer.backbone.generator, opponent.module):
+        for name, parameter in network.named_parameters():
+            expected = torch.bfloat16 if parameter.dim() > 1 else torch.float32
+            assert parameter.dtype == expected, name
+    gate = step.restorer.condition.parameters()
+    assert {parameter.dtype for parameter in gate} == {torch.float32}
+    results = one_step(step, opponent)
+    assert all(torch.isfinite(value).all() for value in results.values())
+    generator = step.restorer.backbone.generator
+    generator.save_pretrained(tmp_path)
+    loaded = type(generator).from_pretrained(tmp_path)
+    for name, tensor in generator.state_dict().items():
+        assert loaded.state_dict()[name].dtype == torch.float32, name
+        assert torch.equal(loaded.state_dict()[name], tensor.float()), name
+
+
+@pytest.mark.parametrize("backbone", ["sd21", "qwen"])
 def test_bf16_is_close_to_float32(networks: Path, backbone: BackboneName) -> None:
     exact, rounded = (
         one_step(*training(networks, backbone, precision).start(torch.device("cpu")))
