@@ -112,7 +112,7 @@ def num(backbone: Backbone) -> int:
 def folded_and_trained(weights: Path, name: str) -> Backbone:
     backbone = FAMILIES[name](weights)
     backbone.fold_time()
-    backbone.train_only("full", None)
+    backbone.float().train_only("full", None)
     torch.manual_seed(4)
     move(backbone)
     return backbone
@@ -177,7 +177,7 @@ def test_matrices_come_from_shards_of_bfloat16_as_qwen_image_is_published(
     backbone = folded_and_trained(tmp_path, "qwen")
     before = stepped(backbone)
     backbone.save_trained(tmp_path / "out", "full", weights=tmp_path)
-    again = FAMILIES["qwen"](tmp_path, generator=tmp_path / "out" / "transformer")
+    again = FAMILIES["qwen"](tmp_path, generator=tmp_path / "out" / "transformer").float()
     torch.testing.assert_close(stepped(again), before, atol=1e-5, rtol=0)
     saved = load_file(tmp_path / "out" / "transformer" / WEIGHTS)
     assert saved["norm_out.linear.weight"].dtype == torch.bfloat16  # as published, half the room

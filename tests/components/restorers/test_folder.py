@@ -109,7 +109,14 @@ def test_a_folder_says_whether_it_takes_samples_of_the_posterior(
     restorer = load_restorer(folder)
     restorer.spec = restorer.spec.model_copy(update={"posterior": "sample"})
     needs = load_needs(folder)
-    save_restorer(restorer, tmp_path / "again", needs=needs, licences=["none"], lineage={})
+    save_restorer(
+        restorer,
+        tmp_path / "again",
+        needs=needs,
+        licences=["none"],
+        lineage={},
+        weights=networks / "sd21",
+    )
     restorer = load_restorer(tmp_path / "again", [networks / "sd21"])
     assert restorer.spec.posterior == "sample"
     lq = faces(2)

@@ -44,8 +44,19 @@ class Small(Discriminator):
         result: Tensor = self.frozen * self.last(hidden)
         return result
 
+    def blocks(self) -> list[nn.Module]:
+        return [self.first, self.last]
+
     @staticmethod
     def make_network(sizes: object) -> object:
+        raise NotImplementedError
+
+    @staticmethod
+    def draw_prompt(network: object, tokens: int) -> dict[str, Tensor]:
+        raise NotImplementedError
+
+    @staticmethod
+    def encode_prompt(layout: object, text: str) -> dict[str, Tensor]:
         raise NotImplementedError
 
 

