@@ -23,6 +23,7 @@ from components.training.loop import Opponent
 from components.training.optimization import OptimizationParams
 from components.training.precision import Precision, recomputing, store_frozen
 from components.training.step import LossParams, TrainingStep
+from components.training.validation import ValidationParams
 from components.weights.lora import LoraParams
 from components.weights.shared import SharedFile, SharedFolder, share, share_file
 from components.weights.store import open_weights
@@ -44,6 +45,7 @@ class TrainingParams(Params):
     optimization: OptimizationParams
     workers: Workers  # a parameter, not `compute`: it changes the result
     elastic_batch: ElasticBatch = "global"
+    validation: ValidationParams | None = None
     shuffle_shards: PositiveInt = 8  # shards whose rows are mixed; they are in memory
     seed: int  # of what the restorer draws
     posterior: Posterior = "mean"  # which latents it is trained on, and takes at inference
@@ -55,6 +57,17 @@ class TrainingParams(Params):
             raise ValueError(
                 "losses.adversarial needs a discriminator: describe it under `discriminator`, or "
                 "set losses.adversarial to null"
+            )
+        return self
+
+    @model_validator(mode="after")
+    def _a_checkpoint_covers_a_validation(self) -> Self:
+        # So that the step which is validated is one whose model and picture are kept.
+        checkpoint_every = self.optimization.checkpoint_every
+        if self.validation is not None and self.validation.every % checkpoint_every:
+            raise ValueError(
+                f"validation.every = {self.validation.every} must be a multiple of "
+                f"optimization.checkpoint_every = {checkpoint_every}"
             )
         return self
 
@@ -126,6 +139,7 @@ class RestorerTraining(Params):
     discriminator: DiscriminatorParams | None = None
     discriminator_weights: SharedFolder | None = None
     precision: Precision = "float32"
+    validation: ValidationParams | None = None
     token_width: int | None = None
     needs: Mapping[str, Need]  # of the trained folder
     licences: tuple[str, ...]
@@ -151,6 +165,7 @@ class RestorerTraining(Params):
             clean_condition=params.clean_condition,
             precision=params.precision,
             optimization=params.optimization,
+            validation=params.validation,
             weights=share(params.weights),
             discriminator=discriminator,
             discriminator_weights=None if discriminator is None else share(discriminator.weights),
