@@ -23,13 +23,14 @@ from pydantic import Field, NonNegativeInt, PositiveInt
 from components import cluster, files, images
 from components.backbones.catalogue import BackboneName
 from components.encoders.identity import find_network
+from components.faces.split import spread
 from components.fusion.condition import ConditionName
 from components.metrics.catalogue import CATALOGUE, NOT_SUPPORTED, open_metrics
 from components.params import Compute, Params, one_of
 from components.progress import Progress
 from components.reporting import comparison
 from components.reporting.comparison import Compared, Comparison, FaceScores, Pair
-from components.reporting.gallery import Gallery, make_picture, spread
+from components.reporting.gallery import Gallery, make_picture
 from components.restorers.folder import load_restorer
 from components.tables import Table
 from components.tracking import runs

@@ -3,7 +3,7 @@
 It sees the degraded face and one fixed text condition. It is the intermediate restorer of the other
 backbone, and the row `text` of the comparison (METHOD 2, ablation).
 
-reads   pairs    split, hq_png, lq_png (rows of the train split)
+reads   pairs    split, hq_png, lq_png (rows of the train split; some test faces)
         weights  data/weights/BACKBONE
 writes  models/BACKBONE-text/   see `components.restorers.folder`, and history.json
 """
@@ -25,6 +25,8 @@ from components.training.batches import PAIR_COLUMNS, PairBatches
 from components.training.restorer_training import RestorerTraining, TrainingParams
 from components.training.sampler import RowStream
 from components.training.seat import Seat
+from components.training.validation import watching
+from components.training.validation_faces import ValidationFace, on_every_rank, read_faces
 from components.weights.store import open_weights
 from pipelines import stage
 
@@ -109,6 +111,7 @@ def work(config: dict[str, Any], seat: Seat) -> None:
     """Train on one worker."""
     restorer: RestorerTraining = config["restorer"]
     pairs: Table = config["pairs"]
+    faces = _validation_faces(restorer, pairs, seat)
     step, opponent = restorer.start(seat.device, config["recompute"], offload=config["offload"])
     num_rows = [
         pc.sum(_is_train(pairs.read_shard(index, ["split"]))).as_py() or 0
@@ -133,15 +136,26 @@ def work(config: dict[str, Any], seat: Seat) -> None:
             posterior=restorer.spec.posterior,
         )
 
-    loop.train(
-        step,
-        batches,
-        restorer.optimization,
-        seat,
-        opponent=opponent,
-        export=lambda folder: restorer.export(
-            step, folder / training_run.TRAINED, is_first_rank=seat.rank == 0
-        ),
+    with watching(restorer.validation, step, faces, seat) as validation:
+        loop.train(
+            step,
+            batches,
+            restorer.optimization,
+            seat,
+            opponent=opponent,
+            export=lambda folder: restorer.export(
+                step, folder / training_run.TRAINED, is_first_rank=seat.rank == 0
+            ),
+            validation=validation,
+        )
+
+
+def _validation_faces(restorer: RestorerTraining, pairs: Table, seat: Seat) -> list[ValidationFace]:
+    params = restorer.validation
+    if params is None:
+        return []
+    return on_every_rank(
+        seat, lambda: read_faces(pairs.read_shard, len(pairs.shards), params.faces)
     )
 
 

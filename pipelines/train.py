@@ -1,10 +1,12 @@
 """Stage `train@BACKBONE-CONDITION`: train HDRFace, a backbone under fused face tokens (METHOD 2-4).
 
-reads   pairs         how the faces were degraded, for the trained folder's lineage
+reads   pairs         how the faces were degraded, for the trained folder's lineage; some test
+                      faces, for the validation
         features      hq_png, lq_tokens, sr_tokens, lq_latent, hq_latent (train split)
         weights       data/weights/BACKBONE
         discriminator data/weights/BACKBONE-discriminator, if the losses have an adversarial term
-        encoder       data/weights/dinov3: by name, for the trained folder; the tokens are cached
+        encoder       data/weights/dinov3: by name, for the trained folder; the tokens are cached,
+                      but for the test faces of the validation
         intermediate  models/OTHER-text: likewise
 writes  models/BACKBONE-CONDITION/   see `components.restorers.folder`, and history.json
 """
@@ -12,15 +14,18 @@ writes  models/BACKBONE-CONDITION/   see `components.restorers.folder`, and hist
 import os
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, Self
 
+import torch
 from pydantic import PositiveInt
 
 from components import images
 from components.backbones.catalogue import BackboneName
+from components.encoders.dinov3 import DINOv3
 from components.fusion.condition import TokenConditionName
 from components.params import Compute
 from components.ray_training import training_run
+from components.restorers.folder import load_restorer
 from components.restorers.spec import Need
 from components.tables import Table
 from components.training import loop
@@ -28,6 +33,14 @@ from components.training.batches import FEATURE_COLUMNS, FeatureBatches
 from components.training.restorer_training import RestorerTraining, TrainingParams
 from components.training.sampler import RowStream
 from components.training.seat import Seat
+from components.training.validation import watching
+from components.training.validation_faces import (
+    ValidationFace,
+    on_every_rank,
+    read_faces,
+    seen_by,
+)
+from components.weights.shared import SharedFolder, share
 from components.weights.store import open_model, open_weights
 from pipelines import stage
 
@@ -141,6 +154,27 @@ def _open_networks(params: TrainParams, out: Path) -> _Networks:
     return _Networks(needs, licences)
 
 
+class _Unseen(NamedTuple):
+    """Where the test faces are, which the features do not hold, and the networks that see them."""
+
+    pairs: Table
+    intermediate: SharedFolder
+    encoder: SharedFolder
+
+    @classmethod
+    def of(cls, params: TrainParams) -> Self:
+        pairs = Table.open(params.pairs).shared()
+        return cls(pairs, share(params.intermediate), share(params.encoder))
+
+    def faces(
+        self, count: int, encoder_size: int | None, device: torch.device
+    ) -> list[ValidationFace]:
+        faces = read_faces(self.pairs.read_shard, len(self.pairs.shards), count)
+        intermediate = load_restorer(self.intermediate.local()).to(device)
+        encoder = DINOv3(open_weights(self.encoder.local()).root, input_size=encoder_size)
+        return list(seen_by(faces, intermediate, encoder.to(device), device))
+
+
 def worker_config(
     params: TrainParams, restorer: RestorerTraining, compute: Compute
 ) -> dict[str, Any]:
@@ -153,6 +187,7 @@ def worker_config(
         "restorer": restorer,
         "features": Table.open(params.features).shared(),
         "shuffle_shards": params.shuffle_shards,
+        "unseen": None if params.validation is None else _Unseen.of(params),
         "recompute": compute.recompute,
         "offload": compute.offload,
     }
@@ -162,6 +197,7 @@ def work(config: dict[str, Any], seat: Seat) -> None:
     """Train on one worker."""
     restorer: RestorerTraining = config["restorer"]
     features: Table = config["features"]
+    faces = _validation_faces(restorer, config["unseen"], seat)
     step, opponent = restorer.start(seat.device, config["recompute"], offload=config["offload"])
 
     def batches(number: int) -> FeatureBatches:
@@ -175,16 +211,34 @@ def work(config: dict[str, Any], seat: Seat) -> None:
         )
         return FeatureBatches(stream, seat.device)
 
-    loop.train(
-        step,
-        batches,
-        restorer.optimization,
-        seat,
-        opponent=opponent,
-        export=lambda folder: restorer.export(
-            step, folder / training_run.TRAINED, is_first_rank=seat.rank == 0
-        ),
+    with watching(restorer.validation, step, faces, seat) as validation:
+        loop.train(
+            step,
+            batches,
+            restorer.optimization,
+            seat,
+            opponent=opponent,
+            export=lambda folder: restorer.export(
+                step, folder / training_run.TRAINED, is_first_rank=seat.rank == 0
+            ),
+            validation=validation,
+        )
+
+
+def _validation_faces(
+    restorer: RestorerTraining, inputs: "_Unseen | None", seat: Seat
+) -> list[ValidationFace]:
+    """Find the faces of a validation, before the networks that train take their memory."""
+    params = restorer.validation
+    if params is None or inputs is None:
+        return []
+    faces = on_every_rank(
+        seat, lambda: inputs.faces(params.faces, restorer.spec.encoder_size, seat.device)
     )
+    if seat.device.type == "cuda":  # what the networks took is no part of the training's peak
+        torch.cuda.empty_cache()
+        torch.cuda.reset_peak_memory_stats(seat.device)
+    return faces
 
 
 if __name__ == "__main__":

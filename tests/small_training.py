@@ -52,8 +52,11 @@ NUM_ROWS = (5, 0, 4, 6, 5, 3)  # of each shard
 
 
 def without_rate(history: list[dict[str, float]]) -> list[dict[str, float]]:
-    """Return the points without how fast they went, which no two trainings share."""
-    return [{k: v for k, v in point.items() if k != "images_per_s"} for point in history]
+    """Return the points without time and memory, which no two trainings share."""
+    return [
+        {k: v for k, v in point.items() if k != "images_per_s" and not k.startswith("system/")}
+        for point in history
+    ]
 
 
 class Pictures(NamedTuple):

@@ -147,8 +147,8 @@ def losses(values: Mapping[str, Any]) -> Iterator[Asset]:
 
 
 def metrics(values: Mapping[str, Any]) -> Iterator[Asset]:
-    """List what the metrics of the evaluation load, and those that cannot be measured at all."""
-    for name in at(values, "evaluate.metrics"):
+    """List what the metrics of evaluation and trainings load, and those that cannot be measured."""
+    for name in dict.fromkeys([*at(values, "evaluate.metrics"), *_validated(values)]):
         if name in NOT_SUPPORTED:
             reason = f"remove {name} from evaluate.metrics: {NOT_SUPPORTED[name]}"
             yield Asset(f"metric {name}", "", "missing", remedy=reason)
@@ -159,6 +159,13 @@ def metrics(values: Mapping[str, Any]) -> Iterator[Asset]:
     if network is not None:
         remedy = f"copy an ONNX file to {network}, or a pack of InsightFace's that holds one"
         yield _file("metric identity_angle", Path(network), remedy)
+
+
+def _validated(values: Mapping[str, Any]) -> Iterator[str]:
+    for stage in ("plain", "train"):
+        for backbone in at(values, f"{stage}.backbones"):
+            params = at(values, f"{stage}.{backbone}").get("validation")
+            yield from () if params is None else params["metrics"]
 
 
 def _hub_file(what: str, name: str) -> Asset:

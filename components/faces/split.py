@@ -5,6 +5,7 @@ from __future__ import annotations
 import csv
 import hashlib
 import io
+import math
 from typing import Literal
 
 FILE = "split.csv"
@@ -42,3 +43,9 @@ def by_name(name: str, test_percent: float) -> Split:
     """Return the split that a hash of the file name gives: adding a picture moves no other one."""
     digest = hashlib.sha256(name.encode()).digest()
     return "test" if int.from_bytes(digest[:8]) < test_percent / 100 * 2**64 else "train"
+
+
+def spread(total: int, wanted: int) -> set[int]:
+    """Return `wanted` positions of `total` faces, evenly spread, so never chosen by result."""
+    wanted = min(wanted, total)
+    return {math.floor((i + 0.5) * total / wanted) for i in range(wanted)}

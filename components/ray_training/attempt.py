@@ -63,7 +63,8 @@ def _about(failures: dict[int, Exception]) -> End:
         if isinstance(error, MISTAKES):
             trace = "".join(getattr(error, "__notes__", ()))
             return End("failed", f"worker {rank}: {type(error).__name__}: {error}\n{trace}")
-    return End("lost", str(next(iter(failures.values()))))
+    rank, error = next(iter(failures.items()))
+    return End("lost", f"worker {rank}: {error}")
 
 
 class _Callback(UserCallback):

@@ -185,6 +185,7 @@ class _Attempts:
                         f"workers were lost {self._failures} times with no checkpoint between: "
                         f"{end.said}"
                     )
+                log.warning("lost %s: going on from the last checkpoint", end.said.splitlines()[0])
 
     def _find_room(self, wanted: int) -> int:
         """Return how many workers to start, as soon as there is room for them."""

@@ -8,24 +8,27 @@
 A stage that was killed goes on from its last checkpoint, in the same MLflow run.
 """
 
+import logging
 import os
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from components import cluster, git, history, lineage
-from components.history import HISTORY, HistoryPoint
+from components.history import BEST_STEP, HISTORY, HistoryPoint
 from components.params import Compute, ElasticBatch, Workers
 from components.progress import Progress
 from components.ray_training import distributed
 from components.ray_training.distributed import TrainingError
-from components.ray_training.worker import News, Worker
+from components.ray_training.worker import News, Picture, Worker
 from components.storage import Storage, data_root, sync_folder
 from components.tables import Table, unfinished
 from components.tracking.outages import TrackingError
 from components.tracking.runs import TrainingRun
+
+log = logging.getLogger(__name__)
 
 TRAINED = "trained"  # the folder in the last checkpoint that becomes the result
 
@@ -106,6 +109,7 @@ def run(
                     compute,
                 )
                 points = history.decode(checkpoint.read(HISTORY))
+                _tell_best(points)
                 trained = partial / TRAINED
                 _copy(checkpoint / TRAINED, trained)
                 (trained / HISTORY).write_bytes(history.encode(points))
@@ -118,6 +122,15 @@ def run(
             except BaseException:
                 tracked.fail()
                 raise
+
+
+def _tell_best(points: Sequence[HistoryPoint]) -> None:
+    """Say which step's model is the result, if a validation has chosen it."""
+    if (step := points[-1].get(BEST_STEP)) is not None:
+        (best,) = (point for point in points if point["step"] == step)
+        scores = [f"{name} {best[name]:.4g}" for name in best if name.startswith("validation_")]
+        told = ", ".join(scores)
+        log.info("the model is that of step %.0f of %.0f: %s", step, points[-1]["step"], told)
 
 
 def lineage_tags(stage: str) -> dict[str, str]:
@@ -190,7 +203,7 @@ def _fit(
 ) -> Storage:
     with Progress(training.stage, "steps", training.num_steps) as progress:
         recorder = Recorder(tracked, progress)
-        return distributed.fit(
+        checkpoint = distributed.fit(
             worker,
             config,
             name=config["fingerprint"][:16],
@@ -200,25 +213,29 @@ def _fit(
             elastic_batch=training.elastic_batch,
             listen=recorder.listen,
         )
+        recorder.finish()
+        return checkpoint
 
 
 class Recorder:
-    """Show each point of the history at once, and log it when a checkpoint covers it.
+    """Show each point of the history at once; log it and its picture when a checkpoint covers it.
 
     Not before: a training that goes back to its last checkpoint makes the steps since then again,
-    on a GPU with other last bits, and MLflow would keep both. Points that MLflow cannot take, since
-    its server is away, are kept and offered again.
+    on a GPU with other last bits, and MLflow would keep both. What MLflow cannot take, since its
+    server is away, is kept and offered again.
     """
 
     def __init__(self, tracked: TrainingRun, progress: Progress) -> None:
         self._tracked, self._progress = tracked, progress
         self._waiting: list[HistoryPoint] = []
+        self._pictures: dict[int, Picture] = {}  # by their step
         self._covered_step = -1.0
 
     def listen(self, news: News) -> None:
         for point in news.points:
             self._waiting = [known for known in self._waiting if known["step"] < point["step"]]
             self._waiting.append(point)
+        self._pictures |= {picture.step: picture for picture in news.pictures}
         if news.points:
             last = news.points[-1]
             told = f"loss {last['loss']:.4g}, {last['images_per_s']:.3g} images/s"
@@ -229,6 +246,15 @@ class Recorder:
         with _checkpoint_kept():
             if covered and self._tracked.offer_points(covered):
                 self._waiting = self._waiting[len(covered) :]
+            for step in [step for step in self._pictures if step <= self._covered_step]:
+                if self._tracked.offer_picture(*self._pictures[step]):
+                    del self._pictures[step]
+
+    def finish(self) -> None:
+        """Log the pictures that are left: the training has ended, so they are covered."""
+        with _checkpoint_kept():
+            for picture in self._pictures.values():
+                self._tracked.log_picture(*picture)
 
 
 @contextmanager

@@ -3,20 +3,26 @@
 Ray Train starts `work` in every worker process. Only there is torch imported: it takes seconds.
 """
 
+import errno
 import traceback
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass
 from pathlib import Path
 from pickle import UnpicklingError
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 from components import cluster
 from components.history import HistoryPoint
-from components.training.seat import Seat
+from components.training.seat import PICTURE, Seat
 
 if TYPE_CHECKING:
     import torch
+
+
+class LackError(RuntimeError):
+    """A worker's machine has no room left: another try would end in the same way."""
+
 
 # What a worker's code does wrong, it does wrong again, and a missing file stays missing until a
 # person puts it there. A lost worker, and what its loss does to the others (RuntimeError, other
@@ -24,6 +30,7 @@ if TYPE_CHECKING:
 MISTAKES = (
     FileNotFoundError,
     IsADirectoryError,
+    LackError,
     NotADirectoryError,
     PermissionError,
     UnpicklingError,  # of `torch.load`: the file holds more than tensors
@@ -39,11 +46,19 @@ MISTAKES = (
 )
 
 
+class Picture(NamedTuple):
+    """The restored faces of a validation."""
+
+    step: int
+    png: bytes
+
+
 @dataclass(frozen=True)
 class News:
     """What the driver is told: workers have started, new points, or a checkpoint is safe."""
 
     points: Sequence[HistoryPoint] = ()
+    pictures: Sequence[Picture] = ()
     covered_step: float | None = None  # no step up to this one will be taken again
     has_started: bool = False
 
@@ -69,7 +84,8 @@ def work(task: dict[str, Any]) -> None:
 
     def report(points: list[HistoryPoint], checkpoint: Path | None) -> None:
         if rank == 0:
-            conductor.put.remote(News(points))
+            pictures = () if checkpoint is None else _pictures(checkpoint)
+            conductor.put.remote(News(points, pictures))
         if checkpoint is not None:
             train.report(
                 {"step": points[-1]["step"]},
@@ -83,11 +99,56 @@ def work(task: dict[str, Any]) -> None:
         nullcontext() if last is None else last.as_directory() as folder,
     ):
         resume_from = None if folder is None else Path(folder)
-        try:
+        if rank == 0 and resume_from is not None:
+            # Once more: the driver may have ended before MLflow had it.
+            conductor.put.remote(News(pictures=_pictures(resume_from)))
+        with _mistakes_told():
             worker(config, Seat(rank, world_size, num_streams, device, resume_from, report))
-        except MISTAKES as error:
-            error.add_note(traceback.format_exc())  # otherwise it stays in this process
+
+
+@contextmanager
+def _mistakes_told() -> Iterator[None]:
+    """Make the driver see where a mistake was made, and what a machine lacks."""
+    try:
+        yield
+    except MISTAKES as error:
+        error.add_note(traceback.format_exc())  # otherwise it stays in this process
+        raise
+    except Exception as error:
+        if (told := lack(error)) is None:
             raise
+        lacking = LackError(told)
+        lacking.add_note(traceback.format_exc())
+        raise lacking from error
+
+
+def lack(error: Exception) -> str | None:
+    """Return what a machine has run out of and what to do, if that is what the error says."""
+    import torch
+
+    if isinstance(error, torch.OutOfMemoryError):
+        return (
+            f"the GPU has no memory left ({str(error).splitlines()[0]}): train with precision "
+            "bf16, with more parts in compute's recompute, or with a smaller batch_size and more "
+            "accumulate; 'hdrface plan' says what fits"
+        )
+    # safetensors writes files with an error of its own, which has no errno.
+    is_full = getattr(error, "errno", None) in (errno.ENOSPC, errno.EDQUOT)
+    if is_full or f"os error {errno.ENOSPC}" in str(error):
+        return (
+            f"a disk is full ({error}): free space where the checkpoints go (models/, or "
+            "HDRFACE_ROOT) and in the folder for temporary files (TMPDIR), and start again: the "
+            "training goes on from its last checkpoint"
+        )
+    return None
+
+
+def _pictures(checkpoint: Path) -> list[Picture]:
+    start, end = PICTURE.split("{}")
+    return [
+        Picture(int(file.name.removeprefix(start).removesuffix(end)), file.read_bytes())
+        for file in checkpoint.glob(PICTURE.format("*"))
+    ]
 
 
 def _device() -> "torch.device":

@@ -106,12 +106,6 @@ class Gallery:
         return cls(content["model"], tuple(faces), tuple(limits) if limits else None)
 
 
-def spread(total: int, wanted: int) -> set[int]:
-    """Return `wanted` positions of `total`, evenly spread, so never chosen by result."""
-    wanted = min(wanted, total)
-    return {math.floor((i + 0.5) * total / wanted) for i in range(wanted)}
-
-
 def heat_map(face: Image, gate_hw: npt.NDArray[np.float32], limits: Limits) -> Image:
     """Draw a gate over its face, one tile per patch, in the perceptual colour map."""
     low, high = limits

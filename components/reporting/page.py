@@ -13,6 +13,7 @@ import numpy as np
 from markupsafe import Markup
 
 from components import images
+from components.history import BEST_STEP, SYSTEM
 from components.images import Image
 from components.metrics.catalogue import CATALOGUE
 from components.reporting import charts
@@ -27,7 +28,11 @@ _LARGEST = 384  # pixels of a picture on the page
 _LOSSLESS = 160  # larger pictures are WebP, not PNG: a page of 512-pixel faces would be 80 MB
 _NUM_SHOWN = 200  # rejected pictures per table
 _RATE = "images_per_s"
-_NO_LOSSES = (_RATE, "workers", "learning_rate", "gradient_norm", "discriminator_gradient_norm")
+_NO_LOSSES = (
+    *(_RATE, "workers", "learning_rate", "gradient_norm", "discriminator_gradient_norm"),
+    BEST_STEP,
+)
+_VALIDATION = "validation_"  # a score, which has a unit of its own
 _SHARE = "share_"  # of a term in the loss: in MLflow
 _LOGITS = ("logit_real", "logit_fake")
 
@@ -233,7 +238,7 @@ def _pictures(gallery: Gallery) -> dict[str, Any]:
 
 
 def _training(model: str, history: Sequence[Mapping[str, float]]) -> Iterator[dict[str, Any]]:
-    """Give a chart of the losses, and one of the logits if there was a discriminator."""
+    """Give a chart of the losses, of each validated score and of the logits, if there are any."""
     rates = [row[_RATE] for row in history if _RATE in row]
     facts = {
         "steps": round(max(row["step"] for row in history)),
@@ -242,11 +247,17 @@ def _training(model: str, history: Sequence[Mapping[str, float]]) -> Iterator[di
     curves = [
         curve
         for curve in charts.curves_of(history, without=_NO_LOSSES)
-        if not curve.name.startswith(_SHARE)
+        if not curve.name.startswith((_SHARE, SYSTEM))
     ]
-    losses = [curve for curve in curves if curve.name not in _LOGITS]
+    scores = [curve for curve in curves if curve.name.startswith(_VALIDATION)]
+    losses = [curve for curve in curves if curve not in scores and curve.name not in _LOGITS]
     logits = [curve for curve in curves if curve.name in _LOGITS]
-    for title, shown in (("losses", losses), ("the discriminator's mean logits", logits)):
+    charted = [
+        ("losses", losses),
+        *((f"{curve.name.removeprefix(_VALIDATION)} of test faces", [curve]) for curve in scores),
+        ("the discriminator's mean logits", logits),
+    ]
+    for title, shown in charted:
         if shown:
             chart = charts.line_chart(shown, title=f"{model}: {title}")
             yield {"title": f"{model}: {title}", **facts, "curves": shown, "chart": chart}

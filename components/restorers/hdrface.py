@@ -107,22 +107,44 @@ class HDRFace(nn.Module):
                 f"this restorer takes faces of (3, {self.spec.size}, {self.spec.size}); "
                 f"got {tuple(lq_B3HW.shape[1:])}: resize or align them first"
             )
-        intermediate = None
-        tokens = None
+        intermediate = tokens = None
         if self.encoder is not None and self.intermediate is not None:
-            first = self.intermediate.restore(lq_B3HW, face_ids, variants)
-            intermediate = first.restored_B3HW
-            sr_tokens, lq_tokens = self.encoder(torch.cat([intermediate, lq_B3HW])).chunk(2)
-            tokens = (as_cached(sr_tokens), as_cached(lq_tokens))
-        latent_BCHW = as_cached(self._encode(lq_B3HW, face_ids, variants))
-        noise = self._noise(latent_BCHW, face_ids, variants, 1.0 if fidelity is None else fidelity)
-        restored_latent, alpha_BNC = self.predict(latent_BCHW, noise, tokens)
-        restored = self.backbone.decode(restored_latent)
+            intermediate, tokens = look_twice(
+                lq_B3HW, face_ids, variants, intermediate=self.intermediate, encoder=self.encoder
+            )
+        latent_BCHW = self.encode(lq_B3HW, face_ids, variants)
+        restored_B3HW, alpha_BNC = self.finish(
+            latent_BCHW, tokens, face_ids, variants, fidelity=fidelity
+        )
         return Restoration(
-            restored_B3HW=images.to_tensor(images.from_tensor(restored)).to(lq_B3HW.device),
+            restored_B3HW=restored_B3HW,
             intermediate_B3HW=intermediate,
             alpha_BHW=self._patches(alpha_BNC),
         )
+
+    @torch.no_grad()
+    def encode(self, lq_B3HW: Tensor, face_ids: Sequence[str], variants: Sequence[int]) -> Tensor:
+        """Return the latent that restoring starts from, rounded as a features table does."""
+        return as_cached(self._encode(lq_B3HW, face_ids, variants))
+
+    @torch.no_grad()
+    def finish(
+        self,
+        latent_BCHW: Tensor,
+        tokens: tuple[Tensor, Tensor] | None,
+        face_ids: Sequence[str],
+        variants: Sequence[int],
+        *,
+        fidelity: float | None = None,
+    ) -> tuple[Tensor, Tensor | None]:
+        """Restore from what `encode` and `look_twice` return.
+
+        Returns: RGB in [0, 1], rounded to 8 bits, (B, 3, H, W), and the gate alpha_BNC.
+        """
+        noise = self._noise(latent_BCHW, face_ids, variants, 1.0 if fidelity is None else fidelity)
+        restored_latent, alpha_BNC = self.predict(latent_BCHW, noise, tokens)
+        restored = images.from_tensor(self.backbone.decode(restored_latent))
+        return images.to_tensor(restored).to(latent_BCHW.device), alpha_BNC
 
     def _encode(self, lq_B3HW: Tensor, face_ids: Sequence[str], variants: Sequence[int]) -> Tensor:
         if self.spec.posterior == "mean":
@@ -149,6 +171,21 @@ class HDRFace(nn.Module):
         if alpha_BNC is None or self.encoder is None:
             return None
         return self.encoder.patch_map(mean_alpha(alpha_BNC))
+
+
+@torch.no_grad()
+def look_twice(
+    lq_B3HW: Tensor,
+    face_ids: Sequence[str],
+    variants: Sequence[int],
+    *,
+    intermediate: HDRFace,
+    encoder: DINOv3,
+) -> tuple[Tensor, tuple[Tensor, Tensor]]:
+    """Return the intermediate restoration and the (SR, LQ) tokens, as a features table has them."""
+    first_B3HW = intermediate.restore(lq_B3HW, face_ids, variants).restored_B3HW
+    sr_tokens, lq_tokens = encoder(torch.cat([first_B3HW, lq_B3HW])).chunk(2)
+    return first_B3HW, (as_cached(sr_tokens), as_cached(lq_tokens))
 
 
 def as_cached(tensor: Tensor) -> Tensor:

@@ -5,6 +5,7 @@ no point of a history is lost: see `components.tracking.outages`.
 """
 
 import logging
+import tempfile
 import time
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
@@ -25,6 +26,7 @@ EXPERIMENT = "hdrface"
 FINGERPRINT_TAG = "hdrface.fingerprint"
 MODEL_PATH = "model"
 GALLERY_PATH = "gallery"
+VALIDATION_PATH = "validation"
 _LONGEST_PARAM = 6000  # characters, MLflow's limit
 _LARGEST_BATCH = 1000  # metrics
 _BEGIN_LIMIT_S = 8.0  # nothing is lost yet: an early error is better
@@ -107,6 +109,23 @@ class TrainingRun:
             self._client.log_batch(self.id, metrics=metrics)
             self._unanswered_since_ms = None
             self._last_step = int(batch[-1]["step"])
+
+    def log_picture(self, step: int, png: bytes) -> None:
+        """Store a validation's picture as `validation/step-STEP.png`; again is the same file."""
+        self._server.insist(lambda: self._log_picture(step, png))
+
+    def offer_picture(self, step: int, png: bytes) -> bool:
+        """Store a picture as `log_picture`, but without waiting for a server.
+
+        Returns: whether it is stored.
+        """
+        return self._server.attempt(lambda: self._log_picture(step, png))
+
+    def _log_picture(self, step: int, png: bytes) -> None:
+        with tempfile.TemporaryDirectory() as folder, time_to_transfer():
+            file = Path(folder) / f"step-{step:07}.png"
+            file.write_bytes(png)
+            self._client.log_artifact(self.id, str(file), VALIDATION_PATH)
 
     def log_model(self, folder: Path) -> None:
         """Store the trained folder (safetensors and JSON) as the artifact `model`."""

@@ -33,6 +33,8 @@ from components.training.parallel import is_sharded, replicated, whole_number
 from components.training.seat import Seat
 from components.training.step_in_backward import StepInBackward
 from components.training.streams import Batches, Stream
+from components.training.usage import memory_used
+from components.training.validation import Validation
 
 log = logging.getLogger(__name__)
 
@@ -61,6 +63,7 @@ def train(
     *,
     opponent: Opponent | None = None,
     export: Callable[[Path], None] | None = None,
+    validation: Validation | None = None,
 ) -> None:
     """Train what is not frozen in `step` for `optimization.steps` steps, and leave it in `step`.
 
@@ -74,6 +77,7 @@ def train(
         opponent: a discriminator, which takes turns with `step`.
         export: adds files to the last checkpoint; called on every rank, since all of them may have
             to gather what is sharded.
+        validation: restores fixed faces now and then; it may choose another step to export.
 
     Raises: NonFiniteLossError naming step and term, and the network if `step` has a `Watch`,
         before a checkpoint holds the damage.
@@ -104,13 +108,14 @@ def train(
         points: list[HistoryPoint] = []
         if is_last or progress.step % optimization.log_every == 0:
             points = [{**window.close(progress.step, world_size), "learning_rate": rate}]
+            points[0] |= memory_used(seat.device)
+            points[0] |= _validated(validation, progress, is_last=is_last)
             progress.history += points
             if rank == 0 and (told := referee.look(points[0])):
                 log.warning("%s", told)
         if is_last or progress.step % optimization.checkpoint_every == 0:
             with _saved(moving, progress, streams, num_streams, rank) as folder:
-                if is_last and export is not None:
-                    export(folder)
+                _add_model(folder, points[-1], export, validation, is_last=is_last)
                 seat.report(points, folder)
             window.restart_clock()
         elif points:
@@ -183,6 +188,33 @@ def _saved(
             folder, moving, progress, streams, num_streams=num_streams, is_first_rank=is_first
         )
         yield folder
+
+
+def _validated(validation: Validation | None, progress: Progress, *, is_last: bool) -> HistoryPoint:
+    if validation is None or not validation.is_due(progress.step, is_last=is_last):
+        return {}
+    return validation.measure(progress.step, progress.history)
+
+
+def _add_model(
+    folder: Path,
+    point: HistoryPoint,
+    export: Callable[[Path], None] | None,
+    validation: Validation | None,
+    *,
+    is_last: bool,
+) -> None:
+    """Write what a checkpoint has beside the state of the training: a picture, and a model."""
+    best = None
+    if validation is not None:
+        validation.write_picture(folder)
+        best = validation.best
+    if export is None:
+        return
+    if best is not None:
+        best.write(folder, export, point, is_last=is_last)
+    elif is_last:
+        export(folder)
 
 
 def _moving(sides: Sequence[_Side]) -> Moving:

@@ -38,6 +38,7 @@ from components.training.parallel import (
 )
 from components.training.precision import Precision, recomputing, settle
 from components.training.step import LossParams, TrainingStep
+from components.training.validation import ValidationParams
 from components.weights.lora import LoraParams
 from components.weights.shared import SharedFile, SharedFolder, share, share_file
 from components.weights.store import open_weights
@@ -62,6 +63,7 @@ class TrainingParams(Params):
     parallel: Parallel = "ddp"
     workers: Workers  # a parameter, not `compute`: it changes the result
     elastic_batch: ElasticBatch = "global"
+    validation: ValidationParams | None = None
     shuffle_shards: PositiveInt = 8  # shards whose rows are mixed; they are in memory
     seed: int  # of what the restorer draws
     posterior: Posterior = "mean"  # which latents it is trained on, and takes at inference
@@ -121,6 +123,26 @@ class TrainingParams(Params):
     def _shards_are_whole_numbers_of_adamw(self) -> Self:
         if self.parallel == "fsdp":
             check_can_shard(self.optimization, self._sides())
+        return self
+
+    @model_validator(mode="after")
+    def _a_checkpoint_covers_a_validation(self) -> Self:
+        # So that the step which is validated is one whose model and picture are kept.
+        checkpoint_every = self.optimization.checkpoint_every
+        if self.validation is not None and self.validation.every % checkpoint_every:
+            raise ValueError(
+                f"validation.every = {self.validation.every} must be a multiple of "
+                f"optimization.checkpoint_every = {checkpoint_every}"
+            )
+        return self
+
+    @model_validator(mode="after")
+    def _the_best_model_is_whole(self) -> Self:
+        if self.parallel == "fsdp" and self.validation is not None and self.validation.keep_best:
+            raise ValueError(
+                f"validation.keep_best = {self.validation.keep_best} writes a model now and then, "
+                "which parallel = fsdp would have to gather each time: set keep_best to null"
+            )
         return self
 
     def opponent(self) -> DiscriminatorParams | None:
@@ -193,6 +215,7 @@ class RestorerTraining(Params):
     precision: Precision = "float32"
     parallel: Parallel = "ddp"
     time_vectors: bool = False
+    validation: ValidationParams | None = None
     token_width: int | None = None
     needs: Mapping[str, Need]  # of the trained folder
     licences: tuple[str, ...]
@@ -220,6 +243,7 @@ class RestorerTraining(Params):
             parallel=params.parallel,
             time_vectors=params.time_vectors,
             optimization=params.optimization,
+            validation=params.validation,
             weights=share(params.weights),
             discriminator=discriminator,
             discriminator_weights=None if discriminator is None else share(discriminator.weights),
@@ -248,7 +272,7 @@ class RestorerTraining(Params):
             token_width=self.token_width,
             time_vectors=self.time_vectors,
         )
-        if self.spec.condition != "text":
+        if self.spec.condition != "text" and self.validation is None:
             restorer.backbone.drop_encoder()  # its latents are in the table of features
         discriminator = self._discriminator(restorer)
         if self.parallel == "fsdp":

@@ -13,6 +13,8 @@ from components.history import HistoryPoint
 if TYPE_CHECKING:
     import torch
 
+PICTURE = "validation-{}.png"  # of the faces of a validation, in the checkpoint of its step
+
 
 @dataclass(frozen=True)
 class Seat:

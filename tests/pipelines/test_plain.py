@@ -2,11 +2,15 @@
 
 import shutil
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
+import torch.distributed as dist
+import torch.multiprocessing as mp
 from safetensors.torch import load_file
 
 from components import images
@@ -17,6 +21,7 @@ from pipelines.plain import PlainParams
 from tests.pipelines.seats import Reports
 from tests.small_networks import SIZE
 from tests.small_tables import FINGERPRINT, RECIPE, smooth_pairs, write_pairs
+from tests.small_training import without_rate
 
 OPTIMIZATION = {
     **{"steps": 4, "batch_size": 2, "learning_rate": 1e-2},
@@ -149,3 +154,106 @@ def test_missing_weights_and_empty_pairs_are_named(params: PlainParams, tmp_path
     write_pairs(tmp_path / "none", [[]])
     with pytest.raises(ValueError, match=r"none has no rows: run 'dvc repro degrade'"):
         plain.plan(changed(params, pairs=tmp_path / "none"), "sd21")
+
+
+VALIDATION = {"every": 2, "faces": 2, "metrics": ["psnr"]}
+
+
+def test_a_validation_shows_and_scores_test_faces_and_changes_no_weight(
+    params: PlainParams, tmp_path: Path
+) -> None:
+    watched, alone = Reports(tmp_path / "watched"), Reports(tmp_path / "alone")
+    work(changed(params, validation=VALIDATION), watched)
+    work(params, alone)
+    for file in (alone.folder / "4").rglob("*.safetensors"):
+        same = watched.folder / "4" / file.relative_to(alone.folder / "4")
+        assert same.read_bytes() == file.read_bytes()
+
+    out = params.out("sd21", "text")
+    shutil.copytree(watched.folder / "4" / "trained", out)
+    tests = [smooth_pairs(["train", "test"], SIZE)[1], smooth_pairs(["test"], SIZE)[0]]
+    hq_B3HW, lq_B3HW = (
+        images.to_tensor([images.decode_png(row[name]) for row in tests])
+        for name in ("hq_png", "lq_png")
+    )
+    names = [row["face_id"] for row in tests]
+    restorer = load_restorer(out)
+    restored_B3HW = torch.cat(
+        [
+            restorer.restore(one_3HW[None], [name], [0]).restored_B3HW
+            for one_3HW, name in zip(lq_B3HW, names, strict=True)
+        ]
+    )
+    errors_B = (restored_B3HW - hq_B3HW).square().mean(dim=(1, 2, 3))
+    expected = float((-10 * errors_B.log10()).mean())
+    assert [point["step"] for point in watched.points if "validation_psnr" in point] == [2, 4]
+    assert watched.points[-1]["validation_psnr"] == pytest.approx(expected, abs=1e-3)
+
+    strip = images.decode_png((watched.folder / "4" / "validation-4.png").read_bytes())
+    columns = [images.from_tensor(one) for one in (lq_B3HW, restored_B3HW, hq_B3HW)]
+    assert (strip == np.concatenate([np.concatenate(one) for one in columns], axis=1)).all()
+    assert not (watched.folder / "4" / "validation-2.png").exists()
+
+
+def test_the_best_step_becomes_the_model_also_after_a_resume(
+    params: PlainParams, tmp_path: Path
+) -> None:
+    """With this learning rate, every step makes it worse."""
+    optimization = {**OPTIMIZATION, "learning_rate": 0.3, "steps": 6, "log_every": 1}
+    values = {"optimization": optimization, "validation": {**VALIDATION, "keep_best": "psnr"}}
+    whole, resumed, short = (Reports(tmp_path / name) for name in ("whole", "resumed", "short"))
+    work(changed(params, **values), whole)
+    scores = [point["validation_psnr"] for point in whole.points if "validation_psnr" in point]
+    assert len(scores) == 3
+    assert scores[0] == max(scores)
+    assert whole.points[-1]["best_step"] == 2
+    work(changed(params, **values), resumed, resume_from=whole.folder / "4")
+    assert without_rate(resumed.points) == without_rate(whole.points)
+    work(changed(params, optimization={**optimization, "steps": 2}), short)
+
+    folder = "trained/unet/diffusion_pytorch_model.safetensors"
+    expected = (short.folder / "2" / folder).read_bytes()
+    assert (whole.folder / "6" / folder).read_bytes() == expected
+    assert (resumed.folder / "6" / folder).read_bytes() == expected
+    assert (whole.folder / "4" / "best" / folder).read_bytes() == expected
+    assert not (whole.folder / "6" / "best").exists()
+
+
+def _one_of_two(rank: int, folder: str, params: PlainParams) -> None:
+    torch.set_num_threads(1)
+    store = dist.FileStore(f"{folder}/store", 2)
+    dist.init_process_group("gloo", store=store, rank=rank, world_size=2)
+    _, restorer = plain.plan(params, "sd21")
+    reports = Reports(Path(folder) / str(rank))
+    seat = replace(reports.seat(), rank=rank, world_size=2, num_streams=2)
+    plain.work(plain.worker_config(params, restorer, Compute()), seat)
+    dist.destroy_process_group()
+
+
+def test_with_two_ranks_the_first_scores_and_draws(params: PlainParams, tmp_path: Path) -> None:
+    splits = ("train", "test", "train")
+    write_pairs(tmp_path / "two", [smooth_pairs(splits, SIZE), smooth_pairs(splits, SIZE)])
+    values = {"pairs": tmp_path / "two", "workers": 2}
+    watched = changed(params, **values, validation={**VALIDATION, "keep_best": "psnr"})
+    mp.start_processes(_one_of_two, (str(tmp_path), watched), nprocs=2, start_method="fork")
+    assert (tmp_path / "0/4/validation-4.png").exists()
+    assert (tmp_path / "0/4/trained/restorer.json").exists()
+    assert not list((tmp_path / "1").rglob("*.png"))
+
+
+def test_a_validation_that_cannot_be_is_refused_with_what_to_do(
+    params: PlainParams, tmp_path: Path
+) -> None:
+    for validation, told in [
+        ({**VALIDATION, "every": 3}, r"every = 3 must be a multiple of .*checkpoint_every = 2"),
+        ({**VALIDATION, "keep_best": "ssim"}, "keep_best = ssim is not measured"),
+        ({**VALIDATION, "metrics": ["identity_angle"]}, "Input should be"),
+    ]:
+        with pytest.raises(ValueError, match=told):
+            changed(params, validation=validation)
+    reports = Reports(tmp_path / "refused")
+    with pytest.raises(ValueError, match=r"cannot be measured \(lpips: weights are missing"):
+        work(changed(params, validation={**VALIDATION, "metrics": ["lpips"]}), reports)
+    write_pairs(tmp_path / "untested", [smooth_pairs(["train"], SIZE)])
+    with pytest.raises(ValueError, match=r"no row in the split 'test': raise faces\.test_percent"):
+        work(changed(params, pairs=tmp_path / "untested", validation=VALIDATION), reports)

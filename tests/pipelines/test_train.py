@@ -17,6 +17,7 @@ from pipelines.train import TrainParams
 from tests.pipelines.seats import Reports
 from tests.small_networks import DINO, SIZE, VAE, trained
 from tests.small_tables import FINGERPRINT, smooth_pairs, write_pairs, write_table
+from tests.small_training import without_rate
 
 NUM_TOKENS = 1 + 4 + 4  # the class, registers, patches
 OPTIMIZATION = {
@@ -101,6 +102,37 @@ def test_a_resumed_training_writes_the_same_bytes(params: TrainParams, tmp_path:
     for file in (whole.folder / "4" / "trained").rglob("*.safetensors"):
         same = resumed.folder / "4" / file.relative_to(whole.folder / "4")
         assert same.read_bytes() == file.read_bytes()
+
+
+def test_a_validation_restores_with_the_tokens_that_inference_has(
+    params: TrainParams, tmp_path: Path
+) -> None:
+    write_pairs(tmp_path / "tested", [smooth_pairs(["train", "test"], SIZE)])
+    watched = changed(
+        params,
+        pairs=tmp_path / "tested",
+        validation={"every": 2, "faces": 8, "metrics": ["psnr", "ssim"]},
+    )
+    whole, resumed, alone = (Reports(tmp_path / name) for name in ("whole", "resumed", "alone"))
+    work(watched, whole)
+    work(watched, resumed, resume_from=whole.folder / "2")
+    work(params, alone)
+    for file in (alone.folder / "4").rglob("*.safetensors"):
+        for other in (whole, resumed):
+            same = other.folder / "4" / file.relative_to(alone.folder / "4")
+            assert same.read_bytes() == file.read_bytes()
+    assert without_rate(resumed.points) == without_rate(whole.points)
+    assert whole.points[-1].keys() >= {"validation_psnr", "validation_ssim"}
+
+    out = params.out("sd21", "sdfm")
+    shutil.copytree(whole.folder / "4" / "trained", out)
+    row = smooth_pairs(["train", "test"], SIZE)[1]
+    lq, hq = (images.decode_png(row[name]) for name in ("lq_png", "hq_png"))
+    done = load_restorer(out).restore(images.to_tensor([lq]), [row["face_id"]], [0])
+    assert done.intermediate_B3HW is not None
+    (first,), (restored,) = map(images.from_tensor, (done.intermediate_B3HW, done.restored_B3HW))
+    strip = images.decode_png((whole.folder / "4" / "validation-4.png").read_bytes())
+    assert (strip == np.concatenate([lq, first, restored, hq], axis=1)).all()
 
 
 def with_discriminator(params: TrainParams, networks: Path) -> TrainParams:

@@ -142,7 +142,11 @@ def test_losses_name_the_files_that_they_load_where_they_look(hub: Path) -> None
 
 
 def evaluated(*metrics: str, identity_network: str | None = None) -> dict[str, Any]:
-    return {"evaluate": {"metrics": list(metrics), "identity_network": identity_network}}
+    return {
+        "evaluate": {"metrics": list(metrics), "identity_network": identity_network},
+        "plain": {"backbones": []},
+        "train": {"backbones": []},
+    }
 
 
 def test_a_metric_needs_its_files_and_one_that_is_not_supported_is_named(hub: Path) -> None:
@@ -154,6 +158,17 @@ def test_a_metric_needs_its_files_and_one_that_is_not_supported_is_named(hub: Pa
     file.write_bytes(bytes(10))
     first, second, _ = networks.metrics(evaluated("psnr", "liqe", "fid"))
     assert (first.state, second.state) == ("here", "missing")
+
+
+def test_what_a_validation_measures_is_listed_once() -> None:
+    values = evaluated("psnr", "dists")
+    values["train"] = {
+        "backbones": ["sd21", "qwen"],
+        "sd21": {"validation": {"metrics": ["dists", "topiq_fr"]}},
+        "qwen": {"validation": None},
+    }
+    names = [asset.what for asset in networks.metrics(values)]
+    assert names == ["metric dists", "metric dists", "metric topiq_fr"]  # two files, and one
 
 
 def test_every_file_of_the_catalogue_has_a_licence_and_an_address() -> None:

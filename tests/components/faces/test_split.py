@@ -1,3 +1,4 @@
+import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
@@ -38,3 +39,12 @@ def test_more_percent_only_adds_to_the_test_split(name: str, percent: float, oth
     less, more = sorted([percent, other])
     if split.by_name(name, less) == "test":
         assert split.by_name(name, more) == "test"
+
+
+@given(st.integers(0, 300), st.integers(0, 12))
+def test_faces_are_spread_evenly(total: int, wanted: int) -> None:
+    places = sorted(split.spread(total, wanted))
+    assert len(places) == min(wanted, total)
+    assert all(0 <= place < total for place in places)
+    if 1 < wanted < total:
+        assert np.ptp(np.diff(places)) <= 1

@@ -6,7 +6,7 @@ from mlflow import MlflowClient
 
 from components.progress import Progress
 from components.ray_training.training_run import Recorder, Training, _replace, _resume
-from components.ray_training.worker import News
+from components.ray_training.worker import News, Picture
 from components.tracking.runs import TrainingRun
 
 
@@ -39,6 +39,29 @@ def test_points_are_logged_when_a_checkpoint_covers_them_and_never_twice(
         recorder.listen(News(covered_step=16))  # overtakes the point of step 16
         recorder.listen(News([point(16)]))
     assert logged() == [(4, 0.5), (8, 0.5), (12, 0.7), (16, 0.5)]
+
+
+def test_a_picture_is_logged_when_a_checkpoint_covers_it_and_the_rest_at_the_end(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    tracked = TrainingRun.begin("abc", name="train@small", params={}, tags={})
+    stored = tmp_path / "mlartifacts" / tracked.id / "artifacts" / "validation"
+
+    def logged() -> dict[str, bytes]:
+        return {file.name: file.read_bytes() for file in stored.glob("*")}
+
+    with Progress("train@small", "steps", 40) as progress:
+        recorder = Recorder(tracked, progress)
+        recorder.listen(News([point(8)], [Picture(8, b"lost with its worker")]))
+        assert logged() == {}
+        recorder.listen(News([point(8)], [Picture(8, b"8")]))
+        recorder.listen(News(covered_step=8))
+        recorder.listen(News(pictures=[Picture(8, b"8")]))  # of the checkpoint, after a resume
+        recorder.listen(News([point(12)], [Picture(12, b"12")]))
+        assert logged() == {"step-0000008.png": b"8"}
+        recorder.finish()
+    assert logged() == {"step-0000008.png": b"8", "step-0000012.png": b"12"}
 
 
 def test_what_decides_the_result_decides_the_fingerprint() -> None:

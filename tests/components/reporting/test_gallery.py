@@ -4,14 +4,12 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from hypothesis import given
-from hypothesis import strategies as st
 from matplotlib import colormaps
 from skimage.data import astronaut
 
 from components import images
 from components.reporting.comparison import Compared, Pair
-from components.reporting.gallery import Gallery, fit, heat_map, make_picture, spread
+from components.reporting.gallery import Gallery, fit, heat_map, make_picture
 
 
 def _compared(gate: np.ndarray | None, *, size: int = 64, face_id: str = "ä b.jpg#1") -> Compared:
@@ -65,15 +63,6 @@ def test_heat_map_colours_are_those_of_the_scale_patch_by_patch() -> None:
 def test_gates_of_one_value_have_a_scale_too() -> None:
     gallery = Gallery.of("m", [_compared(np.full((2, 2), 0.25, np.float32))])
     assert gallery.limits == (0.25, 0.26)
-
-
-@given(st.integers(0, 300), st.integers(0, 12))
-def test_faces_are_spread_evenly(total: int, wanted: int) -> None:
-    places = sorted(spread(total, wanted))
-    assert len(places) == min(wanted, total)
-    assert all(0 <= place < total for place in places)
-    if 1 < wanted < total:
-        assert np.ptp(np.diff(places)) <= 1
 
 
 def test_a_strip_has_one_row_per_face_and_one_column_per_role() -> None:

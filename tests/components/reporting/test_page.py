@@ -15,7 +15,7 @@ from components.reporting import comparison
 from components.reporting.charts import Node
 from components.reporting.comparison import Compared, FaceScores, Pair
 from components.reporting.gallery import Gallery
-from components.reporting.page import Output, Report, TableFacts, WeightsFacts, render
+from components.reporting.page import Output, Report, TableFacts, WeightsFacts, _training, render
 
 GAINS = {"sd21-sdfm": 1.5, "sd21-text": 0.9, "qwen-sdfm": -0.4}
 
@@ -45,6 +45,19 @@ def _gallery(model: str, size: int) -> Gallery:
     pair = Pair('a "quoted" <b>.jpg', 0, hq, lq)
     one = Compared(pair, lq if has_gate else None, hq, gate, {"psnr": {"degraded": 20.0}})
     return Gallery.of(model, [one, one])
+
+
+def test_scores_of_a_validation_have_charts_of_their_own_and_memory_has_none() -> None:
+    history = [
+        {"step": float(step), "loss": 1 / step, "system/host_memory_gb": 2.0}
+        | ({"validation_psnr": 20.0 + step, "best_step": step} if step % 4 == 0 else {})
+        for step in range(1, 13)
+    ]
+    drawn = list(_training("sd21-sdfm", history))
+    assert [(one["title"], [curve.name for curve in one["curves"]]) for one in drawn] == [
+        ("sd21-sdfm: losses", ["loss"]),
+        ("sd21-sdfm: psnr of test faces", ["validation_psnr"]),
+    ]
 
 
 def _report(size: int = 64) -> Report:

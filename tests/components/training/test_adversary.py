@@ -197,6 +197,32 @@ def test_both_sides_learn_and_are_logged(tmp_path: Path) -> None:
     del step
 
 
+class Winner(nn.Module):
+    """A discriminator that tells everything apart."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.weight = nn.Parameter(torch.zeros(()))
+
+    def forward(self, generator: torch.Generator) -> dict[str, Tensor]:
+        del generator
+        return {
+            "loss": 0.001 + self.weight.square(),
+            "logit_real": torch.tensor(7.0),
+            "logit_fake": torch.tensor(-7.0),
+        }
+
+
+def test_the_loop_tells_that_the_discriminator_has_won(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    params = OPTIMIZATION.model_copy(update={"steps": 2 * (Referee.PATIENCE + 3)})
+    seat = Reports(tmp_path).seat()
+    loop.train(Step(adversary()), Rows, params, seat, opponent=Opponent(Winner(), THEIRS))
+    (told,) = [record.getMessage() for record in caplog.records]
+    assert told.startswith(f"step {2 * Referee.PATIENCE}: the discriminator has won")
+
+
 def test_a_resumed_game_ends_with_the_same_bits(tmp_path: Path) -> None:
     whole, resumed = Reports(tmp_path / "whole"), Reports(tmp_path / "resumed")
     played = play(whole.seat())

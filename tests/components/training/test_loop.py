@@ -108,7 +108,8 @@ def test_it_learns_and_does_not_change_frozen_parameters() -> None:
     assert [point["step"] for point in points] == [3, 6, 9, 12, 15, 18, 20]
     assert kept == [6, 12, 18, 20]
     assert points[0].keys() == {
-        *("step", "loss", "pixel", "gradient_norm", "images_per_s", "workers", "learning_rate")
+        *("step", "loss", "pixel", "gradient_norm", "images_per_s", "workers", "learning_rate"),
+        "system/host_memory_gb",
     }
     assert all(point["loss"] == pytest.approx(2 * point["pixel"]) for point in points)
 
