@@ -167,6 +167,7 @@ class Backbone(nn.Module, ABC):
         None for a family without a timestep.
         """
         del generator
+        return None
 
     def fold_time(self) -> None:
         """Replace what depends on the fixed timestep alone by its vectors, and free the rest.

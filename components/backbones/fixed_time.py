@@ -41,7 +41,8 @@ class TimeVector(nn.Module):
         self.vector = nn.Parameter(vector_D, requires_grad=False)
 
     def forward(self, unused_BF: Tensor) -> Tensor:
-        vector_D, device = self.vector, unused_BF.device.type
+        vector_D: Tensor = self.vector
+        device = unused_BF.device.type
         if torch.is_autocast_enabled(device):  # as the layer's own output would be
             vector_D = vector_D.to(torch.get_autocast_dtype(device))
         return vector_D.expand(unused_BF.shape[0], -1)
@@ -78,7 +79,7 @@ def num_freed(generator: Any, path: TimePath) -> int:
         for layer in [generator.get_submodule(path.embedder), *layers]
         for parameter in layer.parameters()
     )
-    return sizes - sum(layer.out_features for layer in layers)
+    return int(sizes - sum(layer.out_features for layer in layers))
 
 
 @contextmanager
@@ -113,7 +114,9 @@ def unfolded(generator: Any, whole: Any, path: TimePath, published: Path) -> Ite
 def _absorb(generator: nn.Module, whole: Any, path: TimePath) -> None:
     embedding_1E = _embedding(whole, path)
     for name, activation in path.layers.items():
-        layer, vector_D = whole.get_submodule(name), generator.get_submodule(name).vector
+        layer, folded = whole.get_submodule(name), generator.get_submodule(name)
+        assert isinstance(folded, TimeVector)
+        vector_D = folded.vector
         published_1D = _in_float32(layer, activation(embedding_1E))
         bias_D = layer.bias.float() + (vector_D.float().cpu() - published_1D[0])
         layer.bias = nn.Parameter(bias_D)
@@ -151,7 +154,7 @@ def _load_layers(whole: nn.Module, names: list[str], published: Path) -> None:
 
 def _read(published: Path, names: set[str]) -> dict[str, Tensor]:
     """Map the tensors of these names from a generator's folder."""
-    from diffusers.utils import SAFE_WEIGHTS_INDEX_NAME, SAFETENSORS_WEIGHTS_NAME
+    from diffusers.utils.constants import SAFE_WEIGHTS_INDEX_NAME, SAFETENSORS_WEIGHTS_NAME
     from safetensors import safe_open
 
     files, index = [SAFETENSORS_WEIGHTS_NAME], published / SAFE_WEIGHTS_INDEX_NAME

@@ -36,10 +36,10 @@ class DINOv3(nn.Module):
         from transformers.models.dinov3_vit.modeling_dinov3_vit import DINOv3ViTModel
 
         # By transformers itself, which knows older names; it only warns of what does not fit.
-        self.network: Any
-        self.network, told = DINOv3ViTModel.from_pretrained(
+        loaded: Any = DINOv3ViTModel.from_pretrained(
             folder, use_safetensors=True, dtype=torch.float32, output_loading_info=True
         )
+        self.network, told = loaded
         if wrong := sorted(map(str, {*told["missing_keys"], *told["mismatched_keys"]})):
             raise ValueError(
                 f"{folder} does not fit its config.json: {len(wrong)} tensors are missing or of "

@@ -178,20 +178,24 @@ def _process_group(rank: int, world_size: int, device: "torch.device") -> Iterat
     dist.destroy_process_group()
 
 
-def _meeting_point(rank: int, world_size: int) -> "torch.distributed.Store":
+def _meeting_point(rank: int, world_size: int) -> Any:
     """Open where the workers find each other; one alone has a group, too, to be sharded over."""
     import torch.distributed as dist
 
     if world_size == 1:
-        return dist.HashStore()
+        return dist.HashStore()  # type: ignore[attr-defined]
     import ray.util
     from ray.train.collective import broadcast_from_rank_zero
 
     if rank != 0:
         address, port = broadcast_from_rank_zero(None)
-        return dist.TCPStore(address, port, world_size, is_master=False)
+        return dist.TCPStore(  # type: ignore[attr-defined]
+            address, port, world_size, is_master=False
+        )
     # Port 0: the system picks a free one, and it is ours at once.
     address = ray.util.get_node_ip_address()  # type: ignore[no-untyped-call]
-    store = dist.TCPStore(address, 0, world_size, is_master=True, wait_for_workers=False)
+    store = dist.TCPStore(  # type: ignore[attr-defined]
+        address, 0, world_size, is_master=True, wait_for_workers=False
+    )
     broadcast_from_rank_zero((address, store.port))
     return store

@@ -135,8 +135,8 @@ def whole_tensors(module: nn.Module, *, trained_only: bool) -> dict[str, Tensor]
     options = StateDictOptions(
         full_state_dict=True, cpu_offload=True, ignore_frozen_params=trained_only
     )
-    tensors: dict[str, Tensor] = get_model_state_dict(module, options=options)
-    return tensors
+    found = get_model_state_dict(module, options=options)
+    return {name: value for name, value in found.items() if isinstance(value, Tensor)}
 
 
 def whole_number(value: Tensor, device: torch.device) -> Tensor:

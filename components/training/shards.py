@@ -11,16 +11,22 @@ from contextlib import contextmanager
 from pathlib import Path
 
 import torch
-import torch.distributed.checkpoint as dcp
 from torch import Tensor
+from torch.distributed.checkpoint.api import CheckpointException
+from torch.distributed.checkpoint.hf_storage import (
+    HuggingFaceStorageReader,
+    HuggingFaceStorageWriter,
+)
 from torch.distributed.checkpoint.metadata import TensorStorageMetadata
+from torch.distributed.checkpoint.state_dict_loader import load as load_shards
+from torch.distributed.checkpoint.state_dict_saver import save as save_shards
 
 
 def save(folder: Path, tensors: Mapping[str, Tensor]) -> None:
     """Write this rank's shards; what all ranks have, one of them writes. All ranks must call it."""
-    writer = dcp.HuggingFaceStorageWriter(str(folder), save_distributed=True)
+    writer = HuggingFaceStorageWriter(str(folder), save_distributed=True)
     with _plain_errors():
-        dcp.save(dict(tensors), storage_writer=writer)
+        save_shards(dict(tensors), storage_writer=writer)
 
 
 def load(folder: Path, tensors: Mapping[str, Tensor]) -> None:
@@ -38,12 +44,12 @@ def load(folder: Path, tensors: Mapping[str, Tensor]) -> None:
             shapes = f"{tuple(found[name])}, not {tuple(tensor.shape)}"
             raise ValueError(f"{folder} is of another model: {name} has shape {shapes}")
     with _plain_errors():
-        dcp.load(dict(tensors), storage_reader=dcp.HuggingFaceStorageReader(str(folder)))
+        load_shards(dict(tensors), storage_reader=HuggingFaceStorageReader(str(folder)))
 
 
 def sizes(folder: Path) -> dict[str, torch.Size]:
     """Return the whole shape of every tensor of a checkpoint, by name."""
-    stored = dcp.HuggingFaceStorageReader(str(folder)).read_metadata().state_dict_metadata
+    stored = HuggingFaceStorageReader(str(folder)).read_metadata().state_dict_metadata
     return {
         name: tensor.size
         for name, tensor in stored.items()
@@ -56,5 +62,5 @@ def _plain_errors() -> Iterator[None]:
     """Raise RuntimeError for PyTorch's own error, which no `except Exception` would catch."""
     try:
         yield
-    except dcp.CheckpointException as error:
+    except CheckpointException as error:
         raise RuntimeError(f"checkpoint: {error}") from error
