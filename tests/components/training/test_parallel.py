@@ -106,6 +106,7 @@ def made_of(folder: Path) -> dict[str, Tensor]:
         f"{file.relative_to(folder)}/{name}": tensor
         for file in sorted(folder.rglob("*.safetensors"))
         for name, tensor in load_file(file).items()
+        if tensor.numel()  # a rank may have nothing of a short vector
     }
 
 
@@ -117,3 +118,71 @@ def largest_difference(one: dict[str, Tensor], other: dict[str, Tensor]) -> floa
 
 def last(folder: Path, name: str) -> Path:
     return folder / name / str(STEPS)
+
+
+def training_of(networks: Path, root: Path, **changes: Any) -> RestorerTraining:
+    """Return the training of a real UNet with its gate, whose trained folder can be loaded."""
+    made: RestorerTraining = training(networks, "sd21", "float32")
+    folder = trained(root, networks, "sd21", "sdfm")
+    needs = open_model(folder).needs
+    made = made.model_copy(update={"optimization": OPTIMIZATION, "needs": needs})
+    return made.model_copy(update=changes)
+
+
+@pytest.mark.cluster
+@pytest.mark.parametrize("has_opponent", [True, False])
+def test_shards_on_two_ranks_give_the_numbers_of_ddp_and_resume_on_one_or_two(
+    networks: Path, tmp_path: Path, has_opponent: bool
+) -> None:
+    made = training_of(networks, tmp_path / "models")
+    if not has_opponent:
+        losses = made.losses.model_copy(update={"adversarial": None})
+        made = made.model_copy(update={"losses": losses})
+    together(made, tmp_path)
+
+    replicated = made_of(last(tmp_path, "ddp") / "trained")
+    exported = last(tmp_path, "fsdp") / "trained"
+    assert largest_difference(replicated, made_of(exported)) < 1e-6
+    restorer = load_restorer(exported, hints=[tmp_path / "models" / "qwen-text"])
+    assert restorer.backbone.generator.config["_class_name"] == "UNet2DConditionModel"
+    config = Path("trained", "unet", "config.json")
+    assert (last(tmp_path, "fsdp") / config).read_bytes() == (
+        last(tmp_path, "ddp") / config
+    ).read_bytes()
+    # Every shard, with moments and both sides, has the same bits after a stop.
+    resumed = last(tmp_path, "resumed")
+    assert largest_difference(made_of(last(tmp_path, "fsdp")), made_of(resumed)) == 0
+
+    alone = alone_from(tmp_path / "fsdp" / str(STOPPED), made, tmp_path / "alone")
+    assert largest_difference(made_of(exported), alone) < 1e-6
+
+
+def alone_from(
+    resume_from: Path | None, made: RestorerTraining, folder: Path, **options: bool
+) -> dict[str, Tensor]:
+    """Train sharded in one process, which serves both streams; return the trained tensors."""
+    sharded = made.model_copy(update={"parallel": "fsdp"})
+    dist.init_process_group("gloo", store=dist.HashStore(), rank=0, world_size=1)
+    try:
+        run(sharded, folder, {"rank": 0, "world_size": 1, "resume_from": resume_from}, **options)
+    finally:
+        dist.destroy_process_group()
+    return made_of(folder / str(made.optimization.steps) / "trained")
+
+
+@pytest.mark.parametrize(
+    ("trainable", "offload"), [("full", False), ("lora", True)], ids=["full", "offloaded lora"]
+)
+def test_one_process_can_be_sharded_and_has_the_same_numbers(
+    networks: Path, tmp_path: Path, trainable: str, offload: bool
+) -> None:
+    made = training(networks, "sd21", "float32", trainable=trainable, lora={"rank": 2, "alpha": 2})
+    short = {"steps": 2, "checkpoint_every": 2, "log_every": 1}
+    made = made.model_copy(update={"optimization": OPTIMIZATION.model_copy(update=short)})
+    run(made, tmp_path / "whole", {"rank": 0, "world_size": 1})
+    sharded = alone_from(None, made, tmp_path / "sharded", offload=offload)
+    expected = made_of(tmp_path / "whole" / "2" / "trained")
+    assert largest_difference(expected, sharded) < 1e-7
+    stored = {name.rpartition("/")[2] for name in made_of(tmp_path / "sharded" / "2" / "generator")}
+    assert any("lora_A" in name for name in stored) == (trainable == "lora")
+    assert any("conv_in.weight" in name for name in stored) == (trainable == "full")
