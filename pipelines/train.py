@@ -160,18 +160,21 @@ class _Unseen(NamedTuple):
     pairs: Table
     intermediate: SharedFolder
     encoder: SharedFolder
+    encoder_size: int
 
     @classmethod
     def of(cls, params: TrainParams) -> Self:
-        pairs = Table.open(params.pairs).shared()
-        return cls(pairs, share(params.intermediate), share(params.encoder))
+        return cls(
+            Table.open(params.pairs).shared(),
+            share(params.intermediate),
+            share(params.encoder),
+            params.encoder_size,
+        )
 
-    def faces(
-        self, count: int, encoder_size: int | None, device: torch.device
-    ) -> list[ValidationFace]:
+    def faces(self, count: int, device: torch.device) -> list[ValidationFace]:
         faces = read_faces(self.pairs.read_shard, len(self.pairs.shards), count)
         intermediate = load_restorer(self.intermediate.local()).to(device)
-        encoder = DINOv3(open_weights(self.encoder.local()).root, input_size=encoder_size)
+        encoder = DINOv3(open_weights(self.encoder.local()).root, input_size=self.encoder_size)
         return list(seen_by(faces, intermediate, encoder.to(device), device))
 
 
@@ -232,9 +235,7 @@ def _validation_faces(
     params = restorer.validation
     if params is None or inputs is None:
         return []
-    faces = on_every_rank(
-        seat, lambda: inputs.faces(params.faces, restorer.spec.encoder_size, seat.device)
-    )
+    faces = on_every_rank(seat, lambda: inputs.faces(params.faces, seat.device))
     if seat.device.type == "cuda":  # what the networks took is no part of the training's peak
         torch.cuda.empty_cache()
         torch.cuda.reset_peak_memory_stats(seat.device)

@@ -56,7 +56,10 @@ def read_faces(read_shard: ReadShard, num_shards: int, count: int) -> list[Valid
 def _read_face(read_shard: ReadShard, shard: int, row: int) -> ValidationFace:
     (values,) = read_shard(shard, _COLUMNS).slice(row, 1).to_pylist()
     return ValidationFace(
-        values["face_id"], values["variant"], *(_image(values[name]) for name in _COLUMNS[3:])
+        values["face_id"],
+        values["variant"],
+        hq_B3HW=_image(values["hq_png"]),
+        lq_B3HW=_image(values["lq_png"]),
     )
 
 

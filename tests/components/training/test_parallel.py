@@ -13,11 +13,12 @@ from torch import Tensor
 
 from components.history import HistoryPoint
 from components.restorers.folder import load_restorer
+from components.restorers.spec import Need
 from components.training import loop
 from components.training.optimization import OptimizationParams
 from components.training.restorer_training import RestorerTraining
 from components.training.seat import Seat
-from components.training.step import Batch, TrainingStep
+from components.training.step import Batch
 from components.weights.store import open_model
 from tests.components.training.test_precision import training
 from tests.small_networks import SIZE, trained
@@ -39,8 +40,8 @@ OPTIMIZATION = OptimizationParams(
 class Rows:
     """Faces that depend on their number and their stream."""
 
-    def __init__(self, step: TrainingStep, number: int) -> None:
-        self.position, self._step, self._number = 0, step, number
+    def __init__(self, number: int) -> None:
+        self.position, self._number = 0, number
 
     def seek(self, position: int) -> None:
         self.position = position
@@ -48,9 +49,10 @@ class Rows:
     def take(self, count: int) -> Batch:
         draw = torch.Generator().manual_seed(1000 * self._number + self.position)
         self.position += count
-        hq, lq = torch.rand(2, count, 3, SIZE, SIZE, generator=draw)
+        hq = torch.rand(count, 3, SIZE, SIZE, generator=draw)
+        latents = torch.randn(2, count, 4, SIZE // 2, SIZE // 2, generator=draw)
         tokens = torch.randn(2, count, 9, 32, generator=draw)
-        return Batch(hq, self._step.encode(lq), self._step.encode(hq), tokens[0], tokens[1])
+        return Batch(hq, *latents, *tokens)
 
 
 def run(made: RestorerTraining, folder: Path, seat: dict[str, Any], **options: bool) -> Any:
@@ -71,7 +73,7 @@ def run(made: RestorerTraining, folder: Path, seat: dict[str, Any], **options: b
 
     loop.train(
         step,
-        lambda number: Rows(step, number),
+        Rows,
         made.optimization,
         Seat(device=CPU, report=report, **{"num_streams": 2, "resume_from": None, **seat}),
         opponent=opponent,
@@ -124,7 +126,7 @@ def training_of(networks: Path, root: Path, **changes: Any) -> RestorerTraining:
     """Return the training of a real UNet with its gate, whose trained folder can be loaded."""
     made: RestorerTraining = training(networks, "sd21", "float32")
     folder = trained(root, networks, "sd21", "sdfm")
-    needs = open_model(folder).needs
+    needs = {role: Need.model_validate(need) for role, need in open_model(folder).needs.items()}
     made = made.model_copy(update={"optimization": OPTIMIZATION, "needs": needs})
     return made.model_copy(update=changes)
 
@@ -143,7 +145,7 @@ def test_shards_on_two_ranks_give_the_numbers_of_ddp_and_resume_on_one_or_two(
     replicated = made_of(last(tmp_path, "ddp") / "trained")
     exported = last(tmp_path, "fsdp") / "trained"
     assert largest_difference(replicated, made_of(exported)) < 1e-6
-    restorer = load_restorer(exported, hints=[tmp_path / "models" / "qwen-text"])
+    restorer = load_restorer(exported, [tmp_path / "models/qwen-text", *networks.iterdir()])
     assert restorer.backbone.generator.config["_class_name"] == "UNet2DConditionModel"
     config = Path("trained", "unet", "config.json")
     assert (last(tmp_path, "fsdp") / config).read_bytes() == (
