@@ -94,13 +94,23 @@ def test_work_writes_a_trained_folder_that_restores(params: TrainParams, tmp_pat
     assert (restorer.spec.backbone, restorer.spec.condition) == ("sd21", "sdfm")
 
 
-def test_a_resumed_training_writes_the_same_bytes(params: TrainParams, tmp_path: Path) -> None:
+@pytest.mark.parametrize("time_vectors", [False, True])
+def test_a_resumed_training_writes_the_same_bytes(
+    params: TrainParams, tmp_path: Path, time_vectors: bool
+) -> None:
+    params = changed(params, time_vectors=time_vectors)
     whole, resumed = Reports(tmp_path / "whole"), Reports(tmp_path / "resumed")
     work(params, whole)
     work(params, resumed, resume_from=whole.folder / "2")
     for file in (whole.folder / "4" / "trained").rglob("*.safetensors"):
         same = resumed.folder / "4" / file.relative_to(whole.folder / "4")
         assert same.read_bytes() == file.read_bytes()
+
+
+def test_vectors_of_time_do_not_go_with_low_rank_layers(params: TrainParams) -> None:
+    lora = {"trainable": "lora", "lora": {"rank": 2, "alpha": 2}}
+    with pytest.raises(ValueError, match="time_vectors = true with trainable = lora"):
+        changed(params, time_vectors=True, **lora)
 
 
 def with_discriminator(params: TrainParams, networks: Path) -> TrainParams:

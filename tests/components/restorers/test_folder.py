@@ -11,6 +11,7 @@ import torch
 from components import images
 from components.backbones.backbone import sampled
 from components.backbones.catalogue import BackboneName
+from components.backbones.fixed_time import is_folded
 from components.encoders.dinov3 import DINOv3
 from components.restorers.folder import load_restorer, save_restorer
 from components.restorers.hdrface import as_cached
@@ -38,6 +39,16 @@ def test_a_trained_folder_is_the_same_wherever_its_networks_lay(
         for folder in (here, there)
     }
     assert len(fingerprints) == 1
+
+
+@pytest.mark.parametrize("backbone", ["sd21", "qwen"])
+def test_a_loaded_restorer_is_folded_and_so_is_the_one_that_comes_first(
+    tmp_path: Path, networks: Path, backbone: BackboneName
+) -> None:
+    restorer = load_restorer(trained(tmp_path, networks, backbone, "sdfm"))
+    assert restorer.intermediate is not None
+    for one in (restorer, restorer.intermediate):
+        assert is_folded(one.backbone.generator)
 
 
 @pytest.mark.parametrize("backbone", ["sd21", "qwen"])
@@ -107,7 +118,14 @@ def test_a_folder_says_whether_it_takes_samples_of_the_posterior(
     restorer = load_restorer(folder)
     restorer.spec = restorer.spec.model_copy(update={"posterior": "sample"})
     needs = load_needs(folder)
-    save_restorer(restorer, tmp_path / "again", needs=needs, licences=["none"], lineage={})
+    save_restorer(
+        restorer,
+        tmp_path / "again",
+        needs=needs,
+        licences=["none"],
+        lineage={},
+        weights=networks / "sd21",
+    )
     restorer = load_restorer(tmp_path / "again", [networks / "sd21"])
     assert restorer.spec.posterior == "sample"
     lq = faces(2)
