@@ -178,6 +178,13 @@ class Backbone(nn.Module, ABC):
         if path is not None:
             fixed_time.fold(self.generator, path)
 
+    def num_only_time(self) -> int:
+        """Count the parameters that `fold_time` would free."""
+        path = self.time_path(self.generator)
+        if path is None or fixed_time.is_folded(self.generator):
+            return 0
+        return fixed_time.num_freed(self.generator, path)
+
     def save_trained(
         self,
         folder: Path,

@@ -75,6 +75,8 @@ def blueprint(
     family = FAMILIES[backbone].of_sizes(
         _given(sizes.backbone, "vae"), _given(sizes.backbone, "generator")
     )
+    if params.time_vectors:
+        family.fold_time()
     family.train_only(params.trainable, params.lora)
     image_B3HW = torch.empty(1, 3, sizes.side, sizes.side, device=_META)
     latent_BCHW = family.encode(image_B3HW)
@@ -177,6 +179,7 @@ def _generator(
         recomputable="generator",
         is_sharded=True,
         num_moments=_moments(params.optimization.algorithm),
+        only_time=family.num_only_time() if params.trainable == "full" else 0,
     )
     return Counted(part, cost, numbers(family.generator))
 

@@ -44,6 +44,7 @@ class Part:
     frozen_float32: frozen numbers that stay float32: vectors, and networks of the losses.
     recomputable: the name by which `compute.STAGE.recompute` has it, if it can be named.
     is_sharded: whether its numbers are split when a training is.
+    only_time: of `trained`, what need not be there if vectors of the timestep are trained.
     """
 
     name: str
@@ -55,6 +56,7 @@ class Part:
     recomputable: Recomputable | None = None
     is_sharded: bool = False
     num_moments: int = 2  # of its optimizer: AdamW has two, RMSprop one
+    only_time: int = 0
 
 
 @dataclass(frozen=True)
@@ -68,6 +70,7 @@ class Settings:
     recompute: parts that compute their activations again.
     offloads: whether moments, and a master, are in the host's memory.
     steps_in_backward: whether a gradient is used and freed as soon as it is there.
+    time_vectors: whether vectors of the timestep are trained, and not the matrices behind them.
     """
 
     weight: int = FLOAT32
@@ -79,6 +82,7 @@ class Settings:
     recompute: Collection[Recomputable] = ()
     offloads: bool = False
     steps_in_backward: bool = False
+    time_vectors: bool = False
 
 
 @dataclass(frozen=True)
@@ -103,11 +107,12 @@ def memory(parts: Sequence[Part], settings: Settings) -> Memory:
     weights = gradients = optimizer = 0.0
     for part in parts:
         share = settings.shards if part.is_sharded else 1
+        trained = part.trained - (part.only_time if settings.time_vectors else 0)
         frozen = settings.computing * part.frozen + FLOAT32 * part.frozen_float32
-        weights += (frozen + (settings.weight + _copy(settings)) * part.trained) / share
-        gradients += settings.gradient * part.trained / share
+        weights += (frozen + (settings.weight + _copy(settings)) * trained) / share
+        gradients += settings.gradient * trained / share
         state = settings.master + part.num_moments * settings.moment
-        optimizer += state * part.trained / share
+        optimizer += state * trained / share
     return Memory(
         weights=weights,
         gradients=0.0 if settings.steps_in_backward else gradients,

@@ -16,13 +16,15 @@ from components.training.restorer_training import TrainingParams
 EVERYTHING: tuple[Recomputable, ...] = get_args(Recomputable)
 # Of the peak in bfloat16: 67 of 989 TFLOP/s on an H100, whose float32 products use no TF32 here.
 FLOAT32_PEAK = 1 / 15
+TIME_VECTORS = "time vectors"
 
 
 @dataclass(frozen=True)
 class Way:
     """One way to run a training.
 
-    overrides: what to add to `hdrface config use PROFILE`; lacks: what cannot be set yet.
+    overrides: what to add to `hdrface config use PROFILE`, of a way that lacks something only
+        `time_vectors`; lacks: what cannot be set yet.
     passes: backward passes of a GPU in a step, of `batch_size` rows each.
     """
 
@@ -67,7 +69,19 @@ def ways(params: TrainingParams, compute: Compute, section: str, num_gpus: int) 
         given = (*moved, *(() if params.precision == "bf16" else (bf16,)), again)
         name = "bf16, recompute"
         found.append(replace(spread, name=name, settings=half, overrides=given))
-    return [*found, *_missing(params, num_gpus)]
+    if _may_train_vectors(params):
+        found.append(_with_time_vectors(found[-1], section))
+    return [*found, *_missing(params, section, num_gpus)]
+
+
+def _with_time_vectors(way: Way, section: str) -> Way:
+    """Return the way with fewer trained numbers; the operations that this saves are few."""
+    return replace(
+        way,
+        name=f"{way.name}, {TIME_VECTORS}",
+        settings=replace(way.settings, time_vectors=True),
+        overrides=(*way.overrides, _time_vectors(section)),
+    )
 
 
 def estimate(
@@ -127,15 +141,17 @@ def _moved(params: TrainingParams, section: str, way: Way) -> tuple[str, ...]:
     )
 
 
-def _missing(params: TrainingParams, num_gpus: int) -> Iterator[Way]:
+def _missing(params: TrainingParams, section: str, num_gpus: int) -> Iterator[Way]:
     """List what cannot be set yet; each has all that those before it have.
 
+    Vectors of the timestep can be set, so their way has an override and lacks what came before.
     With 8-bit moments rounding is stochastic where no float32 master is. A gradient that is used in
     the backward pass cannot wait for a step's other passes: each pass is then a step.
     """
     passes = math.ceil(_passes(params) / num_gpus)
     settings = Settings(computing=BFLOAT16, shards=num_gpus, recompute=EVERYTHING)
     lacks: tuple[str, ...] = ()
+    overrides: tuple[str, ...] = ()
     changes: list[tuple[str, dict[str, Any]]] = [
         (
             "bf16 weights, fp32 master",
@@ -148,6 +164,20 @@ def _missing(params: TrainingParams, num_gpus: int) -> Iterator[Way]:
     ]
     if num_gpus > 1:
         changes.insert(0, ("sharded", {}))
+    if _may_train_vectors(params):
+        changes.insert(1, (TIME_VECTORS, {"time_vectors": True}))
     for name, change in changes:
-        settings, lacks = replace(settings, **change), (*lacks, name)
-        yield Way(name, settings, num_gpus, passes, lacks=lacks)
+        settings = replace(settings, **change)
+        if name == TIME_VECTORS:
+            overrides = (_time_vectors(section),)
+        else:
+            lacks = (*lacks, name)
+        yield Way(name, settings, num_gpus, passes, overrides, lacks)
+
+
+def _may_train_vectors(params: TrainingParams) -> bool:
+    return params.trainable == "full" and not params.time_vectors
+
+
+def _time_vectors(section: str) -> str:
+    return f"{section}.time_vectors=true"

@@ -310,8 +310,10 @@ def _conclusions(found: Mapping[str, Any], training: Mapping[str, Any]) -> Itera
     if training["fits"] is None:
         yield "Nor does anything else here: take more or larger GPUs, or train low-rank layers."
     else:
-        lacks = next(w["lacks"] for w in training["ways"] if w["name"] == training["fits"])
-        yield f"The first that would fit lacks: {'; '.join(lacks)}."
+        way = next(way for way in training["ways"] if way["name"] == training["fits"])
+        yield f"The first that would fit lacks: {'; '.join(way['lacks'])}."
+        if way["overrides"]:
+            yield f"  It also needs {' '.join(way['overrides'])}."
 
 
 def _quoted(override: str) -> str:

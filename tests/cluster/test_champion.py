@@ -56,6 +56,7 @@ def _break(folder: Path, networks: Path) -> None:
         needs={"backbone": Need(name=weights.name, fingerprint=weights.fingerprint, hint=hint)},
         licences=["none"],
         lineage={"git": GIT, "training": f"training-of-{folder.name}"},
+        weights=weights.root,
     )
     (folder / "history.json").write_text("[]")
 

@@ -95,7 +95,11 @@ def test_work_writes_a_trained_folder_that_restores(params: TrainParams, tmp_pat
     assert (restorer.spec.backbone, restorer.spec.condition) == ("sd21", "sdfm")
 
 
-def test_a_resumed_training_writes_the_same_bytes(params: TrainParams, tmp_path: Path) -> None:
+@pytest.mark.parametrize("time_vectors", [False, True])
+def test_a_resumed_training_writes_the_same_bytes(
+    params: TrainParams, tmp_path: Path, time_vectors: bool
+) -> None:
+    params = changed(params, time_vectors=time_vectors)
     whole, resumed = Reports(tmp_path / "whole"), Reports(tmp_path / "resumed")
     work(params, whole)
     work(params, resumed, resume_from=whole.folder / "2")
@@ -133,6 +137,12 @@ def test_a_validation_restores_with_the_tokens_that_inference_has(
     (first,), (restored,) = map(images.from_tensor, (done.intermediate_B3HW, done.restored_B3HW))
     strip = images.decode_png((whole.folder / "4" / "validation-4.png").read_bytes())
     assert (strip == np.concatenate([lq, first, restored, hq], axis=1)).all()
+
+
+def test_vectors_of_time_do_not_go_with_low_rank_layers(params: TrainParams) -> None:
+    lora = {"trainable": "lora", "lora": {"rank": 2, "alpha": 2}}
+    with pytest.raises(ValueError, match="time_vectors = true with trainable = lora"):
+        changed(params, time_vectors=True, **lora)
 
 
 def with_discriminator(params: TrainParams, networks: Path) -> TrainParams:

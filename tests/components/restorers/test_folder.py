@@ -12,6 +12,7 @@ from safetensors.torch import load_file, save_file
 from components import images
 from components.backbones.backbone import sampled
 from components.backbones.catalogue import FAMILIES, BackboneName
+from components.backbones.fixed_time import is_folded
 from components.encoders.dinov3 import DINOv3
 from components.restorers.folder import load_restorer, save_restorer
 from components.restorers.hdrface import as_cached
@@ -40,6 +41,16 @@ def test_a_trained_folder_is_the_same_wherever_its_networks_lay(
         for folder in (here, there)
     }
     assert len(fingerprints) == 1
+
+
+@pytest.mark.parametrize("backbone", ["sd21", "qwen"])
+def test_a_loaded_restorer_is_folded_and_so_is_the_one_that_comes_first(
+    tmp_path: Path, networks: Path, backbone: BackboneName
+) -> None:
+    restorer = load_restorer(trained(tmp_path, networks, backbone, "sdfm"))
+    assert restorer.intermediate is not None
+    for one in (restorer, restorer.intermediate):
+        assert is_folded(one.backbone.generator)
 
 
 @pytest.mark.parametrize("backbone", ["sd21", "qwen"])

@@ -63,6 +63,16 @@ def test_qwen_image_costs_what_the_method_says() -> None:
     assert tera(lambda: qwen.decode(latent)) == pytest.approx(1.10, rel=0.02)
 
 
+def test_qwen_images_vectors_of_time_leave_what_the_method_says() -> None:
+    qwen = published("qwen", QWEN)
+    freed = qwen.num_only_time()
+    assert freed == pytest.approx(6.83e9, rel=0.02)
+    before = numbers(qwen.generator)
+    qwen.fold_time()
+    assert numbers(qwen.generator) == before - freed == pytest.approx(13.6e9, rel=0.02)
+    assert qwen.num_only_time() == 0
+
+
 def test_dinov3_and_the_discriminators_cost_what_the_method_says() -> None:
     encoder = dinov3()
     assert numbers(encoder) == pytest.approx(303e6, rel=0.01)

@@ -44,6 +44,8 @@ def test_one_card_of_80_gb_holds_what_is_left_when_vectors_replace_modulation() 
     assert memory([part], settings).weights / GB == pytest.approx(27, abs=0.5)
     assert memory([part], settings).optimizer / GB == pytest.approx(27, abs=0.5)
     assert memory([part], settings).gradients == 0
+    whole = replace(QWEN, only_time=6_830_000_000)
+    assert memory([whole], replace(settings, time_vectors=True)) == memory([part], settings)
 
 
 @pytest.mark.parametrize("algorithm", ["adamw", "rmsprop"])

@@ -14,7 +14,13 @@ from components.weights.store import open_weights
 from tests.small_networks import SIZE
 
 
-def step_of(networks: Path, losses: dict[str, object], backbone: str = "sd21") -> TrainingStep:
+def step_of(
+    networks: Path,
+    losses: dict[str, object],
+    backbone: str = "sd21",
+    *,
+    time_vectors: bool = False,
+) -> TrainingStep:
     torch.manual_seed(0)
     spec = RestorerSpec.model_validate(
         {
@@ -26,7 +32,9 @@ def step_of(networks: Path, losses: dict[str, object], backbone: str = "sd21") -
             "seed": 1,
         }
     )
-    restorer = begin_restorer(spec, open_weights(networks / backbone), token_width=32)
+    restorer = begin_restorer(
+        spec, open_weights(networks / backbone), token_width=32, time_vectors=time_vectors
+    )
     params = LossParams.model_validate(losses)
     adversary = None
     if params.adversarial is not None:
@@ -69,6 +77,25 @@ def test_the_loss_is_the_weighted_sum_and_trains_only_gate_and_generator(
             assert parameter.grad is not None, name
     fusion = [n for n, p in step.named_parameters() if "fusion" in n and p.grad is not None]
     assert fusion
+
+
+@pytest.mark.parametrize("backbone", ["sd21", "qwen"])
+def test_vectors_of_time_begin_as_the_same_function_and_all_of_them_learn(
+    networks: Path, backbone: str
+) -> None:
+    first, second = (
+        step_of(networks, {"latent": 1.0}, backbone, time_vectors=vectors)
+        for vectors in (False, True)
+    )
+    rows = batch(first)
+    whole, folded = (step(rows, torch.Generator().manual_seed(2)) for step in (first, second))
+    torch.testing.assert_close(folded["loss"], whole["loss"], atol=1e-6, rtol=0)
+    folded["loss"].backward()
+    vectors = [p for name, p in second.named_parameters() if name.endswith(".vector")]
+    assert vectors
+    assert all(p.grad is not None and p.grad.any() for p in vectors)
+    without = [n for n, p in second.named_parameters() if p.requires_grad and p.grad is None]
+    assert without == []  # DDP waits for such a parameter for ever
 
 
 @pytest.mark.parametrize(

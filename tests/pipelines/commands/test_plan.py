@@ -113,12 +113,14 @@ def test_accumulated_passes_spread_over_gpus_and_a_step_keeps_its_rows() -> None
 def test_what_can_be_set_makes_a_valid_profile_with_these_settings(profile: str, gpus: int) -> None:
     params, compute, section = training_of(profile)
     for way in ways(params, compute, section, gpus):
+        vectors = (f"{section}.time_vectors=true",) if way.settings.time_vectors else ()
         if way.lacks:
-            assert way.overrides == ()
+            assert way.overrides == vectors
             continue
         changed, its_compute, _ = training_of(profile, *way.overrides)
         precision = "bf16" if way.settings.computing == 2 else "float32"
         assert changed.precision == precision
+        assert changed.time_vectors == way.settings.time_vectors
         assert set(its_compute.recompute) == set(way.settings.recompute) <= set(EVERYTHING)
         assert changed.workers * changed.optimization.accumulate == way.num_gpus * way.passes
 
