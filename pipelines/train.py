@@ -30,9 +30,10 @@ from components.restorers.spec import Need
 from components.tables import Table
 from components.training import loop
 from components.training.batches import FEATURE_COLUMNS, FeatureBatches
-from components.training.restorer_training import RestorerTraining, TrainingParams
+from components.training.restorer_training import RestorerTraining
 from components.training.sampler import RowStream
 from components.training.seat import Seat
+from components.training.training_params import TrainingParams
 from components.training.validation import watching
 from components.training.validation_faces import (
     ValidationFace,

@@ -18,7 +18,7 @@ from components.fusion.condition import ConditionName, TokenCondition
 from components.training.adversary import Adversary
 from components.training.cost import Cost, forward_cost, frozen_numbers, numbers, step_cost
 from components.training.memory import Part
-from components.training.restorer_training import TrainingParams
+from components.training.training_params import TrainingParams
 
 _META = torch.device("meta")
 _RELU5_3 = 30  # layers of VGG-16 that LPIPS and DISTS use

@@ -68,7 +68,8 @@ class Settings:
     computing: bytes of a number in matrix products, and of frozen weights.
     shards: GPUs that share one copy of the generator, the discriminator and what belongs to them.
     recompute: parts that compute their activations again.
-    offloads: whether moments, and a master, are in the host's memory.
+    offloads: whether weights, gradients and moments of what is sharded are in the host's memory; a
+        block or two at work on the GPU count as reserved.
     steps_in_backward: whether a gradient is used and freed as soon as it is there.
     time_vectors: whether vectors of the timestep are trained, and not the matrices behind them.
     """
@@ -105,21 +106,21 @@ class Memory:
 def memory(parts: Sequence[Part], settings: Settings) -> Memory:
     """Return what the parts of a training take on one GPU under these settings."""
     weights = gradients = optimizer = 0.0
+    host = 0.0
     for part in parts:
         share = settings.shards if part.is_sharded else 1
         trained = part.trained - (part.only_time if settings.time_vectors else 0)
         frozen = settings.computing * part.frozen + FLOAT32 * part.frozen_float32
-        weights += (frozen + (settings.weight + _copy(settings)) * trained) / share
-        gradients += settings.gradient * trained / share
-        state = settings.master + part.num_moments * settings.moment
-        optimizer += state * trained / share
-    return Memory(
-        weights=weights,
-        gradients=0.0 if settings.steps_in_backward else gradients,
-        optimizer=0.0 if settings.offloads else optimizer,
-        activations=_activations(parts, settings),
-        host=optimizer if settings.offloads else 0.0,
-    )
+        weight = (frozen + settings.weight * trained) / share
+        gradient = 0.0 if settings.steps_in_backward else settings.gradient * trained / share
+        moments = (settings.master + part.num_moments * settings.moment) * trained / share
+        if settings.offloads and part.is_sharded:
+            host += weight + gradient + moments
+            continue
+        weights += weight + _copy(settings) * trained / share
+        gradients += gradient
+        optimizer += moments
+    return Memory(weights, gradients, optimizer, _activations(parts, settings), host)
 
 
 def checkpoint_bytes(parts: Sequence[Part]) -> int:

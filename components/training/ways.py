@@ -1,17 +1,15 @@
-"""The ways to keep a training's numbers, from the most faithful to the most frugal, and their time.
-
-Those that cannot be set yet say what they lack: they show what a training would need.
-"""
+"""The ways to run a training, from the most faithful to the most frugal, and what each takes."""
 
 import math
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
-from typing import Any, get_args
+from typing import get_args
 
 from components.params import Compute, Recomputable
 from components.training.blueprint import Blueprint
 from components.training.memory import BFLOAT16, FLOAT32, INT8, Memory, Part, Settings, memory
-from components.training.restorer_training import TrainingParams
+from components.training.optimization import OptimizerParams
+from components.training.training_params import TrainingParams
 
 EVERYTHING: tuple[Recomputable, ...] = get_args(Recomputable)
 # Of the peak in bfloat16: 67 of 989 TFLOP/s on an H100, whose float32 products use no TF32 here.
@@ -23,8 +21,7 @@ TIME_VECTORS = "time vectors"
 class Way:
     """One way to run a training.
 
-    overrides: what to add to `hdrface config use PROFILE`, of a way that lacks something only
-        `time_vectors`; lacks: what cannot be set yet.
+    overrides: what to add to `hdrface config use PROFILE`.
     passes: backward passes of a GPU in a step, of `batch_size` rows each.
     """
 
@@ -33,7 +30,6 @@ class Way:
     num_gpus: int
     passes: int
     overrides: tuple[str, ...] = ()
-    lacks: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True)
@@ -49,39 +45,74 @@ class Estimate:
 
 
 def ways(params: TrainingParams, compute: Compute, section: str, num_gpus: int) -> list[Way]:
-    """List the ways for `num_gpus` GPUs; `section` is the parameters' own, `train.sd21`."""
-    stage = section.partition(".")[0]
-    now = Settings(
-        computing=BFLOAT16 if params.precision == "bf16" else Settings.computing,
-        recompute=compute.recompute,
-    )
-    bf16, again = f"{section}.precision=bf16", f"compute.{stage}.recompute=[{','.join(EVERYTHING)}]"
+    """List the ways for `num_gpus` GPUs; `section` is the parameters' own, `train.sd21`.
+
+    Each after the first has what those before it have, but for the last ones: a training that
+    shards its numbers keeps them in float32, and one with frugal numbers does not shard them.
+    """
+    now = _now(params, compute)
     profile = _spread(params, Way("as the profile says", now, _workers(params), 0), num_gpus)
-    found = [replace(profile, overrides=_moved(params, section, profile))]
     spread = _spread(params, Way("", now, num_gpus, 0), num_gpus)
-    moved = _moved(params, section, spread)
-    if params.precision != "bf16" or moved:
-        half = replace(now, computing=BFLOAT16)
-        given = (*moved, *(() if params.precision == "bf16" else (bf16,)))
-        found.append(replace(spread, name="bf16", settings=half, overrides=given))
+    half = replace(now, computing=BFLOAT16)
+    least = replace(half, recompute=EVERYTHING)
+    found = [profile]
+    if params.precision != "bf16" or spread.num_gpus != profile.num_gpus:
+        found.append(replace(spread, name="bf16", settings=half))
     if set(compute.recompute) != set(EVERYTHING):
-        half = replace(now, computing=BFLOAT16, recompute=EVERYTHING)
-        given = (*moved, *(() if params.precision == "bf16" else (bf16,)), again)
-        name = "bf16, recompute"
-        found.append(replace(spread, name=name, settings=half, overrides=given))
-    if _may_train_vectors(params):
-        found.append(_with_time_vectors(found[-1], section))
-    return [*found, *_missing(params, section, num_gpus)]
+        found.append(replace(spread, name="bf16, recompute", settings=least))
+    if params.trainable == "full" and not params.time_vectors:
+        least = replace(least, time_vectors=True)
+        found.append(replace(spread, name=TIME_VECTORS, settings=least))
+    if not _is_frugal(now):
+        found += _sharded(params, least, num_gpus)
+    if params.trainable == "full" and params.parallel == "ddp":
+        found += _frugal(spread, least)
+    return [replace(way, overrides=_overrides(params, compute, section, way)) for way in found]
 
 
-def _with_time_vectors(way: Way, section: str) -> Way:
-    """Return the way with fewer trained numbers; the operations that this saves are few."""
-    return replace(
-        way,
-        name=f"{way.name}, {TIME_VECTORS}",
-        settings=replace(way.settings, time_vectors=True),
-        overrides=(*way.overrides, _time_vectors(section)),
+def _now(params: TrainingParams, compute: Compute) -> Settings:
+    """Return the settings of a profile."""
+    optimization, workers = params.optimization, _workers(params)
+    weight = BFLOAT16 if optimization.weights == "bf16" else FLOAT32
+    return Settings(
+        weight=weight,
+        gradient=weight,
+        moment=INT8 if optimization.algorithm == "adamw-8bit" else FLOAT32,
+        computing=BFLOAT16 if params.precision == "bf16" else FLOAT32,
+        shards=workers if params.parallel == "fsdp" else 1,
+        recompute=compute.recompute,
+        offloads=compute.offload,
+        steps_in_backward=optimization.step_in_backward,
+        time_vectors=params.time_vectors,
     )
+
+
+def _is_frugal(settings: Settings) -> bool:
+    """Return whether an optimizer is set that no shards can have."""
+    return settings.weight != FLOAT32 or settings.moment != FLOAT32 or settings.steps_in_backward
+
+
+def _sharded(params: TrainingParams, settings: Settings, num_gpus: int) -> Iterator[Way]:
+    passes = math.ceil(_passes(params) / num_gpus)
+    settings = replace(settings, shards=num_gpus)
+    if num_gpus > 1:
+        yield Way("sharded", settings, num_gpus, passes)
+    name = "sharded, offloaded" if num_gpus > 1 else "offloaded"
+    yield Way(name, replace(settings, offloads=True), num_gpus, passes)
+
+
+def _frugal(spread: Way, settings: Settings) -> Iterator[Way]:
+    """List the ways with fewer bytes for each trained number.
+
+    A gradient that is used in the backward pass cannot wait for a step's other passes, nor for
+    other GPUs: each pass is a step.
+    """
+    settings = replace(settings, weight=BFLOAT16, gradient=BFLOAT16)
+    yield replace(spread, name="bf16 weights", settings=settings)
+    settings = replace(settings, moment=INT8)
+    yield replace(spread, name="8-bit moments", settings=settings)
+    settings = replace(settings, steps_in_backward=True)
+    yield Way("step in backward pass", settings, 1, 1)
 
 
 def estimate(
@@ -103,11 +134,10 @@ def estimate(
     return Estimate(way, needed, rows, step_flop, seconds / 3600, needed.total <= memory_bytes)
 
 
-def choose(estimates: Sequence[Estimate]) -> tuple[Estimate | None, Estimate | None]:
-    """Return the fastest way that fits and can be set, and the first that fits at all."""
+def choose(estimates: Sequence[Estimate]) -> Estimate | None:
+    """Return the fastest way that fits, the more faithful one among equals."""
     fitting = [one for one in estimates if one.fits]
-    settable = [one for one in fitting if not one.way.lacks]
-    return min(settable, key=lambda one: one.hours, default=None), next(iter(fitting), None)
+    return min(fitting, key=lambda one: one.hours, default=None)
 
 
 def parts_of(plan: Blueprint) -> list[Part]:
@@ -132,52 +162,36 @@ def _spread(params: TrainingParams, way: Way, num_gpus: int) -> Way:
     return replace(way, num_gpus=used, passes=passes // used)
 
 
-def _moved(params: TrainingParams, section: str, way: Way) -> tuple[str, ...]:
-    if way.num_gpus == _workers(params):
-        return ()
-    return (
-        f"{section}.workers={way.num_gpus}",
-        f"{section}.optimization.accumulate={way.passes}",
-    )
+def _overrides(params: TrainingParams, compute: Compute, section: str, way: Way) -> tuple[str, ...]:
+    """List what a way changes in a profile."""
+    stage, before, after = section.partition(".")[0], _now(params, compute), way.settings
+    found = []
+    if (way.num_gpus, way.passes) != (_workers(params), params.optimization.accumulate):
+        found += [f"workers={way.num_gpus}", f"optimization.accumulate={way.passes}"]
+    if after.computing != before.computing:
+        found.append("precision=bf16")
+    if after.time_vectors != before.time_vectors:
+        found.append("time_vectors=true")
+    if (after.shards > 1 or after.offloads) and params.parallel != "fsdp":
+        found.append("parallel=fsdp")
+    for side, optimizer in params.sides().items():
+        found += [f"{side}.{change}" for change in _of_optimizer(optimizer, after)]
+    if after.steps_in_backward != before.steps_in_backward:
+        found.append("optimization.step_in_backward=true")
+    changes = [f"{section}.{change}" for change in found]
+    if set(after.recompute) != set(before.recompute):
+        changes.append(f"compute.{stage}.recompute=[{','.join(after.recompute)}]")
+    if after.offloads != before.offloads:
+        changes.append(f"compute.{stage}.offload=true")
+    return tuple(changes)
 
 
-def _missing(params: TrainingParams, section: str, num_gpus: int) -> Iterator[Way]:
-    """List what cannot be set yet; each has all that those before it have.
-
-    Vectors of the timestep can be set, so their way has an override and lacks what came before.
-    With 8-bit moments rounding is stochastic where no float32 master is. A gradient that is used in
-    the backward pass cannot wait for a step's other passes: each pass is then a step.
-    """
-    passes = math.ceil(_passes(params) / num_gpus)
-    settings = Settings(computing=BFLOAT16, shards=num_gpus, recompute=EVERYTHING)
-    lacks: tuple[str, ...] = ()
-    overrides: tuple[str, ...] = ()
-    changes: list[tuple[str, dict[str, Any]]] = [
-        (
-            "bf16 weights, fp32 master",
-            {"weight": BFLOAT16, "gradient": BFLOAT16, "master": FLOAT32},
-        ),
-        ("8-bit moments", {"moment": INT8}),
-        ("stochastic rounding", {"master": 0}),
-        ("step in backward pass", {"steps_in_backward": True}),
-        ("moments on the host", {"offloads": True}),
-    ]
-    if num_gpus > 1:
-        changes.insert(0, ("sharded", {}))
-    if _may_train_vectors(params):
-        changes.insert(1, (TIME_VECTORS, {"time_vectors": True}))
-    for name, change in changes:
-        settings = replace(settings, **change)
-        if name == TIME_VECTORS:
-            overrides = (_time_vectors(section),)
-        else:
-            lacks = (*lacks, name)
-        yield Way(name, settings, num_gpus, passes, overrides, lacks)
-
-
-def _may_train_vectors(params: TrainingParams) -> bool:
-    return params.trainable == "full" and not params.time_vectors
-
-
-def _time_vectors(section: str) -> str:
-    return f"{section}.time_vectors=true"
+def _of_optimizer(optimizer: OptimizerParams, settings: Settings) -> Iterator[str]:
+    if settings.moment == INT8 and optimizer.algorithm != "adamw-8bit":
+        yield "algorithm=adamw-8bit"
+    elif settings.weight == BFLOAT16 and optimizer.algorithm == "rmsprop":
+        yield "algorithm=adamw"
+    if settings.weight == BFLOAT16 and optimizer.weights != "bf16":
+        yield "weights=bf16"
+    if settings.steps_in_backward and optimizer.gradient_clip is not None:
+        yield "gradient_clip=null"

@@ -16,7 +16,7 @@ from pipelines.stage import Stage
 
 if TYPE_CHECKING:
     from components.training.blueprint import Counted
-    from components.training.restorer_training import TrainingParams
+    from components.training.training_params import TrainingParams
     from components.training.ways import Estimate
 
 _GB, _TERA = 1e9, 1e12
@@ -97,7 +97,7 @@ def _planned(
     from components.training import ways
     from components.training.blueprint import blueprint
     from components.training.memory import checkpoint_bytes
-    from components.training.restorer_training import TrainingParams
+    from components.training.training_params import TrainingParams
 
     section = f"{stage}.{backbone}"
     params = Stage.load(stage).params.parse(section, values, file)
@@ -109,7 +109,7 @@ def _planned(
     speed = {"memory_bytes": memory_gb * _GB, "flops": tflops * _TERA * share}
     found = ways.ways(params, compute, section, gpus)
     estimates = [ways.estimate(counted, params, way, **speed) for way in found]
-    settable, possible = ways.choose(estimates)
+    chosen = ways.choose(estimates)
     rows = _rows(values, backbone, faces) if counted.row_bytes else 0
     return {
         "training": f"{stage}@{backbone}" + ("" if stage == "plain" else f"-{condition}"),
@@ -125,9 +125,8 @@ def _planned(
         "table_rows": rows,
         "table_gb": rows * counted.row_bytes / _GB,
         "ways": [_way(one) for one in estimates],
-        "overrides": None if settable is None else list(settable.way.overrides),
-        "cheapest": None if settable is None else settable.way.name,
-        "fits": None if possible is None else possible.way.name,
+        "overrides": None if chosen is None else list(chosen.way.overrides),
+        "cheapest": None if chosen is None else chosen.way.name,
     }
 
 
@@ -180,8 +179,6 @@ def _way(estimate: "Estimate") -> dict[str, Any]:
     way, memory = estimate.way, estimate.memory
     return {
         "name": way.name,
-        "available": not way.lacks,
-        "lacks": list(way.lacks),
         "overrides": list(way.overrides),
         "gpus": way.num_gpus,
         "rows_per_step": estimate.rows,
@@ -212,8 +209,7 @@ def _print(found: Mapping[str, Any]) -> None:
             f"{training['tokens']} tokens, {training['steps']:,} steps"
         )
         out.print(_parts_table(training))
-        for table in _ways_tables(training):
-            out.print(table)
+        out.print(_ways_table(training))
         for line in _conclusions(found, training):
             out.print(line)
     out.print()
@@ -253,28 +249,21 @@ def _parts_table(training: Mapping[str, Any]) -> Any:
     return table
 
 
-def _ways_tables(training: Mapping[str, Any]) -> Iterator[Any]:
-    now = [way for way in training["ways"] if way["available"]]
-    later = [way for way in training["ways"] if not way["available"]]
-    titles = {
-        "GB on each GPU, with what can be set today": now,
-        "NOT AVAILABLE YET: bf16, recompute and, each with all before it": later,
-    }
-    for title, some in titles.items():
-        numbers = ("weights", "gradients", "optimizer", "activations", "gpu", "all_gpus", "host")
-        shown = ("weights", "grads", "moments", "activations", "one GPU", "all GPUs", "host")
-        table = _table("", *shown, "fits", "GPUs", "rows", "hours")
-        table.title = title
-        for way in some:
-            table.add_row(
-                way["name"],
-                *(_number(way[f"{name}_gb"]) for name in numbers),
-                "yes" if way["fits"] else "no",
-                str(way["gpus"]),
-                str(way["rows_per_step"]),
-                _number(way["hours"]),
-            )
-        yield table
+def _ways_table(training: Mapping[str, Any]) -> Any:
+    numbers = ("weights", "gradients", "optimizer", "activations", "gpu", "all_gpus", "host")
+    shown = ("weights", "grads", "moments", "activations", "one GPU", "all GPUs", "host")
+    table = _table("", *shown, "fits", "GPUs", "rows", "hours")
+    table.title = "GB on each GPU; each way adds to those above, but weights are sharded or of bf16"
+    for way in training["ways"]:
+        table.add_row(
+            way["name"],
+            *(_number(way[f"{name}_gb"]) for name in numbers),
+            "yes" if way["fits"] else "no",
+            str(way["gpus"]),
+            str(way["rows_per_step"]),
+            _number(way["hours"]),
+        )
+    return table
 
 
 def _table(name: str, *titles: str) -> Any:
@@ -295,25 +284,15 @@ def _conclusions(found: Mapping[str, Any], training: Mapping[str, Any]) -> Itera
             f"The table of features has {training['table_rows']:,} rows: "
             f"{_number(training['table_gb'])} GB of tokens and latents, beside the pictures."
         )
-    first, last = training["ways"][0], training["ways"][-1]
-    if last["rows_per_step"] > first["rows_per_step"]:
-        yield (
-            f"On {last['gpus']} GPUs that share weights, a step has {last['rows_per_step']} rows, "
-            f"one per GPU; the profile's has {first['rows_per_step']}."
-        )
-    if training["cheapest"] is not None:
-        words = " ".join(_quoted(override) for override in training["overrides"])
-        yield f"The fastest that fits and can be set: {training['cheapest']}."
-        yield f"  hdrface config use {found['profile']} {words}".rstrip()
+    asked = training["ways"][0]["rows_per_step"]
+    if any(way["rows_per_step"] != asked for way in training["ways"]):
+        yield f"The profile's steps have {asked} rows; ways with other rows learn otherwise."
+    if training["cheapest"] is None:
+        yield f"Nothing fits {found['memory_gb']:g} GB: take more GPUs, or train low-rank layers."
         return
-    yield f"Nothing that can be set today fits into {found['memory_gb']:g} GB."
-    if training["fits"] is None:
-        yield "Nor does anything else here: take more or larger GPUs, or train low-rank layers."
-    else:
-        way = next(way for way in training["ways"] if way["name"] == training["fits"])
-        yield f"The first that would fit lacks: {'; '.join(way['lacks'])}."
-        if way["overrides"]:
-            yield f"  It also needs {' '.join(way['overrides'])}."
+    words = " ".join(_quoted(override) for override in training["overrides"])
+    yield f"The fastest that fits: {training['cheapest']}."
+    yield f"  hdrface config use {found['profile']} {words}".rstrip()
 
 
 def _quoted(override: str) -> str:

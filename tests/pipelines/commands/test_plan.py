@@ -10,7 +10,7 @@ from typer.testing import CliRunner
 
 from components import profiles
 from components.params import Compute
-from components.training.restorer_training import TrainingParams
+from components.training.training_params import TrainingParams
 from components.training.ways import EVERYTHING, ways
 from pipelines.cli import app
 from pipelines.stage import Stage
@@ -57,14 +57,13 @@ def test_sizes_of_checkpoint_and_table_are_counted_by_hand(found: dict[str, Any]
     assert training["table_gb"] == pytest.approx(150 * row / 1e9)
 
 
-def test_every_way_says_whether_it_fits_and_what_it_lacks(found: dict[str, Any]) -> None:
+def test_every_way_says_whether_it_fits(found: dict[str, Any]) -> None:
     (training,) = found["trainings"]
     for way in training["ways"]:
         terms = ("weights", "gradients", "optimizer", "activations", "reserved")
         assert way["gpu_gb"] == pytest.approx(sum(way[f"{term}_gb"] for term in terms))
         assert way["all_gpus_gb"] == pytest.approx(way["gpus"] * way["gpu_gb"])
         assert way["fits"] == (way["gpu_gb"] <= 24)
-        assert way["available"] == (not way["lacks"])
     assert training["ways"][0]["name"] == "as the profile says"
     assert training["cheapest"] == "bf16"
     assert "train.sd21.precision=bf16" in training["overrides"]
@@ -76,7 +75,7 @@ def test_the_tables_show_the_same() -> None:
     assert result.exit_code == 0, result.output
     shown = result.stdout
     assert "smoke on 1 x 24 GB, 50% of 989 TFLOP/s in bfloat16" in shown
-    for part in ("train@sd21-sdfm: 64 x 64", "NOT AVAILABLE YET", "generator", "hours"):
+    for part in ("train@sd21-sdfm: 64 x 64", "8-bit moments", "generator", "hours"):
         assert part in shown
     assert "  hdrface config use smoke train.sd21.precision=bf16" in shown
     assert "…" not in shown  # no column is cut
@@ -113,22 +112,26 @@ def test_accumulated_passes_spread_over_gpus_and_a_step_keeps_its_rows() -> None
 def test_what_can_be_set_makes_a_valid_profile_with_these_settings(profile: str, gpus: int) -> None:
     params, compute, section = training_of(profile)
     for way in ways(params, compute, section, gpus):
-        vectors = (f"{section}.time_vectors=true",) if way.settings.time_vectors else ()
-        if way.lacks:
-            assert way.overrides == vectors
-            continue
         changed, its_compute, _ = training_of(profile, *way.overrides)
         precision = "bf16" if way.settings.computing == 2 else "float32"
         assert changed.precision == precision
         assert changed.time_vectors == way.settings.time_vectors
+        is_sharded = way.settings.shards > 1 or way.settings.offloads
+        assert changed.parallel == ("fsdp" if is_sharded else "ddp")
+        assert its_compute.offload == way.settings.offloads
+        for side in changed.sides().values():
+            assert side.weights == ("bf16" if way.settings.weight == 2 else "float32")
+            assert (side.algorithm == "adamw-8bit") == (way.settings.moment == 1)
+        assert changed.optimization.step_in_backward == way.settings.steps_in_backward
+        changed.check_compute(its_compute)
         assert set(its_compute.recompute) == set(way.settings.recompute) <= set(EVERYTHING)
         assert changed.workers * changed.optimization.accumulate == way.num_gpus * way.passes
 
 
 def test_a_profile_that_is_frugal_already_is_not_told_to_change() -> None:
     params, compute, section = training_of("one-gpu")
-    names = [way.name for way in ways(params, compute, section, 1) if not way.lacks]
-    assert names == ["as the profile says", "bf16, recompute"]
+    names = [way.name for way in ways(params, compute, section, 1)]
+    assert names == ["as the profile says", "bf16, recompute", "offloaded"]
 
 
 @pytest.mark.parametrize(
