@@ -29,9 +29,9 @@ from components.training.optimization import (
     OptimizerParams,
     check_step_in_backward,
 )
-from components.training.parallel import is_sharded, replicated, whole_number
+from components.training.parallel import is_sharded
 from components.training.seat import Seat
-from components.training.step_in_backward import StepInBackward
+from components.training.side import Side
 from components.training.streams import Batches, Stream
 from components.training.usage import memory_used
 from components.training.validation import Validation
@@ -122,59 +122,14 @@ def train(
             seat.report(points, None)
 
 
-class _Side:
-    """One of the two that take turns in a step: what is trained, or its opponent."""
-
-    def __init__(
-        self, module: nn.Module, params: OptimizerParams, *, seed: int, steps_in_backward: bool
-    ) -> None:
-        self.module, self.params = module, params
-        self.trainable = [p for p in module.parameters() if p.requires_grad]
-        self.optimizer = params.optimizer(self.trainable, seed=seed)
-        self._in_backward = (
-            StepInBackward(self.optimizer, self.trainable) if steps_in_backward else None
-        )
-        self._forward = module
-
-    def share(self, seat: Seat) -> None:
-        """Average gradients over all ranks from now on; a sharded module does so by itself."""
-        if seat.world_size > 1 and not is_sharded(self.module):
-            self._forward = replicated(self.module, seat.device)
-
-    def begin(self, learning_rate: float) -> None:
-        """Prepare a step: its learning rate, and no gradient yet."""
-        for group in self.optimizer.param_groups:
-            group["lr"] = learning_rate
-        self.optimizer.zero_grad(set_to_none=True)
-
-    def turn(self, *inputs: Any, passes: float, is_last: bool) -> dict[str, Tensor]:
-        """Make one of a step's backward passes; return this rank's part of the mean losses."""
-        if isinstance(self._forward, nn.parallel.DistributedDataParallel):
-            self._forward.require_backward_grad_sync = is_last  # what `no_sync` sets
-        losses: dict[str, Tensor] = self._forward(*inputs)
-        (losses["loss"] / passes).backward()  # type: ignore[no-untyped-call]
-        return {name: value.detach() / passes for name, value in losses.items()}
-
-    def descend(self, device: torch.device) -> Tensor:
-        """Take the optimizer's step; return the norm of the gradient before it was clipped."""
-        if self._in_backward is not None:  # it has been taken
-            return self._in_backward.norm()
-        gradients = [p.grad for p in self.trainable if p.grad is not None]
-        norm = whole_number(nn.utils.get_total_norm(gradients), device)
-        if self.params.gradient_clip is not None:
-            nn.utils.clip_grads_with_norm_(self.trainable, self.params.gradient_clip, norm)
-        self.optimizer.step()
-        return norm
-
-
 def _sides(
     ours: Opponent, theirs: Opponent | None, optimization: OptimizationParams, num_streams: int
-) -> list[_Side]:
+) -> list[Side]:
     both = [ours] if theirs is None else [ours, theirs]
     in_backward = optimization.step_in_backward
     if in_backward:
         check_step_in_backward(num_streams, *(side.optimizer for side in both))
-    return [_Side(*side, seed=optimization.seed, steps_in_backward=in_backward) for side in both]
+    return [Side(*side, seed=optimization.seed, steps_in_backward=in_backward) for side in both]
 
 
 @contextmanager
@@ -217,13 +172,13 @@ def _add_model(
         export(folder)
 
 
-def _moving(sides: Sequence[_Side]) -> Moving:
+def _moving(sides: Sequence[Side]) -> Moving:
     ours, *theirs = (Moving(side.module, side.optimizer) for side in sides)
     return ours._replace(opponent=theirs[0]) if theirs else ours
 
 
 def _descend(
-    sides: Sequence[_Side],
+    sides: Sequence[Side],
     streams: Sequence[Stream],
     optimization: OptimizationParams,
     step: int,
@@ -254,7 +209,7 @@ def _descend(
 
 
 def _num_idle_passes(
-    sides: Sequence[_Side], made: int, optimization: OptimizationParams, seat: Seat
+    sides: Sequence[Side], made: int, optimization: OptimizationParams, seat: Seat
 ) -> int:
     """Return how many passes a rank with fewer streams makes for the others.
 
@@ -265,7 +220,7 @@ def _num_idle_passes(
     return math.ceil(seat.num_streams / seat.world_size) * optimization.accumulate - made
 
 
-def _pass_idly(sides: Sequence[_Side], batch: Any, seat: Seat) -> None:
+def _pass_idly(sides: Sequence[Side], batch: Any, seat: Seat) -> None:
     """Make a pass that adds nothing to any gradient, and takes neither rows nor randomness."""
     noise = torch.Generator(seat.device).manual_seed(0)
     sides[0].turn(batch, noise, passes=math.inf, is_last=False)
