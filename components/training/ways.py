@@ -67,6 +67,8 @@ def ways(params: TrainingParams, compute: Compute, section: str, num_gpus: int) 
         found += _sharded(params, least, num_gpus)
     if params.trainable == "full" and params.parallel == "ddp":
         found += _frugal(spread, least)
+    if params.parallel == "fsdp":  # over the GPUs that a way has
+        found = [replace(way, settings=replace(way.settings, shards=way.num_gpus)) for way in found]
     return [replace(way, overrides=_overrides(params, compute, section, way)) for way in found]
 
 

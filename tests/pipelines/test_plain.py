@@ -230,11 +230,17 @@ def _one_of_two(rank: int, folder: str, params: PlainParams) -> None:
     dist.destroy_process_group()
 
 
-def test_with_two_ranks_the_first_scores_and_draws(params: PlainParams, tmp_path: Path) -> None:
+@pytest.mark.parametrize(
+    ("parallel", "keep_best"),
+    [("ddp", "psnr"), pytest.param("fsdp", None, marks=pytest.mark.cluster)],
+)
+def test_with_two_ranks_the_first_scores_and_draws(
+    params: PlainParams, tmp_path: Path, parallel: str, keep_best: str | None
+) -> None:
     splits = ("train", "test", "train")
     write_pairs(tmp_path / "two", [smooth_pairs(splits, SIZE), smooth_pairs(splits, SIZE)])
-    values = {"pairs": tmp_path / "two", "workers": 2}
-    watched = changed(params, **values, validation={**VALIDATION, "keep_best": "psnr"})
+    values = {"pairs": tmp_path / "two", "workers": 2, "parallel": parallel}
+    watched = changed(params, **values, validation={**VALIDATION, "keep_best": keep_best})
     mp.start_processes(_one_of_two, (str(tmp_path), watched), nprocs=2, start_method="fork")
     assert (tmp_path / "0/4/validation-4.png").exists()
     assert (tmp_path / "0/4/trained/restorer.json").exists()

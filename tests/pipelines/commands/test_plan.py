@@ -134,6 +134,14 @@ def test_a_profile_that_is_frugal_already_is_not_told_to_change() -> None:
     assert names == ["as the profile says", "bf16, recompute", "offloaded"]
 
 
+def test_the_shards_of_a_sharded_profile_lie_on_the_gpus_that_there_are() -> None:
+    changes = ["train.qwen.parallel=fsdp", "train.qwen.workers=8", "train.qwen.precision=bf16"]
+    params, compute, section = training_of("paper-qwen", *changes)
+    for way in ways(params, compute, section, 2):
+        assert way.settings.shards == way.num_gpus == 2
+        assert "train.qwen.parallel=fsdp" not in way.overrides
+
+
 @pytest.mark.parametrize(
     ("words", "told"),
     [
