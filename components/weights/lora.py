@@ -75,6 +75,8 @@ def save(
 
     layers = get_peft_model_state_dict(network, tensors, adapter_name=ADAPTER)
     metadata = network.peft_config[ADAPTER].to_dict()
+    # PEFT holds a set, whose order differs from process to process, and so would the file's hash.
+    metadata["target_modules"] = sorted(metadata["target_modules"])
     writer.save_lora_weights(
         folder, **{f"{prefix}_lora_layers": layers, f"{prefix}_lora_adapter_metadata": metadata}
     )
