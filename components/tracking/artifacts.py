@@ -1,6 +1,7 @@
 """Files of a run: sent to the server's store, or linked where that is a folder of this machine.
 
-A model of 41 GB is stored once then, since DVC links its outputs to its cache as well.
+A model of 41 GB need not be copied then. (DVC's cache is a copy of its own, to which the trained
+folder is linked afterwards.)
 """
 
 from pathlib import Path
