@@ -254,7 +254,11 @@ def _training(model: str, history: Sequence[Mapping[str, float]]) -> Iterator[di
     logits = [curve for curve in curves if curve.name in _LOGITS]
     charted = [
         ("losses", losses),
-        *((f"{curve.name.removeprefix(_VALIDATION)} of test faces", [curve]) for curve in scores),
+        *(
+            (f"{curve.name.removeprefix(_VALIDATION)} of test faces", [curve])
+            for curve in scores
+            if len(curve.steps) > 1  # one point is no line
+        ),
         ("the discriminator's mean logits", logits),
     ]
     for title, shown in charted:
