@@ -11,7 +11,8 @@ import torch.multiprocessing as mp
 from safetensors.torch import load_file
 from torch import Tensor
 
-from components.history import HistoryPoint
+from components import history
+from components.history import HISTORY, HistoryPoint
 from components.restorers.folder import load_restorer
 from components.restorers.spec import Need
 from components.training import loop
@@ -57,12 +58,12 @@ class Rows:
 
 def run(made: RestorerTraining, folder: Path, seat: dict[str, Any], **options: bool) -> Any:
     """Train on this rank; keep its parts of checkpoints as `folder/STEP`; return the history."""
-    history: list[HistoryPoint] = []
+    so_far: list[HistoryPoint] = []
 
     def report(points: list[HistoryPoint], checkpoint: Path | None) -> None:
-        history.extend(points)
+        so_far.extend(points)
         if checkpoint is not None:
-            copytree(checkpoint, folder / f"{history[-1]['step']:.0f}", dirs_exist_ok=True)
+            copytree(checkpoint, folder / f"{so_far[-1]['step']:.0f}", dirs_exist_ok=True)
         if seat["world_size"] > 1:
             dist.barrier()  # the parts of all ranks are there
 
@@ -79,7 +80,7 @@ def run(made: RestorerTraining, folder: Path, seat: dict[str, Any], **options: b
         opponent=opponent,
         export=export,
     )
-    return history
+    return so_far
 
 
 def _all_on_one_rank(rank: int, made: RestorerTraining, folder: Path) -> None:
@@ -185,30 +186,33 @@ def _two_of_three_streams(rank: int, made: RestorerTraining, folder: Path) -> No
 
 @pytest.mark.cluster
 @pytest.mark.parametrize(
-    ("backbone", "precision", "trainable", "tolerance"),
+    ("backbone", "precision", "trainable"),
     [
-        ("sd21", "float32", "full", 1e-6),
-        ("qwen", "float32", "full", 1e-6),
-        ("qwen", "bf16", "lora", 1e-4),  # steps of 1e-4; scales of normalisations are rounded, too
-        ("sd21", "bf16", "full", 1e-4),
+        ("sd21", "float32", "full"),
+        ("qwen", "float32", "full"),
+        ("qwen", "bf16", "lora"),
+        ("sd21", "bf16", "full"),
     ],
 )
 def test_a_rank_with_fewer_streams_keeps_step_with_the_others(
-    networks: Path,
-    tmp_path: Path,
-    backbone: str,
-    precision: Any,
-    trainable: str,
-    tolerance: float,
+    networks: Path, tmp_path: Path, backbone: str, precision: Any, trainable: str
 ) -> None:
     """Two ranks serve three streams, so one of them has a pass without rows in every step."""
-    made = training(
-        networks, backbone, precision, trainable=trainable, lora={"rank": 2, "alpha": 2}
-    )
+    lora = {"rank": 2, "alpha": 2}
+    made = training(networks, backbone, precision, trainable=trainable, lora=lora)
     made = made.model_copy(update={"optimization": _short(steps=3, checkpoint_every=3)})
     mp.start_processes(_two_of_three_streams, (made, tmp_path), nprocs=2, start_method="fork")
-    replicated, sharded = (made_of(tmp_path / name / "3" / "trained") for name in ("ddp", "fsdp"))
-    assert largest_difference(replicated, sharded) < tolerance
+    replicated, sharded = (tmp_path / name / "3" for name in ("ddp", "fsdp"))
+    if precision == "float32":
+        assert largest_difference(made_of(replicated / "trained"), made_of(sharded / "trained")) < (
+            1e-6
+        )
+    # In bfloat16, AdamW makes a whole step of a gradient near zero, whatever its sign.
+    close = 1e-5 if precision == "float32" else 1e-2
+    points = (history.decode((folder / HISTORY).read_bytes()) for folder in (replicated, sharded))
+    for one, other in zip(*points, strict=True):
+        for name in ("loss", "discriminator", "gradient_norm", "discriminator_gradient_norm"):
+            assert other[name] == pytest.approx(one[name], rel=close), name
 
 
 def _short(**changes: int) -> OptimizationParams:
