@@ -9,8 +9,10 @@ from dataclasses import dataclass, field
 from typing import Literal
 
 from components.params import Recomputable
+from components.training.frugal_adamw import BLOCK
 
-FLOAT32, BFLOAT16, INT8 = 4, 2, 1  # bytes of a number
+FLOAT32, BFLOAT16 = 4, 2  # bytes of a number
+EIGHT_BITS = 1 + FLOAT32 / BLOCK  # of a moment, with the share of its block's scale
 # Of the bytes that float32 keeps for the backward pass: autocast halves most, but normalisations
 # keep theirs in float32. Small networks of both families: 0.59 and 0.70 with copies of weights.
 BF16_KEPT = 0.65
@@ -76,7 +78,7 @@ class Settings:
 
     weight: int = FLOAT32
     gradient: int = FLOAT32
-    moment: int = FLOAT32
+    moment: float = FLOAT32
     master: int = 0
     computing: int = FLOAT32
     shards: int = 1
@@ -113,7 +115,9 @@ def memory(parts: Sequence[Part], settings: Settings) -> Memory:
         frozen = settings.computing * part.frozen + FLOAT32 * part.frozen_float32
         weight = (frozen + settings.weight * trained) / share
         gradient = 0.0 if settings.steps_in_backward else settings.gradient * trained / share
-        moments = (settings.master + part.num_moments * settings.moment) * trained / share
+        # What has 8 bits is AdamW, whatever the profile's optimizer is.
+        num_moments = 2 if settings.moment == EIGHT_BITS else part.num_moments
+        moments = (settings.master + num_moments * settings.moment) * trained / share
         if settings.offloads and part.is_sharded:
             host += weight + gradient + moments
             continue

@@ -1,6 +1,7 @@
 """`hdrface plan`: its JSON, its tables, and the changes that it offers."""
 
 import json
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -10,8 +11,9 @@ from typer.testing import CliRunner
 
 from components import profiles
 from components.params import Compute
+from components.training.memory import EIGHT_BITS, Memory
 from components.training.training_params import TrainingParams
-from components.training.ways import EVERYTHING, ways
+from components.training.ways import EVERYTHING, Estimate, choose, ways
 from pipelines.cli import app
 from pipelines.stage import Stage
 
@@ -121,7 +123,7 @@ def test_what_can_be_set_makes_a_valid_profile_with_these_settings(profile: str,
         assert its_compute.offload == way.settings.offloads
         for side in changed.sides().values():
             assert side.weights == ("bf16" if way.settings.weight == 2 else "float32")
-            assert (side.algorithm == "adamw-8bit") == (way.settings.moment == 1)
+            assert (side.algorithm == "adamw-8bit") == (way.settings.moment == EIGHT_BITS)
         assert changed.optimization.step_in_backward == way.settings.steps_in_backward
         changed.check_compute(its_compute)
         assert set(its_compute.recompute) == set(way.settings.recompute) <= set(EVERYTHING)
@@ -140,6 +142,16 @@ def test_the_shards_of_a_sharded_profile_lie_on_the_gpus_that_there_are() -> Non
     for way in ways(params, compute, section, 2):
         assert way.settings.shards == way.num_gpus == 2
         assert "train.qwen.parallel=fsdp" not in way.overrides
+
+
+def test_a_way_with_fewer_rows_is_chosen_only_if_no_other_fits() -> None:
+    params, compute, section = training_of("paper-qwen")
+    known = {way.name: way for way in ways(params, compute, section, 1)}
+    needed = Memory(0, 0, 0, 0, 0)
+    whole = Estimate(known["8-bit moments"], needed, 4, 1.0, hours=8, fits=True)
+    less = Estimate(known["step in backward pass"], needed, 1, 1.0, hours=2, fits=True)
+    assert choose([whole, less]) == whole
+    assert choose([replace(whole, fits=False), less]) == less
 
 
 @pytest.mark.parametrize(
