@@ -184,12 +184,10 @@ def _control(field: ParamField) -> gr.components.Component:
     if field.default is not None and field.low is not None and field.high is not None:
         step = 1 if is_whole else _SLIDER_STEP
         return gr.Slider(field.low, field.high, field.default, step=step, **text)
+    # Gradio sends an empty number as its bound; the endpoint checks the bounds anyway.
+    low, high = (None, None) if field.default is None else (field.low, field.high)
     return gr.Number(
-        field.default,
-        precision=0 if is_whole else None,
-        minimum=field.low,
-        maximum=field.high,
-        **text,
+        field.default, precision=0 if is_whole else None, minimum=low, maximum=high, **text
     )
 
 
