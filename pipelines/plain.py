@@ -20,13 +20,11 @@ from components.params import Compute
 from components.ray_training import training_run
 from components.restorers.spec import Need
 from components.tables import Table
-from components.training import loop
 from components.training.batches import PAIR_COLUMNS, PairBatches
 from components.training.restorer_training import RestorerTraining
 from components.training.sampler import RowStream
 from components.training.seat import Seat
 from components.training.training_params import TrainingParams
-from components.training.validation import watching
 from components.training.validation_faces import ValidationFace, on_every_rank, read_faces
 from components.weights.store import open_weights
 from pipelines import stage
@@ -137,18 +135,7 @@ def work(config: dict[str, Any], seat: Seat) -> None:
             posterior=restorer.spec.posterior,
         )
 
-    with watching(restorer.validation, step, faces, seat) as validation:
-        loop.train(
-            step,
-            batches,
-            restorer.optimization,
-            seat,
-            opponent=opponent,
-            export=lambda folder: restorer.export(
-                step, folder / training_run.TRAINED, is_first_rank=seat.rank == 0
-            ),
-            validation=validation,
-        )
+    restorer.train(step, opponent, batches, faces, seat)
 
 
 def _validation_faces(restorer: RestorerTraining, pairs: Table, seat: Seat) -> list[ValidationFace]:

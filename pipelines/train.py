@@ -28,13 +28,11 @@ from components.ray_training import training_run
 from components.restorers.folder import load_restorer
 from components.restorers.spec import Need
 from components.tables import Table
-from components.training import loop
 from components.training.batches import FEATURE_COLUMNS, FeatureBatches
 from components.training.restorer_training import RestorerTraining
 from components.training.sampler import RowStream
 from components.training.seat import Seat
 from components.training.training_params import TrainingParams
-from components.training.validation import watching
 from components.training.validation_faces import (
     ValidationFace,
     on_every_rank,
@@ -215,18 +213,7 @@ def work(config: dict[str, Any], seat: Seat) -> None:
         )
         return FeatureBatches(stream, seat.device)
 
-    with watching(restorer.validation, step, faces, seat) as validation:
-        loop.train(
-            step,
-            batches,
-            restorer.optimization,
-            seat,
-            opponent=opponent,
-            export=lambda folder: restorer.export(
-                step, folder / training_run.TRAINED, is_first_rank=seat.rank == 0
-            ),
-            validation=validation,
-        )
+    restorer.train(step, opponent, batches, faces, seat)
 
 
 def _validation_faces(

@@ -13,6 +13,7 @@ import pytest
 import torch
 
 from components.backbones.catalogue import BackboneName
+from components.discriminators.discriminator import DiscriminatorCondition
 from components.restorers.folder import begin_restorer, save_restorer
 from components.restorers.spec import Need, RestorerSpec
 from components.training import stand_ins
@@ -22,6 +23,8 @@ from components.weights.store import open_model, open_weights
 
 SIZE = 32
 OTHER = {"sd21": "qwen", "qwen": "sd21"}  # whose plain restorer comes first
+# What conditions a backbone's discriminator.
+SEES: dict[str, DiscriminatorCondition] = {"sd21": "tokens", "qwen": "prompt"}
 
 VAE = {
     "latent_channels": 4,

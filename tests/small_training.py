@@ -32,7 +32,7 @@ from components.tracking import outages
 from components.training import loop
 from components.training.optimization import OptimizationParams
 from components.training.sampler import RowStream, stacked
-from components.training.seat import Seat
+from components.training.seat import TRAINED, Seat
 
 OPTIMIZATION = OptimizationParams(
     steps=40,
@@ -152,7 +152,7 @@ def work(config: dict[str, Any], seat: Seat) -> None:
     def export(folder: Path) -> None:
         if seat.rank:
             return
-        trained = folder / training_run.TRAINED
+        trained = folder / TRAINED
         trained.mkdir()
         save_file(step.state_dict(), trained / "step.safetensors")
         if config["hold"]:

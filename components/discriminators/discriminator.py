@@ -13,11 +13,25 @@ import torch
 from safetensors.torch import load_file
 from torch import Tensor, nn
 
+from components.params import Params
 from components.weights.lora import LoraParams
 from components.weights.prompt import PROMPT_FILE
 
 # What conditions it: the tokens that condition the generator, or one constant prompt.
 DiscriminatorCondition = Literal["tokens", "prompt"]
+
+
+class DiscriminatorOptions(Params):
+    """What of a discriminator trains, and what it sees.
+
+    condition: the generator's tokens (the paper, for SD), or the constant prompt of its weights
+        (Wan; the reference, for SD).
+    noisy_input: mixes noise of a random timestep into the latent first (the reference, for SD).
+    """
+
+    lora: LoraParams | None = None  # None: all of it trains
+    condition: DiscriminatorCondition
+    noisy_input: bool = False
 
 
 class Draw(NamedTuple):
@@ -38,25 +52,13 @@ class Discriminator(nn.Module, ABC):
     network: Any  # the pretrained one, of diffusers
 
     @abstractmethod
-    def __init__(
-        self,
-        weights: Path,
-        condition_width: int,
-        *,
-        lora: LoraParams | None,
-        noisy_input: bool,
-        condition: DiscriminatorCondition,
-    ) -> None:
+    def __init__(self, weights: Path, condition_width: int, options: DiscriminatorOptions) -> None:
         """Load the parts that are used.
 
         Args:
             weights: a diffusers folder.
             condition_width: D of the generator's condition.
-            lora: trains low-rank layers of the pretrained network; None trains all of it.
-            noisy_input: mixes noise of a random timestep into the latent first (the reference's
-                option for SD).
-            condition: the generator's tokens (the paper, for SD), or the constant prompt beside the
-                weights (Wan; the reference's option for SD).
+            options: what trains, and what it sees.
 
         Raises: ValueError for an option that this network does not have.
         """
@@ -67,10 +69,8 @@ class Discriminator(nn.Module, ABC):
         cls,
         sizes: Mapping[str, Any],
         condition_width: int,
+        options: DiscriminatorOptions,
         *,
-        lora: LoraParams | None,
-        noisy_input: bool,
-        condition: DiscriminatorCondition,
         prompt_tokens: int | None = None,
     ) -> Self:
         """Make the discriminator without a folder: on the meta device, to count what it costs."""
@@ -78,11 +78,9 @@ class Discriminator(nn.Module, ABC):
         nn.Module.__init__(made)
         with torch.device("meta"):
             network = cls.make_network(sizes)
-            if condition == "prompt":
+            if options.condition == "prompt":
                 made.take_prompt(cls.draw_prompt(network, prompt_tokens or 1))
-            made.hold(
-                network, condition_width, lora=lora, noisy_input=noisy_input, condition=condition
-            )
+            made.hold(network, condition_width, options)
         return made
 
     def take_prompt(self, tensors: Mapping[str, Tensor]) -> None:
@@ -91,15 +89,7 @@ class Discriminator(nn.Module, ABC):
             self.register_buffer(name, tensor.float(), persistent=False)
 
     @abstractmethod
-    def hold(
-        self,
-        network: Any,
-        condition_width: int,
-        *,
-        lora: LoraParams | None,
-        noisy_input: bool,
-        condition: DiscriminatorCondition,
-    ) -> None:
+    def hold(self, network: Any, condition_width: int, options: DiscriminatorOptions) -> None:
         """Take the pretrained network and add what trains; called by every `__init__`."""
 
     @abstractmethod

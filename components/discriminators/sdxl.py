@@ -11,12 +11,11 @@ from torch import Tensor, nn
 from components.backbones.stable_diffusion import StableDiffusion
 from components.discriminators.discriminator import (
     Discriminator,
-    DiscriminatorCondition,
+    DiscriminatorOptions,
     Draw,
     read_prompt,
 )
 from components.weights import lora as low_rank
-from components.weights.lora import LoraParams
 from components.weights.network_files import load_network
 
 FACTOR = 8  # pixels of a latent's pixel, for SDXL's own description of the picture's size
@@ -39,37 +38,20 @@ class SdxlDiscriminator(Discriminator):
         target for target in StableDiffusion.lora_targets if not target.startswith("upsamplers")
     )
 
-    def __init__(
-        self,
-        weights: Path,
-        condition_width: int,
-        *,
-        lora: LoraParams | None,
-        noisy_input: bool,
-        condition: DiscriminatorCondition,
-    ) -> None:
-        options: Any = {"lora": lora, "noisy_input": noisy_input, "condition": condition}
-        super().__init__(weights, condition_width, **options)
-        if condition == "prompt":
+    def __init__(self, weights: Path, condition_width: int, options: DiscriminatorOptions) -> None:
+        super().__init__(weights, condition_width, options)
+        if options.condition == "prompt":
             self.take_prompt(read_prompt(weights))
-        self.hold(load_encoding_half(weights / self.folder), condition_width, **options)
+        self.hold(load_encoding_half(weights / self.folder), condition_width, options)
 
-    def hold(
-        self,
-        network: Any,
-        condition_width: int,
-        *,
-        lora: LoraParams | None,
-        noisy_input: bool,
-        condition: DiscriminatorCondition,
-    ) -> None:
+    def hold(self, network: Any, condition_width: int, options: DiscriminatorOptions) -> None:
         _keep_encoding_half(network)
         self.network = network
-        self.noisy_input = noisy_input
-        if lora is not None:
-            low_rank.add(self.network, lora, self.lora_targets)
-        self.condition = condition
-        if condition == "tokens":
+        self.noisy_input = options.noisy_input
+        if options.lora is not None:
+            low_rank.add(self.network, options.lora, self.lora_targets)
+        self.condition = options.condition
+        if options.condition == "tokens":
             text_width = _text_width(network)
             self.to_tokens = nn.Linear(condition_width, network.config.cross_attention_dim)
             self.to_text = nn.Linear(condition_width, text_width)

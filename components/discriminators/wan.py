@@ -9,12 +9,11 @@ from torch import Tensor, nn
 
 from components.discriminators.discriminator import (
     Discriminator,
-    DiscriminatorCondition,
+    DiscriminatorOptions,
     Draw,
     read_prompt,
 )
 from components.weights import lora as low_rank
-from components.weights.lora import LoraParams
 from components.weights.network_files import load_network
 
 IMAGE_NORMS = ("norm_added_q",)  # in published files; for images as a condition alone
@@ -32,47 +31,30 @@ class WanDiscriminator(Discriminator):
     folder = "transformer"
     lora_targets = ("to_q", "to_k", "to_v", "to_out.0", "ffn.net.0.proj", "ffn.net.2")
 
-    def __init__(
-        self,
-        weights: Path,
-        condition_width: int,
-        *,
-        lora: LoraParams | None,
-        noisy_input: bool,
-        condition: DiscriminatorCondition,
-    ) -> None:
+    def __init__(self, weights: Path, condition_width: int, options: DiscriminatorOptions) -> None:
         """Load `transformer/` and the constant prompt.
 
         Raises: ValueError for `noisy_input` and for `tokens`, which are SDXL's.
         """
         from diffusers.models.transformers.transformer_wan import WanTransformer3DModel
 
-        options: Any = {"lora": lora, "noisy_input": noisy_input, "condition": condition}
-        super().__init__(weights, condition_width, **options)
+        super().__init__(weights, condition_width, options)
         network = load_network(WanTransformer3DModel, weights / self.folder, unused=IMAGE_NORMS)
         self.take_prompt(read_prompt(weights))
-        self.hold(network, condition_width, **options)
+        self.hold(network, condition_width, options)
 
-    def hold(
-        self,
-        network: Any,
-        condition_width: int,
-        *,
-        lora: LoraParams | None,
-        noisy_input: bool,
-        condition: DiscriminatorCondition,
-    ) -> None:
+    def hold(self, network: Any, condition_width: int, options: DiscriminatorOptions) -> None:
         del condition_width
-        if noisy_input:
+        if options.noisy_input:
             raise ValueError("discriminator.noisy_input: Wan looks at clean latents; set it false")
-        if condition != "prompt":
+        if options.condition != "prompt":
             raise ValueError(
-                f"discriminator.condition = {condition}: Wan takes a constant prompt; set it to "
-                "prompt"
+                f"discriminator.condition = {options.condition}: Wan takes a constant prompt; set "
+                "it to prompt"
             )
         self.network = network
-        if lora is not None:
-            low_rank.add(self.network, lora, self.lora_targets)
+        if options.lora is not None:
+            low_rank.add(self.network, options.lora, self.lora_targets)
         self.head = nn.Sequential(
             nn.Conv2d(self.network.config.out_channels, 32, 3, padding=1),
             nn.PReLU(),

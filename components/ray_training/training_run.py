@@ -27,10 +27,9 @@ from components.storage import Storage, data_root, sync_folder
 from components.tables import Table, unfinished
 from components.tracking.outages import TrackingError
 from components.tracking.runs import TrainingRun
+from components.training.seat import TRAINED
 
 log = logging.getLogger(__name__)
-
-TRAINED = "trained"  # the folder in the last checkpoint that becomes the result
 
 
 @dataclass(frozen=True)

@@ -15,7 +15,7 @@ import torch
 from pydantic import NonNegativeFloat
 from torch import Tensor, nn
 
-from components.discriminators.discriminator import Discriminator, DiscriminatorCondition
+from components.discriminators.discriminator import Discriminator, DiscriminatorOptions
 from components.losses.adversarial import (
     ADVERSARIAL,
     AdversarialName,
@@ -25,7 +25,6 @@ from components.losses.adversarial import (
 from components.params import Params
 from components.training.optimization import OptimizerParams
 from components.training.precision import Precision, computing
-from components.weights.lora import LoraParams
 
 log = logging.getLogger(__name__)
 
@@ -43,14 +42,10 @@ class AdversarialParams(Params):
     gradient_penalty: NonNegativeFloat = 0.0  # R1 by a finite difference; the reference's: 5.0
 
 
-class DiscriminatorParams(Params):
+class DiscriminatorParams(DiscriminatorOptions):
     """A discriminator and its optimizer."""
 
     weights: Path
-    lora: LoraParams | None = None  # None: all of it trains
-    # SDXL: the generator's tokens (the paper), or a constant prompt (the reference); Wan: a prompt.
-    condition: DiscriminatorCondition
-    noisy_input: bool = False  # SDXL: it sees latents noised at a random timestep
     optimization: OptimizerParams
 
 

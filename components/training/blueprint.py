@@ -257,9 +257,7 @@ def _discriminator(
     network = DISCRIMINATORS[family.discriminator].of_sizes(
         _given(sizes.discriminator, "discriminator"),
         family.condition_width,
-        lora=described.lora,
-        noisy_input=described.noisy_input,
-        condition=described.condition,
+        described,
         prompt_tokens=((sizes.discriminator or {}).get("prompt") or {}).get("tokens"),
     )
     matrices, vectors = frozen_numbers(network)

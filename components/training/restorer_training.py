@@ -1,6 +1,6 @@
 """A restorer's training: what travels to the workers, what they build of it, and its result."""
 
-from collections.abc import Collection, Mapping
+from collections.abc import Callable, Collection, Mapping, Sequence
 from pathlib import Path
 from typing import Any, Self
 
@@ -13,6 +13,7 @@ from components.params import Params, Recomputable
 from components.restorers.folder import begin_restorer, save_restorer
 from components.restorers.hdrface import HDRFace
 from components.restorers.spec import Need, RestorerSpec
+from components.training import loop
 from components.training.adversary import Adversary, DiscriminatorParams
 from components.training.loop import Opponent
 from components.training.optimization import OptimizationParams
@@ -26,9 +27,12 @@ from components.training.parallel import (
     whole_tensors,
 )
 from components.training.precision import Precision, recomputing, settle
+from components.training.seat import TRAINED, Seat
 from components.training.step import LossParams, TrainingStep
+from components.training.streams import Batches
 from components.training.training_params import TrainingParams
-from components.training.validation import ValidationParams
+from components.training.validation import ValidationParams, watching
+from components.training.validation_faces import ValidationFace
 from components.weights.shared import SharedFile, SharedFolder, share, share_file
 from components.weights.store import open_weights
 
@@ -140,9 +144,7 @@ class RestorerTraining(Params):
         return DISCRIMINATORS[restorer.backbone.discriminator](
             open_weights(weights.local()).root,
             restorer.backbone.condition_width,
-            lora=params.lora,
-            noisy_input=params.noisy_input,
-            condition=params.condition,
+            params,
         )
 
     def _settle(
@@ -160,6 +162,31 @@ class RestorerTraining(Params):
         if discriminator is None or self.losses.adversarial is None:
             return None
         return Adversary(discriminator, self.losses.adversarial, precision=self.precision)
+
+    def train(
+        self,
+        step: TrainingStep,
+        opponent: Opponent | None,
+        batches: Callable[[int], Batches],
+        faces: Sequence[ValidationFace],
+        seat: Seat,
+    ) -> None:
+        """Train what `start` made, as `loop.train` does; a validation restores `faces`.
+
+        The last checkpoint has the trained folder as `TRAINED`.
+        """
+        with watching(self.validation, step, faces, seat) as validation:
+            loop.train(
+                step,
+                batches,
+                self.optimization,
+                seat,
+                opponent=opponent,
+                export=lambda folder: self.export(
+                    step, folder / TRAINED, is_first_rank=seat.rank == 0
+                ),
+                validation=validation,
+            )
 
     def export(self, step: TrainingStep, folder: Path, *, is_first_rank: bool) -> None:
         """Write the trained folder, on the first rank. All ranks of a training must call it.

@@ -13,6 +13,7 @@ from components.history import HistoryPoint
 if TYPE_CHECKING:
     import torch
 
+TRAINED = "trained"  # the folder in the last checkpoint that becomes the result
 PICTURE = "validation-{}.png"  # of the faces of a validation, in the checkpoint of its step
 
 

@@ -10,10 +10,16 @@ from torch import Tensor
 
 from components.backbones.stable_diffusion import StableDiffusion
 from components.discriminators.catalogue import DISCRIMINATORS, discriminator_named
-from components.discriminators.discriminator import Discriminator, DiscriminatorCondition, Draw
+from components.discriminators.discriminator import (
+    Discriminator,
+    DiscriminatorCondition,
+    DiscriminatorOptions,
+    Draw,
+)
 from components.discriminators.sdxl import SdxlDiscriminator, load_encoding_half
 from components.discriminators.wan import WanDiscriminator
 from components.weights.lora import LoraParams
+from tests.small_networks import SEES
 
 WIDTH = 24  # of the condition
 LORA = LoraParams(rank=2, alpha=2)
@@ -31,9 +37,10 @@ def make(
     kind = discriminator_named(f"{backbone}-discriminator")
     assert kind is not None
     folder = networks / f"{backbone}-discriminator"
-    if condition is None:
-        condition = "tokens" if backbone == "sd21" else "prompt"
-    return kind(folder, WIDTH, lora=lora, noisy_input=noisy_input, condition=condition)
+    options = DiscriminatorOptions(
+        lora=lora, noisy_input=noisy_input, condition=condition or SEES[backbone]
+    )
+    return kind(folder, WIDTH, options)
 
 
 def inputs(batch: int = 2) -> tuple[Tensor, Tensor]:

@@ -10,6 +10,7 @@ from torch import Tensor, nn
 from components.backbones.backbone import Backbone
 from components.backbones.catalogue import FAMILIES
 from components.discriminators.catalogue import DISCRIMINATORS
+from components.discriminators.discriminator import DiscriminatorOptions
 from components.training.cost import forward_cost, frozen_numbers, numbers, step_cost
 from components.weights.fetch import PublishedParams
 from components.weights.published_sizes import PUBLISHED_SIZES, published_sizes
@@ -78,8 +79,8 @@ def test_dinov3_and_the_discriminators_cost_what_the_method_says() -> None:
     assert numbers(encoder) == pytest.approx(303e6, rel=0.01)
     # The method rounds 0.1257 to two digits.
     assert round(tera(lambda: encoder(pixel_values=meta(1, 3, 224, 224))), 2) == 0.13
-    options: dict[str, Any] = {"lora": None, "noisy_input": False, "condition": "prompt"}
-    wan = DISCRIMINATORS["wan"].of_sizes(PUBLISHED_SIZES[WAN]["discriminator"], 3584, **options)
+    options = DiscriminatorOptions(condition="prompt")
+    wan = DISCRIMINATORS["wan"].of_sizes(PUBLISHED_SIZES[WAN]["discriminator"], 3584, options)
     assert numbers(wan.network) == pytest.approx(1.42e9, rel=0.01)
     with torch.device("meta"):
         whole = DISCRIMINATORS["sdxl"].make_network(PUBLISHED_SIZES[SDXL]["discriminator"])

@@ -17,7 +17,7 @@ from components.training.restorer_training import RestorerTraining
 from components.training.step import Batch, TrainingStep
 from components.weights.manifest import write_manifest
 from components.weights.shared import share
-from tests.small_networks import SIZE
+from tests.small_networks import SEES, SIZE
 
 ALL: tuple[Recomputable, ...] = ("generator", "decoder", "losses", "discriminator")
 MADE: Any = {
@@ -52,7 +52,7 @@ def training(networks: Path, backbone: BackboneName, precision: Precision, **spe
             "weights": share(networks / backbone),
             "discriminator": {
                 "weights": networks / f"{backbone}-discriminator",
-                "condition": "tokens" if backbone == "sd21" else "prompt",
+                "condition": SEES[backbone],
                 "optimization": {"learning_rate": 1e-3},
             },
             "discriminator_weights": share(networks / f"{backbone}-discriminator"),

@@ -6,12 +6,13 @@ import pytest
 import torch
 
 from components.discriminators.catalogue import discriminator_named
+from components.discriminators.discriminator import DiscriminatorOptions
 from components.restorers.folder import begin_restorer
 from components.restorers.spec import RestorerSpec
 from components.training.adversary import Adversary
 from components.training.step import Batch, LossParams, TrainingStep
 from components.weights.store import open_weights
-from tests.small_networks import SIZE
+from tests.small_networks import SEES, SIZE
 
 
 def step_of(
@@ -44,9 +45,7 @@ def step_of(
             kind(
                 networks / f"{backbone}-discriminator",
                 restorer.backbone.condition_width,
-                lora=None,
-                noisy_input=False,
-                condition="tokens" if backbone == "sd21" else "prompt",
+                DiscriminatorOptions(condition=SEES[backbone]),
             ),
             params.adversarial,
         )

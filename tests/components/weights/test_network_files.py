@@ -16,6 +16,7 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor
 
 from components.backbones.stable_diffusion import StableDiffusion
+from components.discriminators.discriminator import DiscriminatorOptions
 from components.discriminators.wan import WanDiscriminator
 from components.training.precision import settle
 from components.weights.network_files import FILE, load_network
@@ -142,7 +143,7 @@ def test_wans_published_file_may_hold_what_only_images_need(networks: Path, tmp_
         weights / "transformer",
         lambda tensors: tensors.update(unused),
     )
-    WanDiscriminator(weights, 24, lora=None, noisy_input=False, condition="prompt")
+    WanDiscriminator(weights, 24, DiscriminatorOptions(condition="prompt"))
 
 
 @pytest.mark.parametrize("is_settled", [False, True])
