@@ -184,10 +184,14 @@ def _control(field: ParamField) -> gr.components.Component:
     if field.default is not None and field.low is not None and field.high is not None:
         step = 1 if is_whole else _SLIDER_STEP
         return gr.Slider(field.low, field.high, field.default, step=step, **text)
-    # Gradio sends an empty number as its bound; the endpoint checks the bounds anyway.
-    low, high = (None, None) if field.default is None else (field.low, field.high)
+    if field.default is None:  # Gradio sends a number that is left empty as 0
+        return gr.Textbox(placeholder=_DEFAULT, **text)
     return gr.Number(
-        field.default, precision=0 if is_whole else None, minimum=low, maximum=high, **text
+        field.default,
+        precision=0 if is_whole else None,
+        minimum=field.low,
+        maximum=field.high,
+        **text,
     )
 
 
@@ -204,7 +208,7 @@ class _Client:
         options = {
             name: str(value)
             for name, value in zip(self._names, values, strict=True)
-            if value not in (None, _DEFAULT)
+            if value not in (None, "", _DEFAULT)
         }
         data = Path(file).read_bytes()
         headers = {"content-type": "application/octet-stream", "accept": "application/json"}
