@@ -9,7 +9,7 @@ from fastapi.testclient import TestClient
 from components.serving import page
 from components.serving.requests import RequestOptions
 
-CONTROLS = ("dropdown", "slider", "checkbox", "number")
+CONTROLS = ("dropdown", "slider", "checkbox", "number", "textbox")
 
 
 @pytest.fixture(autouse=True)
