@@ -155,6 +155,11 @@ def to_tensor(images: Sequence[Image]) -> Tensor:
     return stacked.permute(0, 3, 1, 2).contiguous().float() / 255
 
 
+def rounded(images_B3HW: Tensor) -> Tensor:
+    """Clamp to [0, 1] and round to 8 bits, as a picture's file would; stays on its device."""
+    return (images_B3HW.detach().float().clamp(0, 1) * 255).round() / 255
+
+
 def from_tensor(images_B3HW: Tensor) -> list[Image]:
     """Make pictures of a tensor: clamp to [0, 1], round half to even to 8 bits."""
     import torch

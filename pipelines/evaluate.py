@@ -34,8 +34,9 @@ from components.reporting.gallery import Gallery, make_picture
 from components.restorers.folder import load_restorer
 from components.tables import Table
 from components.tracking import runs
-from components.weights.manifest import RESTORER, Description
+from components.weights.manifest import RESTORER, RESULTS, Description
 from components.weights.shared import SharedFile, SharedFolder, share, share_file
+from components.weights.store import find_need, open_model
 from pipelines import stage
 
 log = logging.getLogger(__name__)
@@ -78,6 +79,7 @@ def run(
         score,
         pairs,
         share(params.models / name),
+        _results(params.models / name),
         network,
         params,
         "cuda" if compute.gpus else "cpu",
@@ -97,6 +99,11 @@ def run(
     files.write_json(params.scores / f"{name}.json", result)
     _track(params.models / name, result, gallery)
     _log_summary(name, result)
+
+
+def _results(model: Path) -> SharedFolder | None:
+    need = open_model(model).needs.get(RESULTS)
+    return None if need is None else share(find_need(model, need))
 
 
 def _protocol(pairs: Table, size: int, network: SharedFile | None) -> dict[str, Any]:
@@ -124,20 +131,25 @@ class Scored(NamedTuple):
 def score(
     pairs: Table,
     model: SharedFolder,
+    results: SharedFolder | None,
     identity_network: SharedFile | None,
     params: EvaluateParams,
     device: str,
 ) -> Scored:
-    """Restore the test split with a model and measure it, in this process."""
-    restorer = load_restorer(model.local()).to(device)
+    """Restore the test split with a model and measure it, in this process.
+
+    `results` are the first restorations that it names, if another program made them.
+    """
+    hints = [] if results is None else [results.local()]
+    restorer = load_restorer(model.local(), hints, device=torch.device(device))
     metrics, unavailable = open_metrics(
         dict.fromkeys([*params.metrics, ALWAYS]),
         identity_network=None if identity_network is None else identity_network.local(),
         device=torch.device(device),
     )
     compare = Comparison(restorer, metrics, device=torch.device(device))
-    scores, shown = score_test_split(pairs, compare, params, size=restorer.spec.size)
-    return Scored(restorer.fingerprint, restorer.spec.size, scores, shown, unavailable)
+    scores, shown = score_test_split(pairs, compare, params, size=restorer.size)
+    return Scored(restorer.fingerprint, restorer.size, scores, shown, unavailable)
 
 
 def score_test_split(

@@ -1,13 +1,14 @@
 """Stage `intermediates@BACKBONE`: cache what a backbone will be conditioned on.
 
 reads   pairs          face_id, variant, split, lq_png
-        the model      the other backbone's plain restorer (METHOD, section 5)
+        the model      the other backbone's plain restorer (METHOD, section 5), or any restorer
+                       folder, such as 'hdrface import' makes
 writes  intermediates   face_id, variant, sr_png: bytes; train faces only, since a test face is
                        restored live, by the whole restorer
 """
 
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any, cast
 
 import pyarrow as pa
 import pyarrow.compute as pc
@@ -16,8 +17,13 @@ from pydantic import PositiveInt
 from components import images, tables
 from components.backbones.catalogue import BackboneName
 from components.params import Compute, Params
+from components.restorers.catalogue import FOLDER, kind_of
 from components.weights.shared import SharedFolder, share
+from components.weights.store import open_model
 from pipelines import stage
+
+if TYPE_CHECKING:
+    from components.restorers.by_folder import FolderRestorer
 
 SECTION = "intermediates.{backbone}"
 SCHEMA = pa.schema([("face_id", pa.string()), ("variant", pa.int32()), ("sr_png", pa.binary())])
@@ -41,7 +47,7 @@ class IntermediateMaker:
 
         self._pairs = pairs
         self._device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
-        self._restorer = load_restorer(model.local()).to(self._device)
+        self._restorer = load_restorer(model.local(), device=self._device)
         self._batch_size = batch_size
 
     def __call__(self, shard: int) -> tables.Made:
@@ -72,6 +78,7 @@ class IntermediateMaker:
 def run(params: IntermediatesParams, compute: Compute, backbone: BackboneName) -> tables.Table:
     """Make the table of what `backbone` is conditioned on, one shard for each shard of pairs."""
     pairs, model = tables.Table.open(params.pairs).shared(), share(params.model)
+    _require_results(params.model, pairs)
     return tables.build(
         params.intermediates,
         stage=f"intermediates@{backbone}",
@@ -83,6 +90,16 @@ def run(params: IntermediatesParams, compute: Compute, backbone: BackboneName) -
         maker_args={"pairs": pairs, "model": model, "batch_size": params.batch_size},
         compute=compute,
     )
+
+
+def _require_results(model: Path, pairs: tables.Table) -> None:
+    """Raise ValueError with their names if `model` is a folder of results and lacks some."""
+    from components.restorers.folder import load_restorer
+
+    if kind_of(open_model(model)) == FOLDER:
+        faces = pairs.read(columns=["face_id", "variant"]).to_pylist()
+        results = cast("FolderRestorer", load_restorer(model))
+        results.require([(face["face_id"], face["variant"]) for face in faces])
 
 
 if __name__ == "__main__":

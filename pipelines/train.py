@@ -25,6 +25,7 @@ from components.encoders.dinov3 import DINOv3
 from components.fusion.condition import TokenConditionName
 from components.params import Compute
 from components.ray_training import training_run
+from components.restorers.catalogue import FOLDER, kind_of
 from components.restorers.folder import load_restorer
 from components.restorers.spec import Need
 from components.tables import Table
@@ -39,6 +40,7 @@ from components.training.validation_faces import (
     read_faces,
     seen_by,
 )
+from components.weights.manifest import RESULTS
 from components.weights.shared import SharedFolder, share
 from components.weights.store import open_model, open_weights
 from pipelines import stage
@@ -140,10 +142,11 @@ def _open_networks(params: TrainParams, out: Path) -> _Networks:
     """Open the networks that the trained folder `out` names, with their way from there."""
     weights, encoder = open_weights(params.weights), open_weights(params.encoder)
     intermediate = open_model(params.intermediate)
+    first = RESULTS if kind_of(intermediate) == FOLDER else "intermediate"
     folders = {
         "backbone": (weights.name, weights.fingerprint, params.weights),
         "encoder": (encoder.name, encoder.fingerprint, params.encoder),
-        "intermediate": (params.intermediate.name, intermediate.fingerprint, params.intermediate),
+        first: (params.intermediate.name, intermediate.fingerprint, params.intermediate),
     }
     needs = {
         role: Need(name=name, fingerprint=fingerprint, hint=os.path.relpath(folder, out))
@@ -172,7 +175,7 @@ class _Unseen(NamedTuple):
 
     def faces(self, count: int, device: torch.device) -> list[ValidationFace]:
         faces = read_faces(self.pairs.read_shard, len(self.pairs.shards), count)
-        intermediate = load_restorer(self.intermediate.local()).to(device)
+        intermediate = load_restorer(self.intermediate.local(), device=device)
         encoder = DINOv3(open_weights(self.encoder.local()).root, input_size=self.encoder_size)
         return list(seen_by(faces, intermediate, encoder.to(device), device))
 

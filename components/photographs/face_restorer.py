@@ -45,8 +45,19 @@ class FaceRestorer:
         """Return the colour fix to use; None asks for the model's own."""
         return self._restorer.color_fix if asked is None else asked
 
-    def check(self, fidelity: float | None) -> None:
-        """Raise ValueError if the model accepts no fidelity other than 1."""
+    def check(self, fidelity: float | None, *, are_given: bool = False) -> None:
+        """Raise ValueError if the model accepts no fidelity other than 1.
+
+        Also if first restorations are given and it uses none, or they are not and it needs them.
+        """
+        name, intermediates = self._restorer.name, self._restorer.intermediates
+        if are_given and intermediates == "unused":
+            raise ValueError(f"{name} uses no first restorations: leave 'intermediate' out")
+        if not are_given and intermediates == "given":
+            raise ValueError(
+                f"{name} has no first restorer: give the first restoration of each picture as "
+                "'intermediate'"
+            )
         if fidelity not in (None, 1) and self._restorer.fidelity is None:
             able = ", ".join(name for name, family in FAMILIES.items() if family.takes_noise)
             raise ValueError(
@@ -61,22 +72,28 @@ class FaceRestorer:
         fidelity: float | None = None,
         color_fix: ColorFix | None = None,
         keys: Sequence[str] | None = None,
+        intermediates: Sequence[Image] | None = None,
     ) -> list[RestoredFace]:
         """Restore faces, uint8 (size, size, 3) RGB; each result depends on its own face alone.
 
         The noise is keyed by `keys`, one for each face, or else by the face's pixels: then a face
-        gets the same result in any file or batch.
+        gets the same result in any file or batch. `intermediates` are first restorations that
+        another program made, one for each face.
 
         Raises: ValueError if the faces do not have the model's size, or as `check`.
         """
-        self.check(fidelity)
+        self.check(fidelity, are_given=intermediates is not None)
         if keys is None:
             keys = [hashlib.sha256(face.tobytes()).hexdigest() for face in faces]
         restored: list[RestoredFace] = []
         for start in range(0, len(faces), self._batch_size):
             batch = slice(start, start + self._batch_size)
             restored += self._restore(
-                faces[batch], keys[batch], fidelity, self.color_fix(color_fix)
+                faces[batch],
+                keys[batch],
+                fidelity,
+                self.color_fix(color_fix),
+                None if intermediates is None else intermediates[batch],
             )
         return restored
 
@@ -86,9 +103,19 @@ class FaceRestorer:
         keys: Sequence[str],
         fidelity: float | None,
         color_fix: ColorFix,
+        intermediates: Sequence[Image] | None,
     ) -> list[RestoredFace]:
-        lq_B3HW = images.to_tensor(faces).to(self._restorer.device)
-        done = self._restorer.restore(lq_B3HW, keys, [0] * len(keys), fidelity=fidelity)
+        device = self._restorer.device
+        lq_B3HW = images.to_tensor(faces).to(device)
+        done = self._restorer.restore(
+            lq_B3HW,
+            keys,
+            [0] * len(keys),
+            fidelity=fidelity,
+            intermediate_B3HW=(
+                None if intermediates is None else images.to_tensor(intermediates).to(device)
+            ),
+        )
         reference = lq_B3HW if done.intermediate_B3HW is None else done.intermediate_B3HW
         fixed_B3HW = fix_colors(done.restored_B3HW, reference, color_fix)
         gates: list[npt.NDArray[np.float32] | None] = [None] * len(faces)

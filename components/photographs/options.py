@@ -94,4 +94,10 @@ class Tools(Params):
     identity_network: Path | None = Field(
         None, description="ONNX file of the network that measures identity angles."
     )
+    intermediate: str | None = Field(
+        None,
+        description="First restorations, made by other programs: a folder of pictures of the same "
+        "names and sizes, or a restorer, as --model has it. By default, the model's own first "
+        "restorer makes them.",
+    )
     batch_size: int = Field(8, ge=1, description="Number of faces to restore at once.")

@@ -34,10 +34,14 @@ from components.photographs.records import (
 
 @dataclass(frozen=True)
 class Prepared:
-    """A photograph's faces, and the aligned squares, uint8 (size, size, 3), of the usable ones."""
+    """A photograph's faces, and the aligned squares, uint8 (size, size, 3), of the usable ones.
+
+    `intermediates` are the same squares of a first restoration of the photograph, if one is given.
+    """
 
     faces: list[FoundFace]
     squares: list[Image]
+    intermediates: list[Image] | None = None
 
 
 @dataclass(frozen=True)
@@ -50,17 +54,33 @@ class RestoredPhotograph:
 
 
 def prepare(
-    image: Image, detector: Detector | None, options: RestoreOptions, *, size: int
+    image: Image,
+    detector: Detector | None,
+    options: RestoreOptions,
+    *,
+    size: int,
+    intermediate: Image | None = None,
 ) -> Prepared:
     """Find a photograph's faces and cut squares from its original pixels, `size` wide.
 
+    `intermediate` is a first restoration of the whole photograph: of its size, or square like an
+    aligned one.
+
     Raises: ValueError if an aligned photograph is not square, there is no detector for one that
-    is not aligned, or the result would be too large.
+    is not aligned, the result would be too large, or the first restoration has another size.
     """
     height, width = image.shape[:2]
     output_size(width, height, options.scale)
     faces = find(image, detector, options)
-    return Prepared(faces, cut_squares(image, faces, options, size=size))
+    squares = cut_squares(image, faces, options, size=size)
+    if intermediate is None:
+        return Prepared(faces, squares)
+    if intermediate.shape != image.shape and not options.aligned:
+        raise ValueError(
+            f"the first restoration is {intermediate.shape[1]} x {intermediate.shape[0]}, the "
+            f"photograph {width} x {height}: give one of its size"
+        )
+    return Prepared(faces, squares, cut_squares(intermediate, faces, options, size=size))
 
 
 def find(image: Image, detector: Detector | None, options: RestoreOptions) -> list[FoundFace]:
@@ -142,15 +162,26 @@ class PhotographRestorer:
         self.restorer, self.detector, self.angle = restorer, detector, angle
         self.upscale = upscale
 
-    def check(self, options: RestoreOptions) -> None:
-        """Raise ValueError if the options need what these networks cannot do."""
-        self.restorer.check(options.fidelity)
+    def check(self, options: RestoreOptions, *, are_given: bool = False) -> None:
+        """Raise ValueError if the options need what these networks cannot do.
+
+        `are_given`: first restorations come with the photographs.
+        """
+        self.restorer.check(options.fidelity, are_given=are_given)
         if options.max_angle is not None and self.angle is None:
             raise ValueError("max_angle needs an identity network: give its file")
 
-    def prepare(self, photograph: Photograph, options: RestoreOptions) -> Prepared:
+    def prepare(
+        self, photograph: Photograph, options: RestoreOptions, intermediate: Image | None = None
+    ) -> Prepared:
         """Find and cut the faces of one photograph. Raises: as the function `prepare`."""
-        return prepare(photograph.pixels, self.detector, options, size=self.restorer.size)
+        return prepare(
+            photograph.pixels,
+            self.detector,
+            options,
+            size=self.restorer.size,
+            intermediate=intermediate,
+        )
 
     def restore(self, photograph: Photograph, options: RestoreOptions) -> RestoredPhotograph:
         """Restore one photograph. Raises: ValueError, as `check` and `prepare`."""
@@ -162,11 +193,21 @@ class PhotographRestorer:
     def restore_prepared(
         self, photographs: Sequence[tuple[Photograph, Prepared]], options: RestoreOptions
     ) -> list[RestoredPhotograph]:
-        """Restore the faces of several photographs as one batch. Raises: ValueError, as `check`."""
-        self.check(options)
+        """Restore the faces of several photographs as one batch.
+
+        All of them have first restorations, or none.
+
+        Raises: ValueError, as `check`.
+        """
         squares = [square for _, prepared in photographs for square in prepared.squares]
+        firsts = [first for _, prepared in photographs for first in prepared.intermediates or ()]
+        are_given = any(prepared.intermediates is not None for _, prepared in photographs)
+        self.check(options, are_given=are_given)
         faces = self.restorer.restore(
-            squares, fidelity=options.fidelity, color_fix=options.color_fix
+            squares,
+            fidelity=options.fidelity,
+            color_fix=options.color_fix,
+            intermediates=firsts if are_given else None,
         )
         angles: list[float] | None = None
         if self.angle is not None and squares:

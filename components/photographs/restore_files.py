@@ -30,7 +30,11 @@ from components.photographs.records import PhotographRecord
 from components.photographs.restoration import PhotographRestorer, Prepared, RestoredPhotograph
 from components.photographs.video_restoration import VideoRecord, restore_video
 from components.progress import Progress
+from components.restorers.by_folder import PicturesByName
+from components.restorers.catalogue import FOLDER, path_of
+from components.restorers.hdrface import HDRFace
 from components.tracking.trained_models import open_restorer
+from components.weights.manifest import RESTORER
 
 log = logging.getLogger(__name__)
 
@@ -79,7 +83,8 @@ def run(
     jobs = find_jobs(inputs, out, output.format)
     with tempfile.TemporaryDirectory() as downloads:
         restorer = load(model, tools, Path(downloads))
-    restorer.check(options)
+    firsts = given_pictures(model, tools)
+    restorer.check(options, are_given=firsts is not None)
     if restorer.detector is None and not options.aligned:
         raise ValueError(
             "photographs need a face detector: give --detector FILE (SCRFD or YuNet), or "
@@ -93,7 +98,13 @@ def run(
         Progress("restore", "files", len(jobs)) as progress,
     ):
         for result in restore_files(
-            jobs, output, restorer, options, batch_size=tools.batch_size, earlier=earlier
+            [(job, _name(job, out)) for job in jobs],
+            output,
+            restorer,
+            options,
+            firsts=firsts,
+            batch_size=tools.batch_size,
+            earlier=earlier,
         ):
             done.append(result)
             lines.write(json.dumps(asdict(result), ensure_ascii=False) + "\n")
@@ -113,37 +124,75 @@ def load(model: str, tools: Tools, downloads: Path) -> PhotographRestorer:
     if tools.upscaler is not None:
         upscale = SuperResolution(tools.upscaler, device=device)
     restorer = open_restorer(model, downloads, device=torch.device(device))
+    if tools.intermediate is not None and not _are_pictures(tools.intermediate):
+        first = open_restorer(tools.intermediate, downloads, device=torch.device(device))
+        if not isinstance(restorer, HDRFace):
+            raise ValueError(
+                f"{restorer.name} uses no first restorations: leave --intermediate out"
+            )
+        restorer.build_on(first)
     faces = FaceRestorer(restorer, batch_size=tools.batch_size)
     return PhotographRestorer(faces, detector=detector, angle=angle, upscale=upscale)
 
 
+def given_pictures(model: str, tools: Tools) -> PicturesByName | None:
+    """Return the first restorations that come with the photographs, if they do.
+
+    Raises: ValueError or FileNotFoundError naming the folder if it holds none.
+    """
+    if tools.intermediate is not None and _are_pictures(tools.intermediate):
+        return PicturesByName(Path(tools.intermediate))
+    if model.startswith(f"{FOLDER}:"):  # the results are the pictures themselves
+        return PicturesByName(path_of(model))
+    return None
+
+
+def _are_pictures(intermediate: str) -> bool:
+    folder = Path(intermediate)
+    return folder.is_dir() and not (folder / RESTORER).is_file()
+
+
+def _name(job: Job, out: Path) -> str:
+    """Return an input's name below its folder, without suffix."""
+    return job.target.relative_to(out).with_suffix("").as_posix()
+
+
 def restore_files(
-    jobs: Sequence[Job],
+    jobs: Sequence[tuple[Job, str]],
     output: OutputOptions,
     restorer: PhotographRestorer,
     options: RestoreOptions,
     *,
+    firsts: PicturesByName | None,
     batch_size: int,
     earlier: Mapping[str, Any],
 ) -> Iterator[Result]:
     """Restore one file after the other; a batch holds the faces of several photographs.
 
-    `earlier` maps the result files of a previous run to their records.
+    Args:
+        jobs: each with the name of its first restoration.
+        output: how results are written.
+        restorer: what restores them.
+        options: how faces are restored.
+        firsts: first restorations that are given.
+        batch_size: of faces.
+        earlier: maps the result files of a previous run to their records.
     """
     waiting: list[_Waiting] = []
-    for job in jobs:
+    for job, name in jobs:
         if output.skip_existing and job.target.exists():
             record = earlier.get(str(job.target))
             reason = f"{job.target} already exists"
             yield Result(str(job.source), str(job.target), "skipped", reason, record=record)
             continue
         if job.format is None:
-            yield _restore_video(job, restorer, options)
+            yield _restore_video(job, restorer, options, are_given=firsts is not None)
             continue
         began = time.monotonic()
         try:
             taken = photograph.read(_read(job.source))
-            waiting.append(_Waiting(job, taken, restorer.prepare(taken, options), began))
+            first = None if firsts is None else firsts.read(name)
+            waiting.append(_Waiting(job, taken, restorer.prepare(taken, options, first), began))
         except (OSError, ValueError) as error:
             yield _failed(job, error)
         num_faces = sum(len(one.prepared.squares) for one in waiting)
@@ -185,7 +234,12 @@ def _finish(
         yield _write(one, restored, output.quality)
 
 
-def _restore_video(job: Job, restorer: PhotographRestorer, options: RestoreOptions) -> Result:
+def _restore_video(
+    job: Job, restorer: PhotographRestorer, options: RestoreOptions, *, are_given: bool
+) -> Result:
+    if are_given:
+        reason = "first restorations of a video cannot be given: name a first restorer"
+        return _failed(job, ValueError(reason))
     began = time.monotonic()
     partial = job.target.with_name(f".partial-{job.target.name}")  # ffmpeg reads the suffix
     try:

@@ -15,8 +15,9 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from components import images
 from components.backbones.color_fix import ColorFix
-from components.restorers.protocol import Restoration
+from components.restorers.protocol import Intermediates, Restoration, refuse_intermediates
 from components.weights.manifest import sha256_of
 
 log = logging.getLogger(__name__)
@@ -30,8 +31,10 @@ class OnnxRestorer:
     """Restore aligned faces of the file's own size by ONNX Runtime."""
 
     color_fix: ClassVar[ColorFix] = "none"
+    intermediates: ClassVar[Intermediates] = "unused"
+    licence: ClassVar[str] = "unknown: see where the ONNX file came from"
 
-    def __init__(self, file: Path, *, device: torch.device) -> None:
+    def __init__(self, file: Path, *, device: torch.device, fingerprint: str | None = None) -> None:
         """Open a file.
 
         Raises: FileNotFoundError; ValueError if the file is no such network, or ONNX Runtime
@@ -60,7 +63,7 @@ class OnnxRestorer:
         )
         self.fidelity = None if self._number is None else FIDELITY
         self.name = file.stem
-        self.fingerprint = sha256_of(file)
+        self.fingerprint = fingerprint or sha256_of(file)
         self.device = device
 
     def restore(
@@ -70,9 +73,11 @@ class OnnxRestorer:
         variants: Sequence[int],
         *,
         fidelity: float | None = None,
+        intermediate_B3HW: Tensor | None = None,
     ) -> Restoration:
         """Restore aligned faces, RGB in [0, 1], one by one: a face's batch changes nothing."""
         del face_ids, variants  # nothing is drawn at random
+        refuse_intermediates(self.name, intermediate_B3HW)
         given: dict[str, Any] = {}
         if self._number is not None:
             value = self.fidelity if fidelity is None else fidelity
@@ -82,7 +87,7 @@ class OnnxRestorer:
         signed = 2 * lq_B3HW.cpu().numpy().astype(np.float32) - 1
         done = [self._session.run(None, {self._picture: face[None], **given})[0] for face in signed]
         restored_B3HW = torch.from_numpy(np.concatenate(done)).to(lq_B3HW)
-        return Restoration(((restored_B3HW + 1) / 2).clamp(0, 1))
+        return Restoration(images.rounded((restored_B3HW + 1) / 2))
 
 
 def _picture(file: Path, inputs: Sequence[Any]) -> tuple[str, int]:

@@ -14,8 +14,9 @@ from typing import Any, ClassVar, NamedTuple
 import torch
 from torch import Tensor
 
+from components import images
 from components.backbones.color_fix import ColorFix
-from components.restorers.protocol import Restoration
+from components.restorers.protocol import Intermediates, Restoration, refuse_intermediates
 from components.weights.checkpoints import read_tensors
 from components.weights.manifest import sha256_of
 
@@ -43,8 +44,9 @@ class SpandrelRestorer:
 
     size: ClassVar[int] = 512
     color_fix: ClassVar[ColorFix] = "none"
+    intermediates: ClassVar[Intermediates] = "unused"
 
-    def __init__(self, file: Path, *, device: torch.device) -> None:
+    def __init__(self, file: Path, *, device: torch.device, fingerprint: str | None = None) -> None:
         """Load a checkpoint.
 
         Raises: FileNotFoundError; ValueError if spandrel knows no face restorer of this layout.
@@ -53,7 +55,7 @@ class SpandrelRestorer:
         self.name: str = found.architecture.id
         self.fidelity = KNOWN[self.name].fidelity
         self.licence = KNOWN[self.name].licence
-        self.fingerprint = sha256_of(file)
+        self.fingerprint = fingerprint or sha256_of(file)
         self.device = device
         self._network = found.model.to(device).eval().requires_grad_(requires_grad=False)
 
@@ -65,8 +67,10 @@ class SpandrelRestorer:
         variants: Sequence[int],
         *,
         fidelity: float | None = None,
+        intermediate_B3HW: Tensor | None = None,
     ) -> Restoration:
         """Restore aligned faces, RGB in [0, 1], one by one: a face's batch changes nothing."""
+        refuse_intermediates(self.name, intermediate_B3HW)
         options: dict[str, Any] = {}
         if self.fidelity is not None:
             options["weight"] = self.fidelity if fidelity is None else fidelity
@@ -81,7 +85,7 @@ class SpandrelRestorer:
         with torch.random.fork_rng([self.device] if self.device.type == "cuda" else []):
             torch.manual_seed(seed)
             signed_13HW: Tensor = self._network(2 * lq_13HW - 1, **options)[0]
-        return ((signed_13HW + 1) / 2).clamp(0, 1)
+        return images.rounded((signed_13HW + 1) / 2)
 
 
 def _load(file: Path) -> Any:

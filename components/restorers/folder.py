@@ -1,17 +1,20 @@
-"""A trained folder: how a restorer is begun, written and loaded.
+"""A restorer folder: how a restorer is begun, written and loaded.
 
-It holds what was trained and names by hash all else that restoring takes:
+A trained one holds what was trained and names by hash all else that restoring takes:
 
     restorer.json            what it is, what it needs, lineage, licences, its files
     fusion.safetensors       SDFM                                    (condition `sdfm`)
     projection.safetensors   tokens to the backbone's width          (where the widths differ)
     unet/ or transformer/    the generator, trained in full, or pytorch_lora_weights.safetensors
+
+One that holds another project's restorer is described in `components.restorers.catalogue`.
 """
 
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, Literal
 
+import torch
 from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
@@ -20,11 +23,15 @@ from components.backbones.catalogue import FAMILIES
 from components.encoders.dinov3 import DINOv3
 from components.files import write_json
 from components.fusion.condition import TextCondition, TokenCondition
+from components.restorers.catalogue import kind_of, open_adopted
 from components.restorers.hdrface import HDRFace
+from components.restorers.protocol import RestoresFaces
 from components.restorers.spec import Need, RestorerSpec
-from components.weights.manifest import FORMAT, RESTORER, seal
+from components.weights.manifest import FORMAT, RESTORER, RESULTS, Description, seal
 from components.weights.prompt import PROMPT_FILE
 from components.weights.store import WeightsFolder, find_need, open_model, open_weights
+
+CPU = torch.device("cpu")
 
 
 def begin_restorer(
@@ -68,7 +75,9 @@ def save_restorer(
     Args:
         restorer: what was trained.
         folder: made if it is not there.
-        needs: `backbone`, and for a condition of tokens `encoder` and `intermediate`.
+        needs: `backbone`; for a condition of tokens also `encoder`, and `intermediate`, the first
+            restorer, or `results`, a folder of first restorations. With neither of them, first
+            restorations come with the faces.
         licences: of the weights that it stands on.
         lineage: commit, inputs and parameters, as JSON values.
         tensors: the trained ones by name, if the restorer does not hold them whole (sharded).
@@ -101,8 +110,10 @@ def _below(prefix: str, tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
     }
 
 
-def load_restorer(folder: Path, hints: Sequence[Path] = ()) -> HDRFace:
-    """Load a trained folder, ready to restore, with everything that it names by hash.
+def load_restorer(
+    folder: Path, hints: Sequence[Path] = (), *, device: torch.device = CPU
+) -> RestoresFaces:
+    """Load a restorer folder, ready to restore, with everything that it names by hash.
 
     What depends on the fixed timestep alone is computed here, once, and its layers are freed.
     What it names is looked for at `hints`, where it lay last, and in the stores (see
@@ -110,21 +121,37 @@ def load_restorer(folder: Path, hints: Sequence[Path] = ()) -> HDRFace:
     or damaged.
     """
     described = open_model(folder)
+    if kind_of(described) is not None:
+        return open_adopted(folder, described, device=device)
+    return _load_trained(folder, described, hints, device)
+
+
+def _load_trained(
+    folder: Path, described: Description, hints: Sequence[Path], device: torch.device
+) -> HDRFace:
     content = described.content
     # A key that is newer than the folder has its default.
     given = {key: content[key] for key in RestorerSpec.model_fields if key in content}
     spec = RestorerSpec.model_validate(given)
-    found = {role: find_need(folder, need, hints) for role, need in described.needs.items()}
+    found = {
+        role: find_need(folder, need, hints)
+        for role, need in described.needs.items()
+        if role != RESULTS
+    }
     own = [FAMILIES[spec.backbone].generator_folder] if spec.trainable == "full" else []
     weights = open_weights(found["backbone"], replaced=own)
     backbone = _load_backbone(spec, folder, weights)
-    encoder = intermediate = None
+    encoder: DINOv3 | None = None
+    intermediate: RestoresFaces | None = None
     condition: TextCondition | TokenCondition
     if spec.encoder_size is None:
         condition = TextCondition.load(weights.path(PROMPT_FILE))
     else:
         encoder = DINOv3(open_weights(found["encoder"]).root, input_size=spec.encoder_size)
-        intermediate = load_restorer(found["intermediate"], hints)
+        if "intermediate" in found:
+            intermediate = load_restorer(found["intermediate"], hints, device=device)
+        elif RESULTS in described.needs:
+            intermediate = _results(folder, described.needs[RESULTS], hints, device)
         condition = TokenCondition(spec.condition, encoder.width, backbone.condition_width)
         for name, part in _parts(condition).items():
             part.load_state_dict(load_file(folder / f"{name}.safetensors"))
@@ -136,7 +163,20 @@ def load_restorer(folder: Path, hints: Sequence[Path] = ()) -> HDRFace:
         intermediate=intermediate,
         fingerprint=described.fingerprint,
     )
-    return restorer.eval().requires_grad_(requires_grad=False)
+    return restorer.eval().requires_grad_(requires_grad=False).to(device)
+
+
+def _results(
+    folder: Path, need: Mapping[str, Any], hints: Sequence[Path], device: torch.device
+) -> RestoresFaces | None:
+    """Open the first restorations of the faces that a folder was trained and tested with.
+
+    None if they are not here: new faces bring theirs.
+    """
+    try:
+        return load_restorer(find_need(folder, need, hints), device=device)
+    except FileNotFoundError:
+        return None
 
 
 def _load_backbone(spec: RestorerSpec, folder: Path, weights: WeightsFolder) -> Backbone:

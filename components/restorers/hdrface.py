@@ -14,7 +14,12 @@ from components.backbones.color_fix import ColorFix
 from components.encoders.dinov3 import DINOv3
 from components.fusion.condition import TextCondition, TokenCondition, mean_alpha
 from components.keyed_random import Key, normals
-from components.restorers.protocol import Restoration
+from components.restorers.protocol import (
+    Intermediates,
+    Restoration,
+    RestoresFaces,
+    refuse_intermediates,
+)
 from components.restorers.spec import RestorerSpec
 
 
@@ -28,15 +33,38 @@ class HDRFace(nn.Module):
         condition: TextCondition | TokenCondition,
         *,
         encoder: DINOv3 | None = None,
-        intermediate: "HDRFace | None" = None,
+        intermediate: RestoresFaces | None = None,
         fingerprint: str = "",
     ) -> None:
-        """Put the parts together; training on cached tokens needs no encoder or intermediate."""
+        """Put the parts together; training on cached tokens needs no encoder or intermediate.
+
+        Without an intermediate restorer, first restorations come with the faces.
+
+        Raises: ValueError if the intermediate restorer has another size.
+        """
         super().__init__()
         self.spec, self.fingerprint = spec, fingerprint
         self.backbone = backbone
         self.condition = condition
         self.encoder = encoder
+        self.intermediate: RestoresFaces | None = None
+        if intermediate is not None:
+            self.build_on(intermediate)
+
+    def build_on(self, intermediate: RestoresFaces) -> None:
+        """Take first restorations from another restorer.
+
+        Raises: ValueError if it has another size, or the condition uses none.
+        """
+        if self.spec.encoder_size is None:
+            raise ValueError(
+                f"{self.name} uses no first restorations: leave {intermediate.name} out"
+            )
+        if intermediate.size != self.size:
+            raise ValueError(
+                f"{intermediate.name} restores faces of {intermediate.size} pixels, {self.name} "
+                f"faces of {self.size}: name a first restorer of that size"
+            )
         self.intermediate = intermediate
 
     @property
@@ -54,6 +82,14 @@ class HDRFace(nn.Module):
     @property
     def color_fix(self) -> ColorFix:
         return self.backbone.color_fix
+
+    @property
+    def intermediates(self) -> Intermediates:
+        if self.encoder is None:
+            return "unused"
+        if self.intermediate is None or self.intermediate.intermediates == "given":
+            return "given"
+        return "made"
 
     @property
     def device(self) -> torch.device:
@@ -91,6 +127,7 @@ class HDRFace(nn.Module):
         variants: Sequence[int],
         *,
         fidelity: float | None = None,
+        intermediate_B3HW: Tensor | None = None,
     ) -> Restoration:
         """Restore aligned faces, RGB in [0, 1].
 
@@ -100,25 +137,27 @@ class HDRFace(nn.Module):
         both ways give the same numbers. `fidelity` in [0, 1] is Qwen-Image's (METHOD, section 4), 1
         if it is None.
 
-        Raises: ValueError if the faces are not of the restorer's size.
+        Raises: ValueError if the faces are not of the restorer's size, or as the protocol says.
         """
         if lq_B3HW.shape[1:] != (3, self.spec.size, self.spec.size):
             raise ValueError(
                 f"this restorer takes faces of (3, {self.spec.size}, {self.spec.size}); "
                 f"got {tuple(lq_B3HW.shape[1:])}: resize or align them first"
             )
-        intermediate = tokens = None
-        if self.encoder is not None and self.intermediate is not None:
-            intermediate, tokens = look_twice(
-                lq_B3HW, face_ids, variants, intermediate=self.intermediate, encoder=self.encoder
-            )
+        tokens = None
+        if self.encoder is None:
+            refuse_intermediates(self.name, intermediate_B3HW)
+        else:
+            if intermediate_B3HW is None:
+                intermediate_B3HW = self._first(lq_B3HW, face_ids, variants)
+            tokens = look_twice(lq_B3HW, intermediate_B3HW, self.encoder)
         latent_BCHW = self.encode(lq_B3HW, face_ids, variants)
         restored_B3HW, alpha_BNC = self.finish(
             latent_BCHW, tokens, face_ids, variants, fidelity=fidelity
         )
         return Restoration(
             restored_B3HW=restored_B3HW,
-            intermediate_B3HW=intermediate,
+            intermediate_B3HW=intermediate_B3HW,
             alpha_BHW=self._patches(alpha_BNC),
         )
 
@@ -143,8 +182,16 @@ class HDRFace(nn.Module):
         """
         noise = self._noise(latent_BCHW, face_ids, variants, 1.0 if fidelity is None else fidelity)
         restored_latent, alpha_BNC = self.predict(latent_BCHW, noise, tokens)
-        restored = images.from_tensor(self.backbone.decode(restored_latent))
-        return images.to_tensor(restored).to(latent_BCHW.device), alpha_BNC
+        return images.rounded(self.backbone.decode(restored_latent)), alpha_BNC
+
+    def _first(self, lq_B3HW: Tensor, face_ids: Sequence[str], variants: Sequence[int]) -> Tensor:
+        """Make the first restorations."""
+        if self.intermediate is None:
+            raise ValueError(
+                f"{self.name} has no first restorer: give first restorations with the faces "
+                "(--intermediate DIR, or 'intermediate' in a request)"
+            )
+        return self.intermediate.restore(lq_B3HW, face_ids, variants).restored_B3HW
 
     def _encode(self, lq_B3HW: Tensor, face_ids: Sequence[str], variants: Sequence[int]) -> Tensor:
         if self.spec.posterior == "mean":
@@ -174,18 +221,10 @@ class HDRFace(nn.Module):
 
 
 @torch.no_grad()
-def look_twice(
-    lq_B3HW: Tensor,
-    face_ids: Sequence[str],
-    variants: Sequence[int],
-    *,
-    intermediate: HDRFace,
-    encoder: DINOv3,
-) -> tuple[Tensor, tuple[Tensor, Tensor]]:
-    """Return the intermediate restoration and the (SR, LQ) tokens, as a features table has them."""
-    first_B3HW = intermediate.restore(lq_B3HW, face_ids, variants).restored_B3HW
+def look_twice(lq_B3HW: Tensor, first_B3HW: Tensor, encoder: DINOv3) -> tuple[Tensor, Tensor]:
+    """Return the tokens (SR, LQ) of a first restoration and of the face, as a features table."""
     sr_tokens, lq_tokens = encoder(torch.cat([first_B3HW, lq_B3HW])).chunk(2)
-    return first_B3HW, (as_cached(sr_tokens), as_cached(lq_tokens))
+    return as_cached(sr_tokens), as_cached(lq_tokens)
 
 
 def as_cached(tensor: Tensor) -> Tensor:

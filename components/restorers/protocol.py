@@ -5,7 +5,7 @@ B batch, H and W of the face; h and w of the gate's patches.
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Protocol
+from typing import Literal, Protocol
 
 import torch
 from torch import Tensor
@@ -20,6 +20,10 @@ class Restoration:
     restored_B3HW: Tensor
     intermediate_B3HW: Tensor | None = None  # what the condition was taken from
     alpha_BHW: Tensor | None = None  # mean gate of each patch: 1 takes the intermediate
+
+
+# Where first restorations come from: none is used, they are made unless given, or must be given.
+Intermediates = Literal["unused", "made", "given"]
 
 
 class RestoresFaces(Protocol):
@@ -46,6 +50,10 @@ class RestoresFaces(Protocol):
         """Return the colour fix that its results get unless another is asked for."""
 
     @property
+    def intermediates(self) -> Intermediates:
+        """Return where the first restorations come from, which its results build on."""
+
+    @property
     def device(self) -> torch.device:
         """Return where it computes."""
 
@@ -56,5 +64,21 @@ class RestoresFaces(Protocol):
         variants: Sequence[int],
         *,
         fidelity: float | None = None,
+        intermediate_B3HW: Tensor | None = None,
     ) -> Restoration:
-        """Restore faces, RGB in [0, 1]; ids and variants key whatever is drawn at random."""
+        """Restore faces, RGB in [0, 1], to such rounded to 8 bits.
+
+        Ids and variants key whatever is drawn at random. `intermediate_B3HW` are first restorations
+        that another program made.
+
+        Raises: ValueError if first restorations are given and not used, or needed and not given.
+        """
+
+
+def refuse_intermediates(name: str, intermediate_B3HW: Tensor | None) -> None:
+    """Raise ValueError if first restorations are given to a restorer that uses none."""
+    if intermediate_B3HW is not None:
+        raise ValueError(
+            f"{name} uses no first restorations: leave them out, or name a model that was trained "
+            "under the condition 'sdfm' or 'dino'"
+        )

@@ -10,7 +10,7 @@ import torch
 from components import cluster
 from components.metrics.identity import IdentityAngle
 from components.photographs.face_restorer import FaceRestorer
-from components.restorers.catalogue import file_of, is_of_others, open_of_others
+from components.restorers.catalogue import is_of_others, open_of_others, path_of
 from components.restorers.folder import load_restorer
 from components.restorers.protocol import RestoresFaces
 from components.serving.model import FollowingModel, Version
@@ -46,7 +46,7 @@ def newest(source: str) -> Version:
         fingerprint = version.tags.get(registry.FINGERPRINT_TAG, "")
         return Version(f"{model.name}/{version.version}", fingerprint, version.run_id)
     if is_of_others(source):
-        return Version(file_of(source).stem, sha256_of(file_of(source)))
+        return Version(path_of(source).stem, sha256_of(path_of(source)))
     if not Path(source).is_dir():
         raise FileNotFoundError(
             f"{source!r} is not a trained folder: train a model, or give models:/NAME@ALIAS, "
@@ -61,7 +61,7 @@ def _load(source: str, params: ServeParams, version: Version) -> FaceRestorer:
     if is_of_others(source):
         restorer = open_of_others(source, device=device)
     else:
-        restorer = load_restorer(_fetch(source, version)).to(device)
+        restorer = load_restorer(_fetch(source, version), device=device)
     return FaceRestorer(restorer, batch_size=params.max_batch)
 
 

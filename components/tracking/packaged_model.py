@@ -12,7 +12,7 @@ import mlflow
 from mlflow.pyfunc.model import PythonModel
 
 if TYPE_CHECKING:
-    from components.restorers.hdrface import HDRFace
+    from components.restorers.protocol import RestoresFaces
 
 _FOLDER = Path(__file__).parent
 
@@ -20,7 +20,7 @@ _FOLDER = Path(__file__).parent
 class PackagedModel(PythonModel):
     """Restore pictures of aligned faces."""
 
-    restorer: "HDRFace"
+    restorer: "RestoresFaces"
 
     def load_context(self, context: Any) -> None:  # noqa: ARG002 - the files lie beside this one
         """Load the trained folder, on a GPU if there is one."""
@@ -28,9 +28,9 @@ class PackagedModel(PythonModel):
 
         from components.restorers.folder import load_restorer
 
-        self.device = "cuda" if torch.cuda.is_available() else "cpu"
+        self.device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
         hints = sorted((_FOLDER / "needs").iterdir())
-        self.restorer = load_restorer(_FOLDER, hints).to(self.device)
+        self.restorer = load_restorer(_FOLDER, hints, device=self.device)
 
     # MLflow reads the signature of the model from these two types.
     def predict(self, model_input: list[bytes]) -> list[bytes]:  # type: ignore[override]
@@ -46,7 +46,7 @@ class PackagedModel(PythonModel):
     def _restore(self, picture: bytes) -> bytes:
         from components import images
 
-        lq = images.resize(images.decode(picture), self.restorer.spec.size)
+        lq = images.resize(images.decode(picture), self.restorer.size)
         restored = self.restorer.restore(
             images.to_tensor([lq]).to(self.device), [hashlib.sha256(picture).hexdigest()], [0]
         )

@@ -45,7 +45,8 @@ def locate(model: str, downloads: Path) -> TrainedModel:
     if run is None and not model.startswith(_REGISTERED):
         raise ValueError(
             f"{model!r} is neither a folder here nor a name in MLflow: give a trained folder, "
-            "models:/NAME@ALIAS, models:/NAME/VERSION, runs:/ID/model, spandrel:FILE or onnx:FILE"
+            "models:/NAME@ALIAS, models:/NAME/VERSION, runs:/ID/model, spandrel:FILE, onnx:FILE "
+            "or folder:DIR"
         )
     if client.uri() is None and not Path("mlflow.db").is_file():  # MLflow would make the file
         raise ValueError(
@@ -62,8 +63,8 @@ def open_restorer(model: str, downloads: Path, *, device: "torch.device") -> "Re
     """Load a restorer by its name.
 
     Args:
-        model: as for `locate`, or `spandrel:FILE` (GFPGAN, RestoreFormer, CodeFormer) or
-            `onnx:FILE`, checkpoints of other projects.
+        model: as for `locate`, or `spandrel:FILE` (GFPGAN, RestoreFormer, CodeFormer),
+            `onnx:FILE` or `folder:DIR` (results), of other projects.
         downloads: an existing folder, for models that no store keeps.
         device: where it computes.
 
@@ -74,7 +75,7 @@ def open_restorer(model: str, downloads: Path, *, device: "torch.device") -> "Re
     from components.restorers.folder import load_restorer
 
     found = locate(model, downloads)
-    return load_restorer(found.folder, found.hints).to(device)
+    return load_restorer(found.folder, found.hints, device=device)
 
 
 def _described(model: str, folder: Path) -> TrainedModel:

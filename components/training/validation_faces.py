@@ -15,7 +15,8 @@ from torch import Tensor
 from components import images
 from components.encoders.dinov3 import DINOv3
 from components.faces.split import spread
-from components.restorers.hdrface import HDRFace, look_twice
+from components.restorers.hdrface import look_twice
+from components.restorers.protocol import RestoresFaces
 from components.training.seat import Seat
 
 _COLUMNS = ("face_id", "variant", "split", "hq_png", "lq_png")
@@ -69,19 +70,15 @@ def _image(png: bytes) -> Tensor:
 
 def seen_by(
     faces: Sequence[ValidationFace],
-    intermediate: HDRFace,
+    intermediate: RestoresFaces,
     encoder: DINOv3,
     device: torch.device,
 ) -> Iterator[ValidationFace]:
     """Find what a condition of tokens is made of: the same as the features table would hold."""
     for face in faces:
-        first_B3HW, tokens = look_twice(
-            face.lq_B3HW.to(device),
-            [face.face_id],
-            [face.variant],
-            intermediate=intermediate,
-            encoder=encoder,
-        )
+        lq_B3HW = face.lq_B3HW.to(device)
+        first_B3HW = intermediate.restore(lq_B3HW, [face.face_id], [face.variant]).restored_B3HW
+        tokens = look_twice(lq_B3HW, first_B3HW, encoder)
         sr_BNC, lq_BNC = (part.cpu() for part in tokens)
         yield replace(face, intermediate_B3HW=first_B3HW.cpu(), tokens=(sr_BNC, lq_BNC))
 

@@ -21,6 +21,7 @@ from components.files import write_json
 MANIFEST = "manifest.json"
 RESTORER = "restorer.json"
 DESCRIPTIONS = (MANIFEST, RESTORER)
+RESULTS = "results"  # a need that new faces do without, and that is not copied with its owner
 FORMAT: Final = 2  # of both; 1 called the fingerprint an identity
 
 # Not part of what a trained folder is: its name, its history, where a machine keeps things.
@@ -245,7 +246,7 @@ def _origin(folder: Path) -> str:
 def _fingerprint(content: Mapping[str, Any], records: Mapping[str, FileRecord]) -> str:
     """Hash what a folder is: name and files of weights; of a restorer, all but its history."""
     digests = {relative: record.sha256 for relative, record in records.items()}
-    if "backbone" not in content:  # which a restorer always names
+    if "needs" not in content:  # which a restorer always names
         return _hash({"format": FORMAT, "name": content.get("name"), "files": digests})
     kept = {key: value for key, value in content.items() if key not in _NOT_CONTENT}
     kept["needs"] = {

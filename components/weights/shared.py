@@ -13,7 +13,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from components.storage import Storage, data_root
-from components.weights.manifest import DESCRIPTIONS, Description, sha256_of
+from components.weights.manifest import DESCRIPTIONS, RESULTS, Description, sha256_of
 from components.weights.store import closure, enter, stores
 
 
@@ -98,8 +98,9 @@ def _fetch(place: Storage, fingerprint: str) -> Path:
         if any((target / name).is_file() for name in DESCRIPTIONS):
             return target
         description = _description(place / fingerprint, Path(folder))
-        for need in description.needs.values():
-            _fetch(place, str(need["fingerprint"]))
+        for role, need in description.needs.items():
+            if role != RESULTS:
+                _fetch(place, str(need["fingerprint"]))
         files = {relative: Path(relative) for relative in description.files}
         return enter(
             target.parent,

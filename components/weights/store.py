@@ -15,6 +15,7 @@ from uuid import uuid4
 from components.weights.manifest import (
     MANIFEST,
     RESTORER,
+    RESULTS,
     Description,
     Manifest,
     check,
@@ -163,8 +164,9 @@ def closure(
         root = open_weights(folder).root
     else:
         open_model(folder)
-        for need in description.needs.values():
-            yield from closure(find_need(folder, need, hints), hints)
+        for role, need in description.needs.items():
+            if role != RESULTS:
+                yield from closure(find_need(folder, need, hints), hints)
     yield description, {relative: root / relative for relative in description.files}
 
 
