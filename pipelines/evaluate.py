@@ -18,19 +18,18 @@ from pathlib import Path
 from typing import Annotated, Any, NamedTuple
 
 import torch
-from pydantic import Field, NonNegativeInt, PositiveInt
+from pydantic import Field, NonNegativeInt, PositiveInt, StringConstraints
 
 from components import cluster, files, images
-from components.backbones.catalogue import BackboneName
 from components.encoders.identity import find_network
 from components.faces.split import spread
-from components.fusion.condition import ConditionName
 from components.metrics.catalogue import CATALOGUE, NOT_SUPPORTED, open_metrics
 from components.params import Compute, Params, one_of
 from components.progress import Progress
 from components.reporting import comparison
 from components.reporting.comparison import Compared, Comparison, FaceScores, Pair
 from components.reporting.gallery import Gallery, make_picture
+from components.restorers.catalogue import kind_of
 from components.restorers.folder import load_restorer
 from components.tables import Table
 from components.tracking import runs
@@ -45,6 +44,7 @@ SECTION = "evaluate"
 ALWAYS = "identity_angle"  # always measured: if it is unavailable, the result says why
 _COLUMNS = ["face_id", "variant", "split", "hq_png", "lq_png"]
 
+ModelName = Annotated[str, StringConstraints(pattern=r"^[A-Za-z0-9][A-Za-z0-9_.-]*$")]
 MetricName = Annotated[str, one_of((*CATALOGUE, *NOT_SUPPORTED))]
 
 
@@ -53,7 +53,6 @@ class EvaluateParams(Params):
     models: Path  # the folder of trained folders
     scores: Path  # the folder of metrics files
     galleries: Path
-    conditions: Annotated[list[ConditionName], Field(min_length=1)]
     metrics: Annotated[list[MetricName], Field(min_length=1)]
     identity_network: Path | None  # an ONNX file or an InsightFace pack
     bootstrap_samples: PositiveInt
@@ -62,15 +61,12 @@ class EvaluateParams(Params):
     batch_size: PositiveInt
 
 
-def run(
-    params: EvaluateParams, compute: Compute, backbone: BackboneName, condition: ConditionName
-) -> None:
-    """Score `models/B-C` on the test split of the pairs.
+def run(params: EvaluateParams, compute: Compute, name: ModelName) -> None:
+    """Score the restorer folder `models/NAME` on the test split of the pairs.
 
     Raises: ValueError if no pair is in the test split, or the pairs have another size than the
     model.
     """
-    name = f"{backbone}-{condition}"
     pairs, network = Table.open(params.pairs).shared(), None
     if params.identity_network is not None:
         network = share_file(find_network(params.identity_network))
@@ -87,7 +83,7 @@ def run(
     for metric, reason in scored.unavailable.items():
         log.warning("%s is not measured: %s", metric, reason)
     result = comparison.result(
-        comparison.model_facts(scored.model, backbone, condition),
+        comparison.model_facts(name, open_model(params.models / name).content),
         _protocol(pairs, scored.size, network),
         scored.scores,
         scored.unavailable,
@@ -121,7 +117,6 @@ def _protocol(pairs: Table, size: int, network: SharedFile | None) -> dict[str, 
 class Scored(NamedTuple):
     """What `score` found about a model."""
 
-    model: str  # its fingerprint
     size: int  # pixels
     scores: list[FaceScores]
     shown: list[Compared]  # those that the gallery shows, with their pictures
@@ -149,7 +144,7 @@ def score(
     )
     compare = Comparison(restorer, metrics, device=torch.device(device))
     scores, shown = score_test_split(pairs, compare, params, size=restorer.size)
-    return Scored(restorer.fingerprint, restorer.size, scores, shown, unavailable)
+    return Scored(restorer.size, scores, shown, unavailable)
 
 
 def score_test_split(
@@ -201,7 +196,10 @@ def score_shard(
 
 def _track(model: Path, result: dict[str, Any], gallery: Gallery) -> None:
     """Write means, bounds and pictures to the MLflow run that trained the model."""
-    training = Description.read(model, RESTORER).content["lineage"].get("training")
+    described = Description.read(model, RESTORER)
+    if kind_of(described) is not None:  # another project trained it
+        return
+    training = described.content["lineage"].get("training")
     run_id = runs.run_of(training) if training else None
     if run_id is None:
         log.warning("no MLflow run of %s is known here: its scores are not tracked", model)

@@ -36,7 +36,7 @@ LOCK = Path("dvc.lock")
 
 class ReportParams(Params):
     title: str
-    names: list[str]  # of the models, BACKBONE-CONDITION, in the order of the tables
+    names: list[str]  # of the models, in the order of the tables
     scores: Path  # the folder of metrics files
     galleries: Path
     models: Path
@@ -82,6 +82,9 @@ def _result(file: Path) -> dict[str, Any]:
 
 
 def _history(model: Path) -> list[HistoryPoint]:
+    """Read how a model was trained; empty if it was not trained here."""
+    if not (model / HISTORY).is_file():
+        return []
     return history.decode((model / HISTORY).read_bytes())
 
 

@@ -137,14 +137,10 @@ def _summary(
     return {role: asdict(interval) for role, interval in zip([*roles, GAIN], found, strict=True)}
 
 
-def model_facts(fingerprint: str, backbone: str, condition: str) -> dict[str, str]:
-    """Return which trained model was scored, for a metrics file."""
-    return {
-        "name": f"{backbone}-{condition}",
-        "fingerprint": fingerprint,
-        "backbone": backbone,
-        "condition": condition,
-    }
+def model_facts(name: str, content: Mapping[str, Any]) -> dict[str, str]:
+    """Return which model was scored, for a metrics file; `content` is that of `restorer.json`."""
+    known = ("fingerprint", "kind", "backbone", "condition")
+    return {"name": name, **{key: content[key] for key in known if key in content}}
 
 
 def result(

@@ -20,6 +20,7 @@ from components.params import (
     read,
 )
 from components.profiles import CONF
+from components.weights.manifest import RESTORER
 from pipelines.commands.arguments import group
 from pipelines.stage import STAGES, Stage
 
@@ -53,6 +54,10 @@ _SAME = (
     ("train.B.intermediate", "intermediates.B.model"),
     ("train.B.models", "evaluate.models"),
 )
+
+
+_IMPORTED = ", and there is no other restorer folder: 'hdrface import' makes one"
+_MAY_BE_EMPTY = ("plain.backbones",)
 
 
 @app.command("use")
@@ -199,7 +204,7 @@ def _axis_problems(key: str, its_type: Any, values: Mapping[str, Any]) -> Sequen
     found = _at(values, key)
     if problems := check_value(key, found, list[its_type]):
         return problems
-    if not found or len(set(found)) < len(found):
+    if (not found and key not in _MAY_BE_EMPTY) or len(set(found)) < len(found):
         return [f"{key} = {found!r}: Input should name one or more, none twice"]
     return ()
 
@@ -237,17 +242,12 @@ def _disagreements(values: Mapping[str, Any]) -> Iterator[str]:
             if (found := _at(values, one)) != (expected := _at(values, other)):
                 yield f"{one} = {found!r}: {other} is {expected!r}, and they must be the same"
     yield from _unmade_models(values)
-    trained, conditions = (
-        _names(values, key) for key in ("train.backbones", "evaluate.conditions")
-    )
-    scored = {f"{backbone}-{condition}" for backbone in trained for condition in conditions}
-    if (shown := _names(values, "report.names")) and set(shown) != scored:
-        yield f"report.names = {shown}: the stage evaluate scores {sorted(scored)}"
+    scored = set(_names(values, "report.names"))
     if set(candidates := _names(values, "register.candidates")) - scored:
         yield f"register.candidates = {candidates}: the stage evaluate scores {sorted(scored)}"
     yield from _unmeasured(values)
     networks = _names(values, "weights.networks")
-    needed = [*trained, *_names(values, "plain.backbones"), "dinov3"]
+    needed = [*_names(values, "train.backbones"), *_names(values, "plain.backbones"), "dinov3"]
     if missing := sorted(set(needed) - set(networks)):
         yield f"weights.networks = {networks}: {', '.join(missing)} is needed too"
 
@@ -272,13 +272,18 @@ def _unmade_models(values: Mapping[str, Any]) -> Iterator[str]:
     made = {f"{_at(values, f'plain.{backbone}.models')}/{backbone}-text" for backbone in plain}
     for backbone in trained:
         key = f"intermediates.{backbone}.model"
-        if (model := _at(values, key)) not in made:
-            yield f"{key} = {model!r}: the stage plain makes {sorted(made)}"
-    for condition in _names(values, "evaluate.conditions"):
-        if condition == "text" and (missing := sorted(set(trained) - set(plain))):
-            yield f"evaluate.conditions = 'text': plain.backbones lacks {', '.join(missing)}"
-        elif condition not in ("text", *_names(values, "train.conditions")):
-            yield f"evaluate.conditions = {condition!r}: train.conditions does not train it"
+        if (model := _at(values, key)) not in made and not _is_restorer(model):
+            yield f"{key} = {model!r}: the stage plain makes {sorted(made)}{_IMPORTED}"
+    conditions = _names(values, "train.conditions")
+    models = _at(values, "evaluate.models")
+    made |= {f"{models}/{backbone}-{condition}" for backbone in trained for condition in conditions}
+    for name in _names(values, "report.names"):
+        if (model := f"{models}/{name}") not in made and not _is_restorer(model):
+            yield f"report.names = {name!r}: the stages make {sorted(made)}{_IMPORTED}"
+
+
+def _is_restorer(model: Any) -> bool:
+    return isinstance(model, str) and (Path(model) / RESTORER).is_file()
 
 
 def _at(values: Any, key: str) -> Any:

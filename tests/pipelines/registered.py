@@ -74,7 +74,7 @@ class Project:
             psnr = {"degraded": before, "restored": before + gain + draw.normal(0, 0.05)}
             ssim = {"degraded": 0.5, "restored": 0.7}
             faces.append(FaceScores(f"face-{i}", 0, {"psnr": psnr, "ssim": ssim}))
-        facts = comparison.model_facts(self.fingerprint(name), *name.split("-"))
+        facts = comparison.model_facts(name, {"fingerprint": self.fingerprint(name)})
         result = comparison.result(facts, {"pairs": pairs}, faces, {}, samples=9, seed=1)
         (self.root / "metrics").mkdir(exist_ok=True)
         (self.root / "metrics" / f"{name}.json").write_text(json.dumps(result))

@@ -69,7 +69,6 @@ def project(tmp_path_factory: pytest.TempPathFactory, networks: Path) -> Project
         models=root / "models",
         scores=root / "metrics",
         galleries=root / "galleries",
-        conditions=["text", "sdfm"],
         metrics=["psnr", "ssim", "lpips"],
         identity_network=None,
         bootstrap_samples=200,
@@ -97,7 +96,7 @@ def database(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
 
 def _evaluate(project: Project, condition: str, **changes: Any) -> dict[str, Any]:
     params = project.params.model_copy(update=changes)
-    evaluate.run(params, Compute(), "sd21", condition)
+    evaluate.run(params, Compute(), f"sd21-{condition}")
     content: dict[str, Any] = json.loads((params.scores / f"sd21-{condition}.json").read_bytes())
     return content
 

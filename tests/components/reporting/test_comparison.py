@@ -102,7 +102,7 @@ def test_the_gain_is_paired_by_face_and_its_interval_does_not_depend_on_the_orde
 def test_a_result_has_every_number_and_how_it_was_measured() -> None:
     faces = _scores([("a", 0, 10.0, 12.0), ("b", 0, 11.0, 12.0)])
     result = comparison.result(
-        comparison.model_facts("b1e4d", "blend", "sdfm"),
+        comparison.model_facts("blend-sdfm", {"fingerprint": "b1e4d", "backbone": "blend"}),
         {"pairs": "9f"},
         faces,
         {"lpips": "no weights"},
