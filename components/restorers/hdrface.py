@@ -65,6 +65,8 @@ class HDRFace(nn.Module):
                 f"{intermediate.name} restores faces of {intermediate.size} pixels, {self.name} "
                 f"faces of {self.size}: name a first restorer of that size"
             )
+        # PyTorch replaces a module by nothing but a module, and another project's is none.
+        del self.intermediate
         self.intermediate = intermediate
 
     @property

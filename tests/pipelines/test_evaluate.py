@@ -18,11 +18,13 @@ from components.degradation import recipe
 from components.params import Compute
 from components.reporting import folder_scores
 from components.reporting.gallery import Gallery
+from components.restorers.catalogue import adopt
 from components.restorers.folder import load_restorer
 from components.tracking import runs
 from components.weights.store import bring
 from pipelines import cli, evaluate
 from pipelines.evaluate import EvaluateParams
+from tests.first_restorers import give_first, write_results
 from tests.onnx_networks import onnx_network
 from tests.small_networks import SIZE, trained
 from tests.small_tables import RECIPE, pair_row, write_pairs
@@ -253,6 +255,37 @@ def test_another_projects_checkpoint_is_scored_on_a_recipe_that_is_given(
     assert result["metrics"]["psnr"]["gain"]["mean"] < 0
     with pytest.raises(ValueError, match=r"half\.onnx: how .* not known here: give --params"):
         folder_scores.run(model, project.faces, seed=1)
+
+
+@pytest.mark.usefixtures("database")
+def test_another_projects_restorer_is_a_row_beside_ours(
+    project: Project, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    adopt(f"onnx:{onnx_network(tmp_path / 'half.onnx')}", project.root / "models" / "half")
+    evaluate.run(project.params, Compute(), "half")
+    result = json.loads((project.params.scores / "half.json").read_bytes())
+    assert result["model"].keys() == {"name", "fingerprint", "kind"}
+    assert result["protocol"] == _evaluate(project, "sdfm")["protocol"]
+    ours = _evaluate(project, "text")
+    for other, same in zip(result["faces"], ours["faces"], strict=True):
+        assert other["scores"]["psnr"]["degraded"] == same["scores"]["psnr"]["degraded"]
+    assert "no MLflow run of half" not in caplog.text
+
+
+@pytest.mark.usefixtures("database")
+def test_a_model_that_builds_on_a_folder_of_results_is_scored_on_them(
+    project: Project, tmp_path: Path, networks: Path
+) -> None:
+    stems = [f"fäce {number}" for number in (0, 2, 3, 4, 5)]
+    expected = write_results(tmp_path / "pictures", stems)
+    adopt(f"folder:{tmp_path / 'pictures'}", tmp_path / "results")
+    folder = trained(tmp_path / "models", networks, "sd21", "sdfm", LINEAGE)
+    give_first(folder, "results", tmp_path / "results")
+    scored = _evaluate(project, "sdfm", models=tmp_path / "models", scores=tmp_path)["faces"]
+    hq = images.decode((project.faces / "fäce 3.png").read_bytes())
+    error = ((images.to_tensor([hq]) - expected[2]) ** 2).mean()
+    found = scored[2]["scores"]["psnr"]["intermediate"]
+    assert found == pytest.approx(-10 * np.log10(float(error)), abs=0.01)
 
 
 @pytest.mark.shared

@@ -8,11 +8,13 @@ import torch
 
 from components import images
 from components.params import Compute
+from components.restorers.catalogue import adopt
 from components.restorers.folder import load_restorer
 from components.tables import Table
 from components.weights.shared import share
 from pipelines import intermediates
 from pipelines.intermediates import IntermediateMaker, IntermediatesParams
+from tests.first_restorers import write_results
 from tests.small_networks import SIZE, trained
 from tests.small_tables import smooth_pairs, write_pairs
 
@@ -51,6 +53,26 @@ def test_a_face_does_not_depend_on_its_shard_or_its_place_in_it(
         row["face_id"]: row["sr_png"] for row in one
     }
     assert [row["face_id"] for row in other] != [row["face_id"] for row in one]
+
+
+def test_results_of_another_program_must_be_there_for_every_face(tmp_path: Path) -> None:
+    rows = smooth_pairs(SPLITS, SIZE)
+    pairs = write_pairs(tmp_path / "pairs", [rows])
+    expected = write_results(tmp_path / "pictures", [f"face {number}" for number in (0, 2, 3)])
+    adopt(f"folder:{tmp_path / 'pictures'}", tmp_path / "results")
+    made = rows_of(pairs, tmp_path / "results", batch_size=2)
+    assert torch.equal(
+        images.to_tensor([images.decode_png(row["sr_png"]) for row in made]), expected
+    )
+    params = IntermediatesParams(
+        pairs=tmp_path / "pairs",
+        model=tmp_path / "results",
+        intermediates=tmp_path / "intermediates",
+        batch_size=2,
+    )
+    with pytest.raises(ValueError, match=r"lacks results of 1 of 4 faces: face 1\.png: restore"):
+        intermediates.run(params, Compute(workers=1), "sd21")  # the test face, scored later
+    assert not params.intermediates.exists()
 
 
 @pytest.mark.ray

@@ -10,10 +10,12 @@ import pytest
 
 from components import images, tables
 from components.params import Compute
+from components.restorers.catalogue import adopt
 from components.restorers.folder import load_restorer
 from components.weights.store import open_model, open_weights
 from pipelines import train
 from pipelines.train import TrainParams
+from tests.first_restorers import write_results
 from tests.pipelines.seats import Reports
 from tests.small_networks import DINO, SIZE, VAE, trained
 from tests.small_tables import FINGERPRINT, smooth_pairs, write_pairs, write_table
@@ -238,6 +240,17 @@ def test_the_plan_names_all_that_the_folder_stands_on(params: TrainParams) -> No
     assert training.inputs["intermediate"] == open_model(params.intermediate).fingerprint
     assert (restorer.spec.size, restorer.token_width) == (SIZE, DINO["hidden_size"])
     assert not params.models.exists()
+
+
+def test_a_folder_of_results_is_named_and_new_faces_do_without_it(
+    params: TrainParams, tmp_path: Path
+) -> None:
+    write_results(tmp_path / "pictures", ["a"])
+    fingerprint = adopt(f"folder:{tmp_path / 'pictures'}", tmp_path / "results")
+    with_results = changed(params, intermediate=tmp_path / "results")
+    training, restorer = train.plan(with_results, "sd21", "sdfm")
+    assert set(restorer.needs) == {"backbone", "encoder", "results"}
+    assert training.inputs["results"] == fingerprint
 
 
 @pytest.mark.parametrize(

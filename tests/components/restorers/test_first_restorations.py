@@ -1,6 +1,5 @@
 """First restorations by other programs: as a restorer folder, by name, or with the faces."""
 
-import json
 import shutil
 from pathlib import Path
 
@@ -12,7 +11,8 @@ from components import images
 from components.restorers.by_folder import FolderRestorer
 from components.restorers.catalogue import adopt
 from components.restorers.folder import load_restorer
-from components.weights.store import bring, open_model
+from components.weights.store import bring
+from tests.first_restorers import give_first, write_results
 from tests.onnx_networks import onnx_network
 from tests.small_networks import SIZE, trained
 
@@ -22,34 +22,6 @@ CPU = torch.device("cpu")
 def faces(count: int, size: int = SIZE) -> torch.Tensor:
     draw = np.random.default_rng(0)
     return images.to_tensor(list(draw.integers(256, size=(count, size, size, 3), dtype=np.uint8)))
-
-
-def write_results(folder: Path, stems: list[str], size: int = SIZE) -> torch.Tensor:
-    """Write results of some faces as PNG files; return them."""
-    drawn = torch.rand(len(stems), 3, size, size, generator=torch.Generator().manual_seed(4))
-    for stem, picture in zip(stems, images.from_tensor(drawn), strict=True):
-        file = folder / f"{stem}.png"
-        file.parent.mkdir(parents=True, exist_ok=True)
-        file.write_bytes(images.encode_png(picture))
-    return images.rounded(drawn)
-
-
-def named(folder: Path, role: str, first: Path) -> Path:
-    """Let a trained folder name another first restorer, as the stage `train` would have."""
-    file = folder / "restorer.json"
-    content = json.loads(file.read_text())
-    needs = {key: need for key, need in content["needs"].items() if key != "intermediate"}
-    fingerprint = open_model(first).fingerprint
-    needs[role] = {"name": first.name, "fingerprint": fingerprint, "hint": str(first)}
-    return sealed(file, {**content, "needs": needs})
-
-
-def sealed(file: Path, content: object) -> Path:
-    from components.weights.manifest import seal
-
-    file.write_text(json.dumps(content))
-    seal(file.parent)
-    return file.parent
 
 
 def test_results_are_found_by_name_and_variant(tmp_path: Path) -> None:
@@ -97,7 +69,8 @@ def test_an_onnx_file_can_be_the_first_restorer_of_a_trained_folder(
 ) -> None:
     network = onnx_network(tmp_path / "half.onnx", side=SIZE)
     adopt(f"onnx:{network}", tmp_path / "half")
-    folder = named(trained(tmp_path, networks, "sd21", "sdfm"), "intermediate", tmp_path / "half")
+    folder = trained(tmp_path, networks, "sd21", "sdfm")
+    give_first(folder, "intermediate", tmp_path / "half")
     place = bring(folder, tmp_path / "store")
     shutil.rmtree(tmp_path / "half")
     network.unlink()
@@ -124,7 +97,8 @@ def test_results_stay_behind_when_a_folder_is_copied_and_new_faces_bring_theirs(
 ) -> None:
     expected = write_results(tmp_path / "pictures", ["a", "b"])
     adopt(f"folder:{tmp_path / 'pictures'}", tmp_path / "results")
-    folder = named(trained(tmp_path, networks, "sd21", "sdfm"), "results", tmp_path / "results")
+    folder = trained(tmp_path, networks, "sd21", "sdfm")
+    give_first(folder, "results", tmp_path / "results")
     lq, ids, variants = faces(2), ["a.png", "b.png"], [0, 0]
     restorer = load_restorer(folder)
     assert restorer.intermediates == "given"
@@ -149,6 +123,7 @@ def test_a_plain_restorer_refuses_first_restorations(tmp_path: Path, networks: P
 
 def test_a_first_restorer_of_another_size_is_refused(tmp_path: Path, networks: Path) -> None:
     adopt(f"onnx:{onnx_network(tmp_path / 'wide.onnx', side=64)}", tmp_path / "wide")
-    folder = named(trained(tmp_path, networks, "sd21", "sdfm"), "intermediate", tmp_path / "wide")
+    folder = trained(tmp_path, networks, "sd21", "sdfm")
+    give_first(folder, "intermediate", tmp_path / "wide")
     with pytest.raises(ValueError, match="wide restores faces of 64 pixels, sd21-sdfm faces of 32"):
         load_restorer(folder)

@@ -120,6 +120,35 @@ def test_another_projects_checkpoint_restores_a_folder(tmp_path: Path, face: ima
     assert "half accepts only 1" in str(refused.exception)
 
 
+def test_first_restorations_come_from_a_folder_or_from_another_restorer(
+    tmp_path: Path, networks: Path, face: images.Image
+) -> None:
+    sdfm = trained(tmp_path / "models", networks, "sd21", "sdfm")
+    source, results = tmp_path / "in", tmp_path / "results"
+    (source / "deep").mkdir(parents=True)
+    for name in ("a.png", "deep/b.png", "c.png"):
+        PIL.Image.fromarray(images.resize(face, 32)).save(source / name)
+    half = f"onnx:{onnx_network(tmp_path / 'half.onnx')}"
+    words = (source, "--aligned", "--color-fix", "none")
+    assert restore(*words, "-o", results, "--model", half).exit_code == 0
+    (results / "c.png").unlink()
+
+    live = restore(*words, "-o", tmp_path / "live", "--model", sdfm, "--intermediate", half)
+    given = restore(*words, "-o", tmp_path / "given", "--model", sdfm, "--intermediate", results)
+    assert (live.exit_code, given.exit_code) == (0, 1)
+    failed = {line["input"]: line["reason"] for line in lines(tmp_path / "given") if line["reason"]}
+    assert failed == {str(source / "c.png"): f"{results} holds no picture named c"}
+    for name in ("a.png", "deep/b.png"):
+        assert (tmp_path / "given" / name).read_bytes() == (tmp_path / "live" / name).read_bytes()
+    restore(*words, "-o", tmp_path / "own", "--model", sdfm)
+    assert (tmp_path / "own/a.png").read_bytes() != (tmp_path / "live/a.png").read_bytes()
+
+    assert restore(*words, "-o", tmp_path / "as", "--model", f"folder:{results}").exit_code == 1
+    assert np.array_equal(
+        *(np.asarray(PIL.Image.open(d / "a.png")) for d in (results, tmp_path / "as"))
+    )
+
+
 @pytest.mark.shared
 def test_a_photograph_without_faces_is_no_failure(
     tmp_path: Path, model: Path, face: images.Image, shared_dir: Path
@@ -195,6 +224,7 @@ def test_a_model_comes_from_a_run_or_the_registry(
         (["face.png", "--format", "gif"], "--format gif: Input should be 'jpeg', 'png' or 'webp'"),
         (["face.png", "-o", "."], "face.png is an input: name another folder with -o"),
         (["face.png", "--max-angle", "30"], "max_angle needs an identity network"),
+        (["face.png", "--intermediate", "."], "sd21-text uses no first restorations"),
     ],
 )
 def test_a_mistake_is_reported_before_anything_is_written(
