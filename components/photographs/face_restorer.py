@@ -40,6 +40,7 @@ class FaceRestorer:
         self._restorer, self._batch_size = restorer, batch_size
         self.size = restorer.size
         self.fingerprint = restorer.fingerprint
+        self.intermediates = restorer.intermediates
 
     def color_fix(self, asked: ColorFix | None) -> ColorFix:
         """Return the colour fix to use; None asks for the model's own."""
@@ -50,10 +51,10 @@ class FaceRestorer:
 
         Also if first restorations are given and it uses none, or they are not and it needs them.
         """
-        name, intermediates = self._restorer.name, self._restorer.intermediates
-        if are_given and intermediates == "unused":
+        name = self._restorer.name
+        if are_given and self.intermediates == "unused":
             raise ValueError(f"{name} uses no first restorations: leave 'intermediate' out")
-        if not are_given and intermediates == "given":
+        if not are_given and self.intermediates == "given":
             raise ValueError(
                 f"{name} has no first restorer: give the first restoration of each picture as "
                 "'intermediate'"

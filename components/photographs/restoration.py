@@ -75,12 +75,8 @@ def prepare(
     squares = cut_squares(image, faces, options, size=size)
     if intermediate is None:
         return Prepared(faces, squares)
-    if intermediate.shape != image.shape and not options.aligned:
-        raise ValueError(
-            f"the first restoration is {intermediate.shape[1]} x {intermediate.shape[0]}, the "
-            f"photograph {width} x {height}: give one of its size"
-        )
-    return Prepared(faces, squares, cut_squares(intermediate, faces, options, size=size))
+    firsts = cut_intermediates(image, intermediate, faces, options, size=size)
+    return Prepared(faces, squares, firsts)
 
 
 def find(image: Image, detector: Detector | None, options: RestoreOptions) -> list[FoundFace]:
@@ -105,6 +101,26 @@ def cut_squares(
         for face in faces
         if face.reason is None and face.similarity is not None
     ]
+
+
+def cut_intermediates(
+    image: Image,
+    intermediate: Image,
+    faces: Sequence[FoundFace],
+    options: RestoreOptions,
+    *,
+    size: int,
+) -> list[Image]:
+    """Cut the squares of a photograph's faces from a first restoration of the photograph.
+
+    Raises: ValueError if that has another size; of an aligned one, if it is not square.
+    """
+    if intermediate.shape != image.shape and not options.aligned:
+        raise ValueError(
+            f"the first restoration is {intermediate.shape[1]} x {intermediate.shape[0]}, the "
+            f"photograph {image.shape[1]} x {image.shape[0]}: give one of its size"
+        )
+    return cut_squares(intermediate, faces, options, size=size)
 
 
 def finish(

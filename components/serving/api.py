@@ -34,7 +34,7 @@ from components.serving.guard import Event, Guard
 from components.serving.keys import Keys
 from components.serving.model import FacesAnswer, FacesRequest, ModelState
 from components.serving.refusal import Refusal, another_version, busy, not_ready, too_late
-from components.serving.requests import BoundedBody, RequestOptions
+from components.serving.requests import Body, BoundedBody, RequestOptions
 
 
 class Parts(Protocol):
@@ -115,13 +115,13 @@ class Api:
         """Restore the faces of one photograph."""
         try:
             async with asyncio.timeout(self._limits.timeout_s) as deadline:
-                data, asked = await requests.read(request)
+                body, asked = await requests.read(request)
                 if asked.timeout_s is not None:
                     wanted = asyncio.get_running_loop().time() + asked.timeout_s
                     deadline.reschedule(min(wanted, deadline.when() or wanted))
                 name = self._model_name(asked.model)
                 with self._place(name):
-                    answer = await self._restore(name, data, asked, _since_epoch(deadline))
+                    answer = await self._restore(name, body, asked, _since_epoch(deadline))
         except TimeoutError:
             raise too_late().refusal() from None
         except images.ImageError as error:
@@ -143,35 +143,50 @@ class Api:
             self._waiting[name] -= 1
 
     async def _restore(
-        self, name: str, data: bytes, asked: RequestOptions, give_up_at: float
+        self, name: str, body: Body, asked: RequestOptions, give_up_at: float
     ) -> PhotographAnswer:
         clock = _Clock()
-        photo = await self._run(photograph.read, data, max_pixels=self._limits.pixels)
+        most = self._limits.pixels
+        photo = await self._run(photograph.read, body.image, max_pixels=most)
+        first: Image | None = None
+        if body.intermediate is not None:
+            first = await self._run(images.decode, body.intermediate, max_pixels=most)
         clock.lap("decode")
         try:
-            prepared, faces, size = await self._faces(photo, name, asked, give_up_at, clock)
+            prepared, faces, size = await self._faces(photo, first, name, asked, give_up_at, clock)
         except Refusal as refusal:
             if refusal.refused != another_version():
                 raise
-            prepared, faces, size = await self._faces(photo, name, asked, give_up_at, clock)
+            prepared, faces, size = await self._faces(photo, first, name, asked, give_up_at, clock)
         file, record, kind = await self._run(_finish, photo, prepared, faces, size, asked)
         clock.lap("finish")
         return PhotographAnswer(file, kind, record, prepared, faces, clock.laps)
 
     async def _faces(
-        self, photo: Photograph, name: str, asked: RequestOptions, give_up_at: float, clock: _Clock
+        self,
+        photo: Photograph,
+        first: Image | None,
+        name: str,
+        asked: RequestOptions,
+        give_up_at: float,
+        clock: _Clock,
     ) -> tuple[Prepared, FacesAnswer, int]:
         """Find and restore the faces; return both, and the model's size."""
         [state] = [one for one in await self._parts.states() if one.name == name]
         if state.size is None:
             raise not_ready(state.problem).refusal()
-        prepared = await self._parts.find(photo.pixels, asked.restoring(), state.size)
+        options, pixels = asked.restoring(), photo.pixels
+        prepared = await self._parts.find(pixels, options, state.size)
         clock.lap("find")
         if (found := len(prepared.squares)) > self._limits.faces:
             most = self._limits.faces
             message = f"the picture has {found} faces: this server restores at most {most}"
             raise Refusal(422, "too_many_faces", message)
-        faces = FacesRequest(prepared.squares, asked.fidelity, asked.color_fix, give_up_at)
+        firsts = None
+        if first is not None:
+            cut = restoration.cut_intermediates
+            firsts = await self._run(cut, pixels, first, prepared.faces, options, size=state.size)
+        faces = FacesRequest(prepared.squares, asked.fidelity, asked.color_fix, firsts, give_up_at)
         restored = await self._parts.restore(name, faces)
         if asked.max_angle is not None and restored.angles is None:
             message = "max_angle: this server has no identity network to measure angles with"

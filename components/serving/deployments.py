@@ -14,7 +14,6 @@ import threading
 from collections.abc import AsyncGenerator, Awaitable, Callable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import aclosing
-from dataclasses import replace
 from functools import partial
 from pathlib import Path
 from typing import Any, TypeVar
@@ -199,8 +198,7 @@ class ServeParts:
         """Restore the faces, one full batch after the other."""
         handle, most = self._models[model].restore, self._max_batch
         pieces = [
-            replace(asked, faces=asked.faces[start : start + most])
-            for start in range(0, max(1, len(asked.faces)), most)
+            asked.part(start, start + most) for start in range(0, max(1, len(asked.faces)), most)
         ]
         try:
             # One by one: a photograph of many faces must not fill the queue.

@@ -10,7 +10,7 @@ import logging
 import threading
 import time
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 from components import images
 from components.backbones.color_fix import ColorFix
@@ -34,12 +34,21 @@ class Version:
 
 @dataclass(frozen=True)
 class FacesRequest:
-    """The aligned faces of one request, in the model's size, uint8 (size, size, 3)."""
+    """The aligned faces of one request, in the model's size, uint8 (size, size, 3).
+
+    `intermediates` are their first restorations, if the request brings them.
+    """
 
     faces: Sequence[Image]
     fidelity: float | None = None
     color_fix: ColorFix | None = None
+    intermediates: Sequence[Image] | None = None
     give_up_at: float = float("inf")  # seconds since the epoch: the client's deadline
+
+    def part(self, start: int, stop: int) -> FacesRequest:
+        """Return the same request for some of its faces."""
+        firsts = None if self.intermediates is None else self.intermediates[start:stop]
+        return replace(self, faces=self.faces[start:stop], intermediates=firsts)
 
 
 @dataclass(frozen=True)
@@ -101,15 +110,14 @@ class FollowingModel:
             return [not_ready(self.problem)] * len(asked)
         now = time.time()
         answers: list[FacesAnswer | Refused] = [too_late()] * len(asked)
-        groups: dict[tuple[float | None, ColorFix | None], list[int]] = {}
+        groups: dict[tuple[float | None, ColorFix | None, bool], list[int]] = {}
         for index, one in enumerate(asked):
             if one.give_up_at > now:
-                groups.setdefault((one.fidelity, one.color_fix), []).append(index)
-        for (fidelity, color_fix), indices in groups.items():
+                key = (one.fidelity, one.color_fix, one.intermediates is not None)
+                groups.setdefault(key, []).append(index)
+        for indices in groups.values():
             some = [asked[index] for index in indices]
-            for index, answer in zip(
-                indices, self._restore(loaded, some, fidelity, color_fix), strict=True
-            ):
+            for index, answer in zip(indices, self._restore(loaded, some), strict=True):
                 answers[index] = answer
         return answers
 
@@ -120,18 +128,21 @@ class FollowingModel:
         return ModelState(name, loaded.version, loaded.restorer.size, self.problem)
 
     def _restore(
-        self,
-        loaded: Loaded,
-        asked: Sequence[FacesRequest],
-        fidelity: float | None,
-        color_fix: ColorFix | None,
+        self, loaded: Loaded, asked: Sequence[FacesRequest]
     ) -> Sequence[FacesAnswer | Refused]:
         """Restore the faces of requests that have the same options."""
+        first = asked[0]
         squares = [face for one in asked for face in one.faces]
+        firsts = [face for one in asked for face in one.intermediates or ()]
         if any(len(square) != loaded.restorer.size for square in squares):
             return [another_version()] * len(asked)
         try:
-            faces = loaded.restorer.restore(squares, fidelity=fidelity, color_fix=color_fix)
+            faces = loaded.restorer.restore(
+                squares,
+                fidelity=first.fidelity,
+                color_fix=first.color_fix,
+                intermediates=None if first.intermediates is None else firsts,
+            )
         except ValueError as error:  # an option that this model does not have
             return [Refused(422, "bad_options", str(error))] * len(asked)
         angles = self._angles(faces, squares)

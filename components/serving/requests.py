@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from dataclasses import dataclass
 from typing import Any
 
 from pydantic import Field, ValidationError
@@ -17,6 +18,7 @@ from components.serving.refusal import Refusal
 _MAX_FIELDS = 32
 _MAX_FIELD_BYTES = 1024
 _FILE = "image"
+_INTERMEDIATE = "intermediate"
 
 
 class RequestOptions(RestoreOptions, FileOptions):
@@ -62,18 +64,26 @@ class BoundedBody:
         await self._app(scope, counted, send)
 
 
-async def read(request: Request) -> tuple[bytes, RequestOptions]:
-    """Read the picture and the options; an option in the form replaces the same one in the query.
+@dataclass(frozen=True)
+class Body:
+    """The pictures of a request, encoded: the photograph, and a first restoration of it."""
+
+    image: bytes
+    intermediate: bytes | None = None
+
+
+async def read(request: Request) -> tuple[Body, RequestOptions]:
+    """Read the pictures and the options; an option in the form replaces the same one in the query.
 
     Raises: Refusal.
     """
     kind = request.headers.get("content-type", "").partition(";")[0].strip().lower()
     asked = dict(request.query_params)
     if kind == "multipart/form-data":
-        data, fields = await _form(request)
+        body, fields = await _form(request)
         asked |= fields
     elif kind.startswith("image/") or kind == "application/octet-stream":
-        data = await request.body()
+        body = Body(await request.body())
     else:
         raise Refusal(
             415,
@@ -81,9 +91,9 @@ async def read(request: Request) -> tuple[bytes, RequestOptions]:
             f"content type {kind[:60]!r}: send the bytes of a picture as image/jpeg (png, webp, "
             "bmp, tiff), or a form (multipart/form-data) with the file in 'image'",
         )
-    if not data:
+    if not body.image or body.intermediate == b"":
         raise Refusal(400, "no_picture", "the picture is empty")
-    return data, options(asked)
+    return body, options(asked)
 
 
 def options(asked: Mapping[str, Any]) -> RequestOptions:
@@ -98,16 +108,17 @@ def options(asked: Mapping[str, Any]) -> RequestOptions:
         raise Refusal(422, "bad_options", wrong[:500]) from error
 
 
-async def _form(request: Request) -> tuple[bytes, dict[str, str]]:
+async def _form(request: Request) -> tuple[Body, dict[str, str]]:
     try:
         async with request.form(
-            max_files=1, max_fields=_MAX_FIELDS, max_part_size=_MAX_FIELD_BYTES
+            max_files=2, max_fields=_MAX_FIELDS, max_part_size=_MAX_FIELD_BYTES
         ) as form:
-            file = form.get(_FILE)
+            file, first = form.get(_FILE), form.get(_INTERMEDIATE)
             if not isinstance(file, UploadFile):
                 raise Refusal(400, "no_picture", f"the form has no file in '{_FILE}'")
             fields = {key: value for key, value in form.items() if isinstance(value, str)}
-            return await file.read(), fields
+            intermediate = await first.read() if isinstance(first, UploadFile) else None
+            return Body(await file.read(), intermediate), fields
     except HTTPException as error:  # what Starlette raises for a form inside an application
         raise Refusal(400, "bad_form", f"the form cannot be read: {error.detail}") from error
 
@@ -116,7 +127,9 @@ def openapi() -> dict[str, Any]:
     """Return the OpenAPI description of a request's options and body."""
     binary = {"type": "string", "format": "binary"}
     fields = RequestOptions.model_json_schema()["properties"]
-    form = {"type": "object", "required": [_FILE], "properties": {_FILE: binary, **fields}}
+    first = {**binary, "description": "A first restoration of the picture, of its size."}
+    files = {_FILE: binary, _INTERMEDIATE: first}
+    form = {"type": "object", "required": [_FILE], "properties": {**files, **fields}}
     pictures = {f"image/{kind}": {"schema": binary} for kind in ("jpeg", "png", "webp")}
     return {
         "parameters": [

@@ -32,10 +32,15 @@ def failure(restorer: FaceRestorer, min_psnr: float) -> str | None:
     gives about 12, noise 8, the demo's models more than 20.
     """
     true = draw_test_face(restorer.size)
-    degraded = cv2.GaussianBlur(true, (0, 0), BLUR * restorer.size)
+    blurred = cv2.GaussianBlur(true, (0, 0), BLUR * restorer.size)
+    degraded = np.asarray(blurred, dtype=np.uint8)
     try:
         # No colour fix: it would copy the degraded face's colours and hide that the model has none.
-        [restored] = restorer.restore([np.asarray(degraded)], color_fix="none")
+        [restored] = restorer.restore(
+            [degraded],
+            color_fix="none",
+            intermediates=[degraded] if restorer.intermediates == "given" else None,
+        )
     except (RuntimeError, ValueError, FloatingPointError) as error:
         return f"it could not restore the test face: {error}"
     found = float(peak_signal_noise_ratio(true, restored.image))  # type: ignore[no-untyped-call]

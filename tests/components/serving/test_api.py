@@ -100,6 +100,34 @@ def ask(client: TestClient, data: bytes, query: str = "aligned=true", **headers:
     )
 
 
+def test_a_form_can_bring_the_first_restoration(client: TestClient, restorer: FaceRestorer) -> None:
+    files = {"image": picture(SIZE), "intermediate": picture(SIZE + 8)}
+    answer = client.post("/v1/restore", files=files, data={"aligned": "true"})
+    assert answer.status_code == 200, answer.text
+    face = images.decode(files["image"])
+    first = images.resize(images.decode(files["intermediate"]), SIZE)
+    [expected] = restorer.restore([face], intermediates=[first])
+    assert np.array_equal(images.decode(answer.content), expected.image)
+    [own] = restorer.restore([face])
+    assert not np.array_equal(own.image, expected.image)
+
+
+@pytest.mark.parametrize(
+    ("first", "code", "told"),
+    [
+        (b"", "no_picture", "the picture is empty"),
+        (b"no picture", "bad_picture", "not a JPEG"),
+    ],
+)
+def test_a_first_restoration_that_cannot_be_used_is_refused(
+    client: TestClient, first: bytes, code: str, told: str
+) -> None:
+    files = {"image": picture(SIZE), "intermediate": first}
+    answer = client.post("/v1/restore", files=files, data={"aligned": "true"})
+    assert answer.json()["error"]["code"] == code
+    assert told in answer.json()["error"]["message"]
+
+
 def test_a_picture_comes_back_restored_and_its_headers_say_how(
     client: TestClient, restorer: FaceRestorer
 ) -> None:
