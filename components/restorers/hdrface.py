@@ -97,6 +97,10 @@ class HDRFace(nn.Module):
     def device(self) -> torch.device:
         return next(self.parameters()).device
 
+    @property
+    def dtype(self) -> torch.dtype:
+        return next(self.parameters()).dtype
+
     def predict(
         self,
         lq_latent_BCHW: Tensor,
