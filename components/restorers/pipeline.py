@@ -10,6 +10,7 @@ import hashlib
 import shutil
 from collections.abc import Sequence
 from dataclasses import dataclass
+from os import PathLike
 from pathlib import Path
 from types import MethodType
 from typing import Any, Self
@@ -18,9 +19,9 @@ import numpy as np
 import numpy.typing as npt
 import PIL.Image
 import torch
-from diffusers import DiffusionPipeline
-from diffusers.utils import BaseOutput
+from diffusers.pipelines.pipeline_utils import DiffusionPipeline
 from diffusers.utils.accelerate_utils import apply_forward_hook
+from diffusers.utils.outputs import BaseOutput
 from torch import nn
 
 from components import images
@@ -30,13 +31,13 @@ from components.restorers.color_fix import fix_colors
 from components.restorers.folder import load_restorer
 from components.restorers.hdrface import HDRFace
 from components.weights.manifest import RESTORER
-from components.weights.store import NEEDS, closure, packed
+from components.weights.store import carried, closure, packed
 
 Pictures = PIL.Image.Image | Sequence[PIL.Image.Image]
 
 
 @dataclass
-class HDRFaceOutput(BaseOutput):  # type: ignore[misc]  # diffusers has no types
+class HDRFaceOutput(BaseOutput):
     """Restored faces; the gate of each patch, (B, h, w) in [0, 1], None for a model without one.
 
     The gate is 1 where details come from the first restoration, 0 where structure comes from the
@@ -56,7 +57,7 @@ class OpenedFolder:
     restorer: HDRFace
 
 
-class HDRFacePipeline(DiffusionPipeline):  # type: ignore[misc]  # diffusers has no types
+class HDRFacePipeline(DiffusionPipeline):
     """Restore aligned faces with a trained folder; every network is a component of its own.
 
     `to` and `enable_model_cpu_offload` are diffusers' own. Components: `vae`, and `unet` or
@@ -70,7 +71,9 @@ class HDRFacePipeline(DiffusionPipeline):  # type: ignore[misc]  # diffusers has
     only the folder's own description has the hashes that are verified whenever it is opened.
     """
 
-    model_cpu_offload_seq = "intermediate->encoder->condition->unet->transformer->vae"
+    model_cpu_offload_seq = (  # type: ignore[assignment]  # declared as None
+        "intermediate->encoder->condition->unet->transformer->vae"
+    )
     _optional_components = ["unet", "transformer", "encoder", "condition", "intermediate"]  # noqa: RUF012
 
     def __init__(
@@ -85,7 +88,7 @@ class HDRFacePipeline(DiffusionPipeline):  # type: ignore[misc]  # diffusers has
     ) -> None:
         """Take the networks of an opened folder, as `from_pretrained` gives them."""
         super().__init__()
-        self.register_modules(
+        self.register_modules(  # type: ignore[no-untyped-call]
             opened=opened,
             vae=vae,
             unet=unet,
@@ -97,7 +100,7 @@ class HDRFacePipeline(DiffusionPipeline):  # type: ignore[misc]  # diffusers has
         _announce_calls(opened.restorer)
 
     @classmethod
-    def from_pretrained(cls, folder: str | Path, *, hints: Sequence[Path] = ()) -> Self:
+    def from_pretrained(cls, folder: str | PathLike[str], *, hints: Sequence[Path] = ()) -> Self:
         """Open a trained folder, in float32 on the CPU.
 
         What it names by hash is looked for below its `needs/`, at `hints`, where it lay at the time
@@ -107,7 +110,7 @@ class HDRFacePipeline(DiffusionPipeline):  # type: ignore[misc]  # diffusers has
             another project's restorer.
         """
         place = Path(folder)
-        known = (*hints, *sorted(place.glob(f"{NEEDS}/*")))
+        known = (*hints, *carried(place))
         restorer = load_restorer(place, known)
         if not isinstance(restorer, HDRFace):
             raise ValueError(
@@ -124,9 +127,9 @@ class HDRFacePipeline(DiffusionPipeline):  # type: ignore[misc]  # diffusers has
             intermediate=_with_weights(restorer.intermediate),
         )
 
-    def save_pretrained(
+    def save_pretrained(  # type: ignore[override]  # files that are copied get no shards
         self,
-        save_directory: str | Path,
+        save_directory: str | PathLike[str],
         safe_serialization: bool = True,
         variant: str | None = None,
     ) -> None:
@@ -197,7 +200,7 @@ class HDRFacePipeline(DiffusionPipeline):  # type: ignore[misc]  # diffusers has
         reference_B3HW = lq_B3HW if done.intermediate_B3HW is None else done.intermediate_B3HW
         how = restorer.color_fix if color_fix is None else color_fix
         fixed_B3HW = fix_colors(done.restored_B3HW, reference_B3HW, how)
-        self.maybe_free_model_hooks()
+        self.maybe_free_model_hooks()  # type: ignore[no-untyped-call]
         return HDRFaceOutput(
             images=[PIL.Image.fromarray(face) for face in images.from_tensor(fixed_B3HW)],
             gate=None if done.alpha_BHW is None else done.alpha_BHW.float().cpu().numpy(),
@@ -215,12 +218,13 @@ def _is_dtype(value: object) -> bool:
 
 def _announce_calls(restorer: HDRFace) -> None:
     """Let offloading see the calls that are not `forward`, which is all that accelerate watches."""
+    announced: Any = apply_forward_hook
     backbone: Any = restorer.backbone
-    backbone.encode_mean = apply_forward_hook(backbone.encode_mean)  # takes the autoencoder first
-    backbone.decode_signed = apply_forward_hook(backbone.decode_signed)
-    first: Any = restorer.intermediate
-    if isinstance(first, nn.Module):
-        first.restore = MethodType(apply_forward_hook(type(first).restore), first)
+    backbone.encode_mean = announced(backbone.encode_mean)  # takes the autoencoder first
+    backbone.decode_signed = announced(backbone.decode_signed)
+    if _with_weights(restorer.intermediate) is not None:
+        first: Any = restorer.intermediate
+        first.restore = MethodType(announced(type(first).restore), first)
 
 
 def _move_constants(restorer: HDRFace, components: Any, device: torch.device) -> None:

@@ -20,7 +20,7 @@ from components.tracking.outages import LIMIT_S, Server
 from components.tracking.package import LINEAGE
 from components.tracking.runs import MODEL_PATH
 from components.weights.manifest import DESCRIPTIONS, RESTORER, Description
-from components.weights.store import NEEDS, Closure, bring, packed, stores
+from components.weights.store import NEEDS, Closure, bring, carried, packed, stores
 
 if TYPE_CHECKING:
     from mlflow.entities.model_registry import ModelVersion, RegisteredModel
@@ -208,7 +208,7 @@ class Registry:
                             *(run_id, f"{MODEL_PATH}/{path}", str(place)),
                         )
                     )
-            return bring(folder, store, sorted(folder.glob(f"{NEEDS}/*")))
+            return bring(folder, store, carried(folder))
 
     @property
     def _remedy(self) -> str:

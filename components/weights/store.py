@@ -186,6 +186,11 @@ def packed(closure: Closure) -> Iterator[tuple[str, Path]]:
         yield f"{place}{description.file.name}", description.file
 
 
+def carried(folder: Path) -> tuple[Path, ...]:
+    """List the folders that a trained folder carries with it: what `packed` put below `needs/`."""
+    return tuple(sorted(folder.glob(f"{NEEDS}/*")))
+
+
 def link(folder: Path, layout: Path) -> Path:
     """Add published weights to this machine's store, as links to the files in `layout`.
 
