@@ -63,7 +63,7 @@ def export(folder: Path, form: Format, out: Path) -> list[Written]:
         place.mkdir()
         parts, written = {}, []
         for part in parts_of(restorer):
-            one = _write(part, form, place)
+            one = write(part, form, place)
             parts[part.name] = _record(part, one)
             written.append(one)
         if isinstance(restorer.condition, TextCondition):
@@ -108,7 +108,8 @@ def _record(part: Part, written: Written) -> PartRecord:
     )
 
 
-def _write(part: Part, form: Format, place: Path) -> Written:
+def write(part: Part, form: Format, place: Path) -> Written:
+    """Write a part into a folder, run it, and compare it with the restorer's own network."""
     way = _WAYS[form]
     file = place / f"{part.name}{way.suffix}"
     with warnings.catch_warnings():
@@ -128,11 +129,11 @@ def _write_onnx(part: Part, file: Path) -> None:
     import onnx
 
     with tempfile.TemporaryDirectory(dir=file.parent) as folder:
-        scattered = Path(folder) / file.name  # above 2 GB, beside a file for each tensor
+        scattered = Path(folder) / file.name  # above 2 GB with a file for each tensor
         torch.onnx.export(
             part.module,
             tuple(part.inputs.values()),
-            scattered,
+            str(scattered),  # of a Path, the exporter writes no other files
             dynamo=False,  # the newer exporter needs onnxscript
             opset_version=OPSET,
             input_names=list(part.inputs),

@@ -71,9 +71,8 @@ class HDRFacePipeline(DiffusionPipeline):
     only the folder's own description has the hashes that are verified whenever it is opened.
     """
 
-    model_cpu_offload_seq = (  # type: ignore[assignment]  # declared as None
-        "intermediate->encoder->condition->unet->transformer->vae"
-    )
+    # It is declared as None.
+    model_cpu_offload_seq = "intermediate->encoder->condition->unet->transformer->vae"  # type: ignore[assignment]
     _optional_components = ["unet", "transformer", "encoder", "condition", "intermediate"]  # noqa: RUF012
 
     def __init__(
@@ -100,7 +99,9 @@ class HDRFacePipeline(DiffusionPipeline):
         _announce_calls(opened.restorer)
 
     @classmethod
-    def from_pretrained(cls, folder: str | PathLike[str], *, hints: Sequence[Path] = ()) -> Self:
+    def from_pretrained(  # type: ignore[override]  # a folder, and what it names
+        cls, folder: str | PathLike[str], *, hints: Sequence[Path] = ()
+    ) -> Self:
         """Open a trained folder, in float32 on the CPU.
 
         What it names by hash is looked for below its `needs/`, at `hints`, where it lay at the time

@@ -15,7 +15,8 @@ from components.restorers import export as exporting
 from components.restorers.by_export import ExportRestorer
 from components.restorers.catalogue import open_of_others
 from components.restorers.export import export
-from components.restorers.folder import load_restorer
+from components.restorers.folder import load_alone, load_restorer
+from components.restorers.parts import parts_of
 from pipelines.cli import app
 from tests.small_networks import SIZE, trained
 
@@ -130,26 +131,32 @@ def test_low_rank_layers_and_the_timestep_are_in_the_weights(exported: Path) -> 
     assert not [name for name in names if "lora" in name or "time_embedding" in name]
 
 
-@pytest.mark.parametrize(
-    "condition",
-    ["text", pytest.param("sdfm", marks=pytest.mark.cluster)],  # minutes, not nodes
-)
+@pytest.mark.cluster  # half a minute on a free core
 def test_programs_of_torch_export_are_equal_at_another_batch_size(
-    tmp_path: Path, networks: Path, condition: str
+    gated: Path, tmp_path: Path
 ) -> None:
-    folder = trained(tmp_path, networks, "sd21", condition, rank=2)
     done = CliRunner().invoke(
-        app, ["export", str(folder), "--format", "torch-export", "-o", str(tmp_path / "out")]
+        app, ["export", str(gated), "--format", "torch-export", "-o", str(tmp_path / "out")]
     )
     assert done.exit_code == 0, done.output
     told = json.loads((tmp_path / "out" / "export.json").read_text())
     assert max(part["largest_difference"] for part in told["parts"].values()) < 1e-5
     program = torch.export.load(tmp_path / "out" / "unet.pt2").module()
-    original = load_restorer(folder).backbone.generator
-    latent, condition = torch.randn(3, 4, 16, 16), torch.randn(3, 9, 24)
+    original = load_restorer(gated).backbone.generator
+    shapes = told["parts"]["unet"]["inputs"]
+    latent, tokens = (torch.randn(3, *shapes[name]) for name in ("latent", "condition"))
     with torch.no_grad():
-        wanted = original(latent, torch.tensor(399), condition).sample
-        torch.testing.assert_close(program(latent, condition), wanted, atol=1e-4, rtol=1e-4)
+        wanted = original(latent, torch.tensor(399), tokens).sample
+        torch.testing.assert_close(program(latent, tokens), wanted, atol=1e-4, rtol=1e-4)
+
+
+def test_the_gate_as_a_program_is_equal_at_another_batch_size(gated: Path, tmp_path: Path) -> None:
+    (gate,) = (part for part in parts_of(load_alone(gated)) if part.name == "gate")
+    assert exporting.write(gate, "torch-export", tmp_path).difference < 1e-5
+    program = torch.export.load(tmp_path / "gate.pt2").module()
+    tokens = torch.randn(3, 9, 32), torch.randn(3, 9, 32)
+    with torch.no_grad():
+        torch.testing.assert_close(program(*tokens), gate.module(*tokens))
 
 
 def test_a_part_that_differs_leaves_nothing_behind(
