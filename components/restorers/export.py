@@ -141,7 +141,9 @@ def _write_onnx(part: Part, file: Path) -> None:
             dynamic_axes={name: {0: "batch"} for name in (*part.inputs, *part.outputs)},
         )
         network = onnx.load(scattered)
-    onnx.save(network, file, save_as_external_data=True, location=f"{file.name}.data")
+    data = file.with_name(f"{file.name}.data")
+    onnx.save(network, file, save_as_external_data=True, location=data.name)
+    data.chmod(file.stat().st_mode)  # onnx lets only its owner read it
 
 
 def _run_onnx(file: Path, inputs: Mapping[str, Tensor]) -> list[Tensor]:
