@@ -74,14 +74,19 @@ def decode(data: bytes, *, max_pixels: int = 100_000_000, min_side: int = MIN_SI
         raise ImageError(f"too small: {width} x {height}, at least {min_side} pixels per side")
     try:
         picture.load()
-        return _to_rgb(PIL.ImageOps.exif_transpose(picture))
+        return from_pil(picture)
     except ImageError:
         raise
     except _BROKEN as error:
         raise ImageError(f"truncated or broken: {_reason(error)}") from error
 
 
-def _to_rgb(picture: PIL.Image.Image) -> Image:
+def from_pil(picture: PIL.Image.Image) -> Image:
+    """Make RGB, the right way up, of a picture that Pillow holds, as `decode` does.
+
+    Raises: ImageError for a pixel type whose range is unknown.
+    """
+    picture = PIL.ImageOps.exif_transpose(picture)
     if picture.mode in _SIXTEEN_BITS:
         # 16-bit colour never comes here: Pillow itself keeps the upper eight bits.
         grey = np.asarray(picture).astype(np.float64) / 257  # 65535 -> 255

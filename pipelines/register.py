@@ -25,7 +25,6 @@ from components.metrics.promotion import Rule, Verdict
 from components.params import Params
 from components.tables import Table
 from components.tracking import client, runs
-from components.tracking.package import Closure
 from components.tracking.registry import (
     CHALLENGER,
     CHAMPION,
@@ -35,7 +34,7 @@ from components.tracking.registry import (
     Registry,
 )
 from components.weights.manifest import RESTORER, Description, Manifest
-from components.weights.store import closure
+from components.weights.store import Closure, closure
 from pipelines import stage
 
 if TYPE_CHECKING:

@@ -152,8 +152,13 @@ def trained(
     backbone: BackboneName,
     condition: str,
     lineage: Mapping[str, Any] | None = None,
+    *,
+    rank: int | None = None,
 ) -> Path:
-    """Save a restorer as a trained folder; one of tokens stands on the other's plain one."""
+    """Save a restorer as a trained folder; one of tokens stands on the other's plain one.
+
+    With a rank, its generator has low-rank layers that change what it predicts.
+    """
     folder = root / f"{backbone}-{condition}"
     weights = open_weights(networks / backbone)
     named = {"backbone": (weights.name, weights.fingerprint, networks / backbone)}
@@ -165,11 +170,17 @@ def trained(
         named["intermediate"] = (other.name, open_model(other).fingerprint, other)
         sizes["encoder_size"] = DINO["image_size"]
     values = {"backbone": backbone, "condition": condition, "trainable": "full", "seed": 42}
+    if rank is not None:
+        values |= {"trainable": "lora", "lora": {"rank": rank, "alpha": rank}}
     torch.manual_seed(5)
+    restorer = begin_restorer(
+        RestorerSpec.model_validate(values | sizes), weights, token_width=DINO["hidden_size"]
+    )
+    for name, parameter in restorer.named_parameters():
+        if "lora_B" in name:  # zero at the start of a training
+            torch.nn.init.normal_(parameter, std=0.1)
     save_restorer(
-        begin_restorer(
-            RestorerSpec.model_validate(values | sizes), weights, token_width=DINO["hidden_size"]
-        ),
+        restorer,
         folder,
         needs={
             role: Need(name=name, fingerprint=fingerprint, hint=os.path.relpath(path, folder))

@@ -61,6 +61,16 @@ class TokenCondition(nn.Module):
         tokens = sr_tokens_BNC if self.name == "dino" else lq_tokens_BNC
         return self.projection(tokens), None
 
+    # What diffusers asks of a pipeline's component; only one with weights is one.
+
+    @property
+    def device(self) -> torch.device:
+        return next(self.parameters()).device
+
+    @property
+    def dtype(self) -> torch.dtype:
+        return next(self.parameters()).dtype
+
 
 def mean_alpha(alpha_BNC: Tensor) -> Tensor:
     """Return the gate averaged over channels: one value per token, (B, N)."""

@@ -16,7 +16,7 @@ from components import images
 from components.backbones.catalogue import FAMILIES
 from components.backbones.color_fix import ColorFix
 from components.images import Image
-from components.photographs.color_fix import fix_colors
+from components.restorers.color_fix import fix_colors
 from components.restorers.protocol import RestoresFaces
 
 

@@ -30,6 +30,7 @@ from components.photographs.records import PhotographRecord
 from components.photographs.restoration import PhotographRestorer, Prepared, RestoredPhotograph
 from components.photographs.video_restoration import VideoRecord, restore_video
 from components.progress import Progress
+from components.restorers.by_export import ExportRestorer
 from components.restorers.by_folder import PicturesByName
 from components.restorers.catalogue import FOLDER, path_of
 from components.restorers.hdrface import HDRFace
@@ -126,7 +127,7 @@ def load(model: str, tools: Tools, downloads: Path) -> PhotographRestorer:
     restorer = open_restorer(model, downloads, device=torch.device(device))
     if tools.intermediate is not None and not _are_pictures(tools.intermediate):
         first = open_restorer(tools.intermediate, downloads, device=torch.device(device))
-        if not isinstance(restorer, HDRFace):
+        if not isinstance(restorer, HDRFace | ExportRestorer):
             raise ValueError(
                 f"{restorer.name} uses no first restorations: leave --intermediate out"
             )

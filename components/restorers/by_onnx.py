@@ -24,7 +24,11 @@ log = logging.getLogger(__name__)
 
 FIDELITY = 0.5  # CodeFormer's authors'
 _NUMBERS = {"tensor(float)": np.float32, "tensor(double)": np.float64}
-_PROVIDERS = {"cpu": "CPUExecutionProvider", "cuda": "CUDAExecutionProvider"}
+_PROVIDERS = {
+    "cpu": "CPUExecutionProvider",
+    "cuda": "CUDAExecutionProvider",
+    "mps": "CoreMLExecutionProvider",
+}
 
 
 class OnnxRestorer:
@@ -40,18 +44,7 @@ class OnnxRestorer:
         Raises: FileNotFoundError; ValueError if the file is no such network, or ONNX Runtime
         cannot compute on `device`.
         """
-        import onnxruntime
-
-        if not file.is_file():
-            raise FileNotFoundError(f"{file} is missing: name an ONNX file")
-        provider = _PROVIDERS[device.type]
-        if provider not in (there := onnxruntime.get_available_providers()):
-            raise ValueError(
-                f"ONNX Runtime has no {provider} here, only {', '.join(there)}: install "
-                "onnxruntime-gpu, or hide the GPU (CUDA_VISIBLE_DEVICES=)"
-            )
-        self._session = onnxruntime.InferenceSession(str(file), providers=[provider])
-        log.info("%s: ONNX Runtime, %s", file.name, provider)
+        self._session = open_session(file, device)
         self._picture, self.size = _picture(file, self._session.get_inputs())
         self._number = next(
             (
@@ -88,6 +81,32 @@ class OnnxRestorer:
         done = [self._session.run(None, {self._picture: face[None], **given})[0] for face in signed]
         restored_B3HW = torch.from_numpy(np.concatenate(done)).to(lq_B3HW)
         return Restoration(images.rounded((restored_B3HW + 1) / 2))
+
+
+def open_session(file: Path, device: torch.device) -> Any:
+    """Open an ONNX file to compute on a device, and log which provider does.
+
+    Raises: FileNotFoundError; ValueError if ONNX Runtime cannot compute there.
+    """
+    import onnxruntime
+
+    if not file.is_file():
+        raise FileNotFoundError(f"{file} is missing: name an ONNX file")
+    provider = _PROVIDERS[device.type]
+    if provider not in (there := onnxruntime.get_available_providers()):
+        raise ValueError(
+            f"ONNX Runtime has no {provider} here, only {', '.join(there)}: install "
+            "onnxruntime-gpu, or hide the GPU (CUDA_VISIBLE_DEVICES=)"
+        )
+    session = onnxruntime.InferenceSession(str(file), providers=[provider])
+    # It goes on with the CPU if a library of the provider is missing.
+    if (first := session.get_providers()[0]) != provider:
+        raise ValueError(
+            f"ONNX Runtime could not start {provider} and computes by {first}: its log above names "
+            "the library that is missing"
+        )
+    log.info("%s: ONNX Runtime, %s", file.name, provider)
+    return session
 
 
 def _picture(file: Path, inputs: Sequence[Any]) -> tuple[str, int]:

@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any, ClassVar, NamedTuple
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from components import images
 from components.backbones.color_fix import ColorFix
@@ -35,7 +35,7 @@ KNOWN: Mapping[str, Known] = {  # by spandrel's name of the architecture
 }
 
 
-class SpandrelRestorer:
+class SpandrelRestorer(nn.Module):
     """Restore FFHQ-aligned faces of 512 pixels by another project's network.
 
     CodeFormer's fidelity w in [0, 1] keeps more of the degraded face with larger values; its
@@ -51,13 +51,21 @@ class SpandrelRestorer:
 
         Raises: FileNotFoundError; ValueError if spandrel knows no face restorer of this layout.
         """
+        super().__init__()
         found = _load(file)
         self.name: str = found.architecture.id
         self.fidelity = KNOWN[self.name].fidelity
         self.licence = KNOWN[self.name].licence
         self.fingerprint = fingerprint or sha256_of(file)
-        self.device = device
         self._network = found.model.to(device).eval().requires_grad_(requires_grad=False)
+
+    @property
+    def device(self) -> torch.device:
+        return next(self.parameters()).device
+
+    @property
+    def dtype(self) -> torch.dtype:
+        return next(self.parameters()).dtype
 
     @torch.no_grad()
     def restore(

@@ -1,5 +1,7 @@
 """Restorers of other projects, by name: `spandrel:FILE`, `onnx:FILE` or `folder:DIR`.
 
+`onnx:DIR` is one of ours that `hdrface export` wrote.
+
 Such a name can be made a restorer folder, which others name by hash as they do a trained one:
 
     restorer.json     kind, name, licences, its files
@@ -18,11 +20,12 @@ from components.weights.manifest import FORMAT, RESTORER, Description, seal
 if TYPE_CHECKING:
     import torch
 
+    from components.restorers.by_export import ExportRestorer
     from components.restorers.by_folder import FolderRestorer
     from components.restorers.by_onnx import OnnxRestorer
     from components.restorers.by_spandrel import SpandrelRestorer
 
-    OfOthers = SpandrelRestorer | OnnxRestorer | FolderRestorer
+    OfOthers = SpandrelRestorer | OnnxRestorer | ExportRestorer | FolderRestorer
 
 FOLDER = "folder"
 KINDS = ("spandrel", "onnx", FOLDER)
@@ -54,13 +57,14 @@ def open_of_others(
 
     Raises: FileNotFoundError; ValueError if the file holds something else.
     """
+    from components.restorers.by_export import ExportRestorer
     from components.restorers.by_folder import FolderRestorer
     from components.restorers.by_onnx import OnnxRestorer
     from components.restorers.by_spandrel import SpandrelRestorer
 
     kinds: Mapping[str, type[OfOthers]] = {
         "spandrel": SpandrelRestorer,
-        "onnx": OnnxRestorer,
+        "onnx": ExportRestorer if path_of(name).is_dir() else OnnxRestorer,
         FOLDER: FolderRestorer,
     }
     kind = kinds[name.partition(":")[0]]

@@ -126,8 +126,24 @@ def load_restorer(
     return _load_trained(folder, described, hints, device)
 
 
+def load_alone(folder: Path, hints: Sequence[Path] = ()) -> HDRFace:
+    """Load a trained folder as `load_restorer` does, but without its first restorer.
+
+    Raises: as `load_restorer`; ValueError if the folder is another project's restorer.
+    """
+    described = open_model(folder)
+    if kind_of(described) is not None:
+        raise ValueError(f"{folder} is another project's restorer: name a folder that was trained")
+    return _load_trained(folder, described, hints, CPU, alone=True)
+
+
 def _load_trained(
-    folder: Path, described: Description, hints: Sequence[Path], device: torch.device
+    folder: Path,
+    described: Description,
+    hints: Sequence[Path],
+    device: torch.device,
+    *,
+    alone: bool = False,
 ) -> HDRFace:
     content = described.content
     # A key that is newer than the folder has its default.
@@ -136,7 +152,7 @@ def _load_trained(
     found = {
         role: find_need(folder, need, hints)
         for role, need in described.needs.items()
-        if role != RESULTS
+        if role != RESULTS and not (alone and role == "intermediate")
     }
     own = [FAMILIES[spec.backbone].generator_folder] if spec.trainable == "full" else []
     weights = open_weights(found["backbone"], replaced=own)
@@ -150,7 +166,7 @@ def _load_trained(
         encoder = DINOv3(open_weights(found["encoder"]).root, input_size=spec.encoder_size)
         if "intermediate" in found:
             intermediate = load_restorer(found["intermediate"], hints, device=device)
-        elif RESULTS in described.needs:
+        elif RESULTS in described.needs and not alone:
             intermediate = _results(folder, described.needs[RESULTS], hints, device)
         condition = TokenCondition(spec.condition, encoder.width, backbone.condition_width)
         for name, part in _parts(condition).items():

@@ -3,7 +3,7 @@
 B batch, C latent channels, N tokens, H and W of the image or of the latent.
 """
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 
 import torch
 from torch import Tensor, nn
@@ -96,6 +96,10 @@ class HDRFace(nn.Module):
     @property
     def device(self) -> torch.device:
         return next(self.parameters()).device
+
+    @property
+    def dtype(self) -> torch.dtype:
+        return next(self.parameters()).dtype
 
     def predict(
         self,
@@ -223,7 +227,9 @@ class HDRFace(nn.Module):
 
 
 @torch.no_grad()
-def look_twice(lq_B3HW: Tensor, first_B3HW: Tensor, encoder: DINOv3) -> tuple[Tensor, Tensor]:
+def look_twice(
+    lq_B3HW: Tensor, first_B3HW: Tensor, encoder: Callable[[Tensor], Tensor]
+) -> tuple[Tensor, Tensor]:
     """Return the tokens (SR, LQ) of a first restoration and of the face, as a features table."""
     sr_tokens, lq_tokens = encoder(torch.cat([first_B3HW, lq_B3HW])).chunk(2)
     return as_cached(sr_tokens), as_cached(lq_tokens)

@@ -10,6 +10,7 @@ import torch
 from components import cluster
 from components.metrics.identity import IdentityAngle
 from components.photographs.face_restorer import FaceRestorer
+from components.restorers.by_export import EXPORT
 from components.restorers.catalogue import is_of_others, open_of_others, path_of
 from components.restorers.folder import load_restorer
 from components.restorers.protocol import RestoresFaces
@@ -46,7 +47,9 @@ def newest(source: str) -> Version:
         fingerprint = version.tags.get(registry.FINGERPRINT_TAG, "")
         return Version(f"{model.name}/{version.version}", fingerprint, version.run_id)
     if is_of_others(source):
-        return Version(path_of(source).stem, sha256_of(path_of(source)))
+        file = path_of(source)
+        described = file / EXPORT if file.is_dir() else file
+        return Version(file.stem, sha256_of(described))
     if not Path(source).is_dir():
         raise FileNotFoundError(
             f"{source!r} is not a trained folder: train a model, or give models:/NAME@ALIAS, "

@@ -8,36 +8,21 @@ MLmodel, requirements.txt, … what MLflow asks for
 lineage.json                 where all of this comes from
 """
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
 from components import lineage
 from components.files import write_json
-from components.weights.manifest import Description
 
 LINEAGE = "lineage.json"
-NEEDS = "needs"
 CODE = "code"  # MLflow's own name for it
 _MODEL_FILE = Path(__file__).with_name("packaged_model.py")
 _PACKAGES = (  # what restoring a face needs
     *("diffusers", "mlflow", "numpy", "opencv-python-headless", "peft", "pillow", "pydantic"),
     *("pyyaml", "safetensors", "torch", "transformers"),
 )
-
-Closure = Sequence[tuple[Description, Mapping[str, Path]]]  # of `components.weights.store.closure`
-
-
-def files_of(closure: Closure) -> Iterator[tuple[str, Path]]:
-    """Find each file of a trained folder and of what it names: (its place in the version, file)."""
-    trained, _ = closure[-1]
-    for description, files in closure:
-        is_trained = description.fingerprint == trained.fingerprint
-        place = "" if is_trained else f"{NEEDS}/{description.fingerprint}/"
-        for relative, file in files.items():
-            yield f"{place}{relative}", file
-        yield f"{place}{description.file.name}", description.file
 
 
 def write(target: Path, story: Mapping[str, Any]) -> None:

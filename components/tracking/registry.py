@@ -17,10 +17,10 @@ from typing import TYPE_CHECKING, Any, TypeVar
 from components.files import write_json
 from components.tracking import artifacts, client, package
 from components.tracking.outages import LIMIT_S, Server
-from components.tracking.package import LINEAGE, NEEDS, Closure
+from components.tracking.package import LINEAGE
 from components.tracking.runs import MODEL_PATH
 from components.weights.manifest import DESCRIPTIONS, RESTORER, Description
-from components.weights.store import bring, stores
+from components.weights.store import NEEDS, Closure, bring, carried, packed, stores
 
 if TYPE_CHECKING:
     from mlflow.entities.model_registry import ModelVersion, RegisteredModel
@@ -82,7 +82,7 @@ class Registry:
         trained, _ = closure[-1]
         self._check_run(trained, run_id)
         there = dict(self._files(run_id))
-        for path, file in package.files_of(closure):
+        for path, file in packed(closure):
             if there.get(path) != file.stat().st_size:
                 place = str((PurePosixPath(MODEL_PATH) / path).parent)
                 self._transfer(partial(artifacts.store_file, self._client, run_id, file, place))
@@ -208,7 +208,7 @@ class Registry:
                             *(run_id, f"{MODEL_PATH}/{path}", str(place)),
                         )
                     )
-            return bring(folder, store, sorted(folder.glob(f"{NEEDS}/*")))
+            return bring(folder, store, carried(folder))
 
     @property
     def _remedy(self) -> str:

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING
 from components.restorers.catalogue import is_of_others, open_of_others
 from components.tracking import client, registry, runs
 from components.weights.manifest import RESTORER
+from components.weights.store import carried
 
 if TYPE_CHECKING:
     import torch
@@ -84,4 +85,4 @@ def _described(model: str, folder: Path) -> TrainedModel:
             f"{model!r} holds no {RESTORER}: name a folder that 'train' or 'restorer' made, such "
             "as models/sd21-sdfm"
         )
-    return TrainedModel(folder, tuple(sorted(folder.glob("needs/*"))))
+    return TrainedModel(folder, carried(folder))

@@ -82,6 +82,12 @@ def save(
     )
 
 
+def merge(network: Any) -> None:
+    """Add the low-rank layers to the weights, and take them away as layers."""
+    network.fuse_lora(adapter_names=[ADAPTER])
+    network.unload_lora()
+
+
 def load(network: Any, folder: Path, prefix: str) -> None:
     """Read LoRA layers in the published layout into `network`.
 

@@ -22,7 +22,9 @@ from components.weights.manifest import (
 )
 
 STORE_VARIABLE = "HDRFACE_STORE"
+NEEDS = "needs"  # of a trained folder that carries what it names: needs/FINGERPRINT/
 Put = Callable[[Path, Path], object]  # copy or link: (source, target)
+Closure = Sequence[tuple[Description, Mapping[str, Path]]]  # as `closure` gives it
 
 
 @dataclass(frozen=True)
@@ -168,6 +170,25 @@ def closure(
             if role != RESULTS:
                 yield from closure(find_need(folder, need, hints), hints)
     yield description, {relative: root / relative for relative in description.files}
+
+
+def packed(closure: Closure) -> Iterator[tuple[str, Path]]:
+    """List the files of one folder that restores alone: (place in it, where the file lies now).
+
+    The trained folder's files keep their places; what it names goes to `needs/FINGERPRINT/`.
+    """
+    trained, _ = closure[-1]
+    for description, files in closure:
+        is_trained = description.fingerprint == trained.fingerprint
+        place = "" if is_trained else f"{NEEDS}/{description.fingerprint}/"
+        for relative, file in files.items():
+            yield f"{place}{relative}", file
+        yield f"{place}{description.file.name}", description.file
+
+
+def carried(folder: Path) -> tuple[Path, ...]:
+    """List the folders that a trained folder carries with it: what `packed` put below `needs/`."""
+    return tuple(sorted(folder.glob(f"{NEEDS}/*")))
 
 
 def link(folder: Path, layout: Path) -> Path:

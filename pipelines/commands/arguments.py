@@ -14,7 +14,7 @@ Restorer = Annotated[
         metavar="MODEL",
         help="A trained folder, models:/NAME@ALIAS, models:/NAME/VERSION or runs:/ID/model; or a "
         "checkpoint of another project: spandrel:FILE (GFPGAN, RestoreFormer, CodeFormer), "
-        "onnx:FILE.",
+        "onnx:FILE; or onnx:DIR, of hdrface export.",
     ),
 ]
 Address = Annotated[

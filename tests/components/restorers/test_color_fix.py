@@ -4,7 +4,7 @@ import pytest
 import torch
 
 from components.backbones.color_fix import ColorFix
-from components.photographs.color_fix import fix_colors
+from components.restorers.color_fix import fix_colors
 
 Array = npt.NDArray[np.float64]
 
