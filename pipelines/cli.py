@@ -10,6 +10,7 @@ from pipelines.commands import (
     config,
     degrade,
     evaluate,
+    importing,
     inspect,
     jobs,
     keys,
@@ -41,6 +42,7 @@ for command in (
     jobs.jobs,
 ):
     app.command()(command)
+app.command("import")(importing.import_published)  # `import` is no name in Python
 for name, commands in {"config": config.app, "tables": tables.app, "keys": keys.app}.items():
     app.add_typer(commands, name=name)
 

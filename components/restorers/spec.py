@@ -21,7 +21,7 @@ class RestorerSpec(Params):
     trainable: Trainable
     lora: LoraParams | None = None
     size: PositiveInt  # pixels of the square face
-    encoder_size: PositiveInt | None = None  # what DINOv3 sees; None for `text`
+    encoder_size: PositiveInt | None = None  # what DINOv3 or the codebook sees; None for `text`
     seed: int  # of what is drawn at inference
     posterior: Posterior = "mean"  # of a degraded face: what its latent is
     # face: each face and variant has its own draw; seed: all have the same one, as in the
