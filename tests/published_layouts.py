@@ -1,5 +1,6 @@
-"""Small folders as authors publish theirs, with random weights. Names and shapes are written out."""
+"""Small folders as authors publish them, with random weights; names and shapes are written out."""
 
+import functools
 from pathlib import Path
 
 import numpy as np
@@ -67,6 +68,7 @@ def sdfm_shapes(width: int) -> dict[str, tuple[int, ...]]:
     }
 
 
+@functools.cache
 def lora_halves(base: Path) -> dict[str, tuple[Tensor, Tensor]]:
     """Draw A and B for every adapted layer of a UNet, by the layer's name."""
     unet = UNet2DConditionModel.from_pretrained(base / "unet")
@@ -151,7 +153,8 @@ def write_osdface(folder: Path, base: Path) -> Path:
         "conv2.weight": (CONDITION, HIDDEN, 1),
         "conv2.bias": (CONDITION,),
     }
-    torch.save(drawn(change, 5), folder / "embedding_change_weights.pth")
+    strong = {name: 4 * tensor for name, tensor in drawn(change, 5).items()}
+    torch.save(strong, folder / "embedding_change_weights.pth")
     save_file(drawn(codebook_shapes(), 4), folder / "associate_2.safetensors")
     return folder
 

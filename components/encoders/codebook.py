@@ -216,8 +216,8 @@ class _Block(nn.Module):
     def forward(self, x: Tensor) -> Tensor:
         residual = self.conv1(F.silu(self.norm1(x)))
         residual = self.conv2(F.silu(self.norm2(residual)))
-        passed: Tensor = x if self.nin_shortcut is None else self.nin_shortcut(x)
-        return passed + residual
+        passed = x if self.nin_shortcut is None else self.nin_shortcut(x)
+        return torch.add(passed, residual)
 
 
 class _Attention(nn.Module):

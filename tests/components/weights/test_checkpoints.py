@@ -63,7 +63,7 @@ def test_a_file_that_is_cut_short_is_named(name: str, tmp_path: Path) -> None:
 
 
 def test_every_kind_of_misfit_is_counted_and_the_first_few_are_named() -> None:
-    places = {name: (2, 3) for name in "abcdef"}
+    places = dict.fromkeys("abcdef", (2, 3))
     tensors = {"a": (2, 3), "b": (3, 2), "x": (1,)}
     assert misfits(places, tensors) == [
         "lacks 4 tensors, e.g. c, d, e",
