@@ -151,10 +151,10 @@ def _load_trained(
     encoder: DINOv3 | None = None
     intermediate: RestoresFaces | None = None
     condition: Condition
-    if spec.encoder_size is None:
-        condition = TextCondition.load(weights.path(PROMPT_FILE))
-    elif spec.condition == "codebook":
+    if spec.condition == "codebook":
         condition = _load_codebook(folder, backbone.condition_width)
+    elif spec.encoder_size is None:
+        condition = TextCondition.load(weights.path(PROMPT_FILE))
     else:
         encoder = DINOv3(open_weights(found["encoder"]).root, input_size=spec.encoder_size)
         if "intermediate" in found:

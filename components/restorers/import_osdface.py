@@ -84,7 +84,6 @@ def import_osdface(
         trainable="lora",
         lora=lora.params_of(backbone.generator),
         size=size,
-        encoder_size=condition.codebook.input_size,
         seed=SEED,
         posterior="sample",  # as in the authors' training
     )

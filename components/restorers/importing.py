@@ -6,6 +6,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 from components.backbones.backbone import Backbone
+from components.restorers.catalogue import FOLDER, kind_of
 from components.restorers.folder import save_restorer
 from components.restorers.hdrface import HDRFace
 from components.restorers.spec import Need
@@ -41,9 +42,15 @@ def weights_need(folder: Path, opened: WeightsFolder, out: Path) -> Need:
 def restorer_need(folder: Path, out: Path, *, size: int) -> tuple[Need, Sequence[str]]:
     """Name a restorer folder by hash; also return its licences.
 
-    Raises: FileNotFoundError or ValueError if it is damaged, or restores faces of another size.
+    Raises: FileNotFoundError or ValueError if it is damaged, holds pictures only, or restores faces
+        of another size.
     """
     described = open_model(folder)
+    if kind_of(described) == FOLDER:
+        raise ValueError(
+            f"{folder} holds pictures and restores no new faces: omit --intermediate, and give "
+            "first restorations with the faces"
+        )
     if (found := described.content.get("size", size)) != size:
         raise ValueError(
             f"{folder} restores faces of {found} pixels, not of {size}: name another --intermediate"

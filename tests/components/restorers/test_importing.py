@@ -271,7 +271,7 @@ def test_the_pages_lines_make_the_file_that_is_read(
 
 def test_the_codebook_is_refused_as_a_condition_to_train(networks: Path) -> None:
     values = {"backbone": "sd21", "condition": "codebook", "trainable": "full", "seed": 1}
-    spec = RestorerSpec.model_validate(values | {"size": SIZE, "encoder_size": SIZE})
+    spec = RestorerSpec.model_validate(values | {"size": SIZE})
     with pytest.raises(ValueError, match="condition 'codebook' is not trained, only imported"):
         begin_restorer(spec, open_weights(networks / "sd21"), token_width=32)
 
