@@ -21,11 +21,9 @@ from components.restorers.importing import (
 from components.restorers.spec import RestorerSpec
 from components.weights import lora
 from components.weights.checkpoints import shapes_of
-from components.weights.formats import PublishedFolder
+from components.weights.formats import FUSION_FILE, PublishedFolder
 from components.weights.licences import licence_of
 from components.weights.store import open_weights
-
-FUSION_FILE = "fusion.pth"
 
 
 def import_sd21(

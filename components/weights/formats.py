@@ -1,8 +1,11 @@
 """Folders of weights as their authors publish them: read, and compared before anything is used.
 
-HDRFace, SD 2.1    fusion.pth, pytorch_lora_weights.safetensors
-OSDFace            pytorch_lora_weights.safetensors, embedding_change_weights.pth and
-associate_2.safetensors, which is made from the published associate_2.ckpt
+    HDRFace, SD 2.1    fusion.pth, pytorch_lora_weights.safetensors
+    HDRFace, Qwen      fusion.pth, projection.pth and the generator's own file
+    OSDFace            pytorch_lora_weights.safetensors, embedding_change_weights.pth and
+                       associate_2.safetensors
+
+The `.pth` files are read only if they hold nothing but tensors.
 """
 
 from collections.abc import Mapping, Sequence
@@ -10,10 +13,13 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Self
 
-from torch import Tensor
+from torch import Tensor, nn
 
 from components.weights.checkpoints import misfits, read_tensors, shapes_of
 from components.weights.manifest import sha256_of
+
+FUSION_FILE = "fusion.pth"
+PROJECTION_FILE = "projection.pth"
 
 
 @dataclass(frozen=True)
@@ -56,3 +62,19 @@ class PublishedFolder:
     def hashes(self) -> dict[str, str]:
         """Return the SHA-256 of each file by its name."""
         return {name: sha256_of(self.folder / name) for name in self.files}
+
+
+def load_published_condition(folder: Path, fusion: nn.Module, projection: nn.Module) -> None:
+    """Load HDRFace's `fusion.pth` and, where the projection has weights, `projection.pth`.
+
+    Raises: FileNotFoundError naming what is missing; ValueError listing what does not fit.
+    """
+    modules = {FUSION_FILE: fusion}
+    if any(True for _ in projection.parameters()):
+        modules[PROJECTION_FILE] = projection
+    published = PublishedFolder.read(folder, tuple(modules))
+    for name, module in modules.items():
+        published.compare(name, published.files[name], shapes_of(module.state_dict()))
+    published.refuse_misfits()
+    for name, module in modules.items():
+        module.load_state_dict(published.files[name])
