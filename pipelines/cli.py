@@ -11,6 +11,7 @@ from pipelines.commands import (
     degrade,
     evaluate,
     export,
+    importing,
     inspect,
     jobs,
     keys,
@@ -43,6 +44,7 @@ for command in (
     jobs.jobs,
 ):
     app.command()(command)
+app.command("import")(importing.import_published)  # `import` is no name in Python
 for name, commands in {"config": config.app, "tables": tables.app, "keys": keys.app}.items():
     app.add_typer(commands, name=name)
 

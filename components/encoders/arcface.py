@@ -9,7 +9,7 @@ from typing import Literal, Self
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from components.weights.formats import read_tensors
+from components.weights.checkpoints import read_tensors
 
 INPUT_SIZE = 112
 EMBEDDING_WIDTH = 512

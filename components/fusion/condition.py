@@ -1,23 +1,27 @@
 """What replaces the text embedding: the conditions of the paper's ablation (Tab. 4, Fig. 5).
 
-text   one fixed prompt's embedding, the same for all images: the plain restorer
-dino   tokens of the intermediate restoration only, no gate
-lr     tokens of the degraded face only
-sdfm   both, fused by the gate: the method
+text       one fixed prompt's embedding, the same for all images: the plain restorer
+dino       tokens of the intermediate restoration only, no gate
+lr         tokens of the degraded face only
+sdfm       both, fused by the gate: the method
+codebook   codes of the degraded face only: OSDFace's, which is imported and not trained here
 """
 
+from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Literal
+from typing import Literal, Self
 
 import torch
 from safetensors.torch import load_file
 from torch import Tensor, nn
 
-from components.fusion.projection import projection
+from components.encoders.codebook import Codebook, CodebookSizes
+from components.fusion.projection import HIDDEN, EmbeddingChange, projection
 from components.fusion.sdfm import SDFM
 
 TokenConditionName = Literal["dino", "lr", "sdfm"]
-ConditionName = Literal["text", TokenConditionName]
+TrainableConditionName = Literal["text", TokenConditionName]
+ConditionName = Literal[TrainableConditionName, "codebook"]
 
 
 class TextCondition(nn.Module):
@@ -70,6 +74,36 @@ class TokenCondition(nn.Module):
     @property
     def dtype(self) -> torch.dtype:
         return next(self.parameters()).dtype
+
+
+class CodebookCondition(nn.Module):
+    """Codes of the degraded face as the condition; `codebook` finds them, `forward` projects them.
+
+    Shape: codes_BTD -> condition (B, T, condition width), and no gate.
+    """
+
+    def __init__(self, codebook: Codebook, projection: EmbeddingChange) -> None:
+        super().__init__()
+        self.codebook = codebook
+        self.projection = projection
+
+    @classmethod
+    def of_shapes(
+        cls,
+        codebook: Mapping[str, Sequence[int]],
+        projection: Mapping[str, Sequence[int]],
+        condition_width: int,
+    ) -> Self:
+        """Make one as large as its two files of tensors say, given as shapes by name."""
+        sizes = CodebookSizes.of(codebook)
+        hidden = projection.get("conv1.bias", (HIDDEN,))[0]
+        return cls(
+            Codebook(sizes, input_size=sizes.input_size),
+            EmbeddingChange(sizes.code_width, hidden, condition_width),
+        )
+
+    def forward(self, codes_BTD: Tensor) -> tuple[Tensor, None]:
+        return self.projection(codes_BTD), None
 
 
 def mean_alpha(alpha_BNC: Tensor) -> Tensor:

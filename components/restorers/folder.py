@@ -5,6 +5,7 @@ A trained one holds what was trained and names by hash all else that restoring t
     restorer.json            what it is, what it needs, lineage, licences, its files
     fusion.safetensors       SDFM                                    (condition `sdfm`)
     projection.safetensors   tokens to the backbone's width          (where the widths differ)
+    codebook.safetensors     what finds the tokens                   (condition `codebook`)
     unet/ or transformer/    the generator, trained in full, or pytorch_lora_weights.safetensors
 
 One that holds another project's restorer is described in `components.restorers.catalogue`.
@@ -22,16 +23,18 @@ from components.backbones.backbone import Backbone
 from components.backbones.catalogue import FAMILIES
 from components.encoders.dinov3 import DINOv3
 from components.files import write_json
-from components.fusion.condition import TextCondition, TokenCondition
+from components.fusion.condition import CodebookCondition, TextCondition, TokenCondition
 from components.restorers.catalogue import kind_of, open_adopted
-from components.restorers.hdrface import HDRFace
+from components.restorers.hdrface import Condition, HDRFace
 from components.restorers.protocol import RestoresFaces
 from components.restorers.spec import Need, RestorerSpec
+from components.weights.checkpoints import shapes_of
 from components.weights.manifest import FORMAT, RESTORER, RESULTS, Description, seal
 from components.weights.prompt import PROMPT_FILE
 from components.weights.store import WeightsFolder, find_need, open_model, open_weights
 
 CPU = torch.device("cpu")
+PartName = Literal["fusion", "projection", "codebook"]
 
 
 def begin_restorer(
@@ -44,7 +47,8 @@ def begin_restorer(
     """Make what a training starts from: pretrained generator and fresh gate, both trainable.
 
     With `time_vectors`, the generator trains the vectors of its timestep and not the matrices that
-    make them. Raises: ValueError if the condition takes tokens and their width is not given.
+    make them. Raises: ValueError if the condition takes tokens and their width is not given, or if
+    it is not trained here.
     """
     backbone = FAMILIES[spec.backbone](weights.root)
     if time_vectors:
@@ -53,6 +57,10 @@ def begin_restorer(
     condition: TextCondition | TokenCondition
     if spec.condition == "text":
         condition = TextCondition.load(weights.path(PROMPT_FILE))
+    elif spec.condition == "codebook":
+        raise ValueError(
+            "condition 'codebook' is not trained, only imported: see docs/published.md"
+        )
     elif token_width is None:
         raise ValueError(f"condition {spec.condition!r} takes tokens: their width is missing")
     else:
@@ -87,10 +95,9 @@ def save_restorer(
     folder.mkdir(parents=True, exist_ok=True)
     generator = None if tensors is None else _below("backbone.generator.", tensors)
     restorer.backbone.save_trained(folder, restorer.spec.trainable, generator, weights=weights)
-    if isinstance(restorer.condition, TokenCondition):
-        for name, part in _parts(restorer.condition).items():
-            values = part.state_dict() if tensors is None else _below(f"condition.{name}.", tensors)
-            save_file(values, folder / f"{name}.safetensors")
+    for name, part in _parts(restorer.condition).items():
+        values = part.state_dict() if tensors is None else _below(f"condition.{name}.", tensors)
+        save_file(values, folder / f"{name}.safetensors")
     content = {
         "format": FORMAT,
         **restorer.spec.model_dump(mode="json"),
@@ -159,8 +166,10 @@ def _load_trained(
     backbone = _load_backbone(spec, folder, weights)
     encoder: DINOv3 | None = None
     intermediate: RestoresFaces | None = None
-    condition: TextCondition | TokenCondition
-    if spec.encoder_size is None:
+    condition: Condition
+    if spec.condition == "codebook":
+        condition = _load_codebook(folder, backbone.condition_width)
+    elif spec.encoder_size is None:
         condition = TextCondition.load(weights.path(PROMPT_FILE))
     else:
         encoder = DINOv3(open_weights(found["encoder"]).root, input_size=spec.encoder_size)
@@ -206,8 +215,25 @@ def _load_backbone(spec: RestorerSpec, folder: Path, weights: WeightsFolder) -> 
     return backbone
 
 
-def _parts(condition: TokenCondition) -> dict[Literal["fusion", "projection"], nn.Module]:
-    parts: dict[Literal["fusion", "projection"], nn.Module] = {}
+def _load_codebook(folder: Path, condition_width: int) -> CodebookCondition:
+    codebook, projection = (
+        load_file(folder / f"{part}.safetensors") for part in ("codebook", "projection")
+    )
+    condition = CodebookCondition.of_shapes(
+        shapes_of(codebook), shapes_of(projection), condition_width
+    )
+    condition.codebook.load_state_dict(codebook)
+    condition.projection.load_state_dict(projection)
+    return condition
+
+
+def _parts(condition: Condition) -> dict[PartName, nn.Module]:
+    """Return what a folder holds of a condition, by the file's name."""
+    parts: dict[PartName, nn.Module] = {}
+    if isinstance(condition, TextCondition):
+        return parts
+    if isinstance(condition, CodebookCondition):
+        return {"codebook": condition.codebook, "projection": condition.projection}
     if condition.fusion is not None:
         parts["fusion"] = condition.fusion
     if not isinstance(condition.projection, nn.Identity):

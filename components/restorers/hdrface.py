@@ -12,7 +12,12 @@ from components import images
 from components.backbones.backbone import Backbone, StepNoise, sampled
 from components.backbones.color_fix import ColorFix
 from components.encoders.dinov3 import DINOv3
-from components.fusion.condition import TextCondition, TokenCondition, mean_alpha
+from components.fusion.condition import (
+    CodebookCondition,
+    TextCondition,
+    TokenCondition,
+    mean_alpha,
+)
 from components.keyed_random import Key, normals
 from components.restorers.protocol import (
     Intermediates,
@@ -22,6 +27,8 @@ from components.restorers.protocol import (
 )
 from components.restorers.spec import RestorerSpec
 
+Condition = TextCondition | TokenCondition | CodebookCondition
+
 
 class HDRFace(nn.Module):
     """Restore aligned faces of `size`² in one step, under one condition."""
@@ -30,7 +37,7 @@ class HDRFace(nn.Module):
         self,
         spec: RestorerSpec,
         backbone: Backbone,
-        condition: TextCondition | TokenCondition,
+        condition: Condition,
         *,
         encoder: DINOv3 | None = None,
         intermediate: RestoresFaces | None = None,
@@ -105,17 +112,17 @@ class HDRFace(nn.Module):
         self,
         lq_latent_BCHW: Tensor,
         noise: StepNoise | None,
-        tokens: tuple[Tensor, Tensor] | None,
+        tokens: tuple[Tensor, ...] | None,
     ) -> tuple[Tensor, Tensor | None]:
         """Take the step: LQ latent and (SR, LQ) tokens -> restored latent, gate alpha_BNC.
 
-        `tokens` is None for the condition `text` alone.
+        For the condition `codebook`, `tokens` are (codes,); for `text` they are None.
         """
         condition_BND, alpha_BNC = self.conditioned(lq_latent_BCHW.shape[0], tokens)
         return self.backbone.step(lq_latent_BCHW, condition_BND, noise), alpha_BNC
 
     def conditioned(
-        self, batch_size: int, tokens: tuple[Tensor, Tensor] | None
+        self, batch_size: int, tokens: tuple[Tensor, ...] | None
     ) -> tuple[Tensor, Tensor | None]:
         """Return what the backbone is conditioned on, (B, N, D), and the gate alpha_BNC."""
         if isinstance(self.condition, TextCondition):
@@ -150,13 +157,15 @@ class HDRFace(nn.Module):
                 f"this restorer takes faces of (3, {self.spec.size}, {self.spec.size}); "
                 f"got {tuple(lq_B3HW.shape[1:])}: resize or align them first"
             )
-        tokens = None
+        tokens: tuple[Tensor, ...] | None = None
         if self.encoder is None:
             refuse_intermediates(self.name, intermediate_B3HW)
         else:
             if intermediate_B3HW is None:
                 intermediate_B3HW = self._first(lq_B3HW, face_ids, variants)
             tokens = look_twice(lq_B3HW, intermediate_B3HW, self.encoder)
+        if isinstance(self.condition, CodebookCondition):
+            tokens = (self.condition.codebook(lq_B3HW),)
         latent_BCHW = self.encode(lq_B3HW, face_ids, variants)
         restored_B3HW, alpha_BNC = self.finish(
             latent_BCHW, tokens, face_ids, variants, fidelity=fidelity
@@ -176,7 +185,7 @@ class HDRFace(nn.Module):
     def finish(
         self,
         latent_BCHW: Tensor,
-        tokens: tuple[Tensor, Tensor] | None,
+        tokens: tuple[Tensor, ...] | None,
         face_ids: Sequence[str],
         variants: Sequence[int],
         *,

@@ -21,7 +21,7 @@ class RestorerSpec(Params):
     trainable: Trainable
     lora: LoraParams | None = None
     size: PositiveInt  # pixels of the square face
-    encoder_size: PositiveInt | None = None  # what DINOv3 sees; None for `text`
+    encoder_size: PositiveInt | None = None  # what DINOv3 sees, if the condition is its tokens
     seed: int  # of what is drawn at inference
     posterior: Posterior = "mean"  # of a degraded face: what its latent is
     # face: each face and variant has its own draw; seed: all have the same one, as in the
@@ -30,10 +30,10 @@ class RestorerSpec(Params):
 
     @model_validator(mode="after")
     def _tokens_need_an_encoder(self) -> Self:
-        if (self.condition == "text") != (self.encoder_size is None):
+        if (self.condition in ("text", "codebook")) != (self.encoder_size is None):
             raise ValueError(
-                f"condition {self.condition!r} with encoder_size {self.encoder_size}: 'text' needs "
-                "none, every other condition needs one"
+                f"condition {self.condition!r} with encoder_size {self.encoder_size}: 'text' and "
+                "'codebook' need none, every other condition needs one"
             )
         return self
 

@@ -14,7 +14,7 @@ from components.backbones.backbone import Backbone, encoding_parts
 from components.backbones.catalogue import FAMILIES, BackboneName
 from components.discriminators.catalogue import DISCRIMINATORS
 from components.encoders.arcface import ArcFace, IResNet
-from components.fusion.condition import ConditionName, TokenCondition
+from components.fusion.condition import TokenCondition, TrainableConditionName
 from components.training.adversary import Adversary
 from components.training.cost import Cost, forward_cost, frozen_numbers, numbers, step_cost
 from components.training.memory import Part
@@ -69,7 +69,7 @@ class Blueprint:
 
 
 def blueprint(
-    params: TrainingParams, backbone: BackboneName, condition: ConditionName, sizes: Sizes
+    params: TrainingParams, backbone: BackboneName, condition: TrainableConditionName, sizes: Sizes
 ) -> Blueprint:
     """Build and count a training. Raises: ValueError naming sizes that are missing."""
     family = FAMILIES[backbone].of_sizes(
@@ -133,7 +133,11 @@ def _twice(cost: Cost) -> Cost:
 
 
 def _gate(
-    params: TrainingParams, name: ConditionName, family: Backbone, num_tokens: int, width: int
+    params: TrainingParams,
+    name: TrainableConditionName,
+    family: Backbone,
+    num_tokens: int,
+    width: int,
 ) -> Iterator[Counted]:
     if name == "text":
         return

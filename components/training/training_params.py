@@ -10,7 +10,7 @@ from pydantic import Field, PositiveInt, model_validator
 
 from components.backbones.backbone import Posterior, Trainable
 from components.backbones.catalogue import BackboneName, check_posterior
-from components.fusion.condition import ConditionName
+from components.fusion.condition import TrainableConditionName
 from components.params import Compute, ElasticBatch, Params, Workers
 from components.restorers.spec import NoiseOf, RestorerSpec
 from components.training.adversary import DiscriminatorParams
@@ -140,14 +140,14 @@ class TrainingParams(Params):
             return {}
         return {"discriminator": open_weights(discriminator.weights).fingerprint}
 
-    def out(self, backbone: BackboneName, condition: ConditionName) -> Path:
+    def out(self, backbone: BackboneName, condition: TrainableConditionName) -> Path:
         """Return the trained folder that is written."""
         return self.models / f"{backbone}-{condition}"
 
     def spec(
         self,
         backbone: BackboneName,
-        condition: ConditionName,
+        condition: TrainableConditionName,
         *,
         size: int,
         encoder_size: int | None = None,

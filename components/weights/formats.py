@@ -1,73 +1,80 @@
-"""Read the authors' published files into this project's networks (METHOD, section 2).
+"""Folders of weights as their authors publish them: read, and compared before anything is used.
 
-`fusion.pth` and `projection.pth` are pickles, so they are read with `weights_only=True`, which
-loads only tensors. The LoRA layers (`pytorch_lora_weights.safetensors`) need no
-conversion: they are in diffusers' own layout.
+    HDRFace, SD 2.1    fusion.pth, pytorch_lora_weights.safetensors
+    HDRFace, Qwen      fusion.pth, projection.pth and the generator's own file
+    OSDFace            pytorch_lora_weights.safetensors, embedding_change_weights.pth and
+                       associate_2.safetensors
+
+The `.pth` files are read only if they hold nothing but tensors.
 """
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Self
 
-import torch
-from safetensors.torch import load_file
 from torch import Tensor, nn
+
+from components.weights.checkpoints import misfits, read_tensors, shapes_of
+from components.weights.manifest import sha256_of
 
 FUSION_FILE = "fusion.pth"
 PROJECTION_FILE = "projection.pth"
-FUSION_KEYS = (
-    *("norm.weight", "norm.bias"),
-    *("channel_mlp.0.weight", "channel_mlp.0.bias", "channel_mlp.2.weight", "channel_mlp.2.bias"),
-    *("token_mlp.0.weight", "token_mlp.0.bias", "token_mlp.2.weight", "token_mlp.2.bias"),
-)
-PROJECTION_KEYS = ("weight", "bias")
 
 
-def read_tensors(file: Path) -> dict[str, Tensor]:
-    """Read named tensors from safetensors, or from a `.pth` of tensors only.
+@dataclass(frozen=True)
+class PublishedFolder:
+    """The files of one layout, and all that was found wrong with their tensors."""
 
-    A training's wrappers are removed: `state_dict` around the tensors, `module.` before names.
+    folder: Path
+    files: Mapping[str, Mapping[str, Tensor]]  # tensors by name, of each file
+    wrong: list[str] = field(default_factory=list)
 
-    Raises: ValueError if the file holds anything but named tensors.
-    """
-    if file.suffix == ".safetensors":
-        return load_file(file)
-    found = torch.load(file, map_location="cpu", weights_only=True)
-    if isinstance(found, Mapping) and isinstance(found.get("state_dict"), Mapping):
-        found = found["state_dict"]
-    if not isinstance(found, Mapping) or not all(isinstance(v, Tensor) for v in found.values()):
-        raise ValueError(f"{file} holds no named tensors: give a state dict or safetensors")
-    return {str(name).removeprefix("module."): tensor for name, tensor in found.items()}
+    @classmethod
+    def read(cls, folder: Path, names: Sequence[str]) -> Self:
+        """Read the files; pickles are read only if they hold nothing but tensors.
 
+        Raises: FileNotFoundError naming all that are missing; ValueError if one is damaged or
+            holds more than tensors.
+        """
+        if missing := [name for name in names if not (folder / name).is_file()]:
+            raise FileNotFoundError(
+                f"{folder} holds no {', no '.join(missing)}: copy it from the authors' release"
+            )
+        return cls(folder, {name: read_tensors(folder / name) for name in names})
 
-def read_fusion(file: Path) -> dict[str, Tensor]:
-    """Read the authors' `fusion.pth` as SDFM's state dict. Raises: ValueError naming wrong keys."""
-    return _expect(file, read_tensors(file), FUSION_KEYS)
+    def compare(
+        self, name: str, tensors: Mapping[str, Tensor], places: Mapping[str, Sequence[int]]
+    ) -> None:
+        """Note what keeps a file's tensors from filling places, given as shapes by name."""
+        self.wrong.extend(f"{name} {line}" for line in misfits(places, shapes_of(tensors)))
 
+    def refuse_misfits(self) -> None:
+        """Raise ValueError listing all that was noted, if anything was."""
+        if self.wrong:
+            listed = "".join(f"\n  {line}" for line in self.wrong)
+            raise ValueError(
+                f"{self.folder} does not fit; nothing was written:{listed}\n"
+                "give the files of one release, unchanged, and the networks that they were "
+                "trained on"
+            )
 
-def read_projection(file: Path) -> dict[str, Tensor]:
-    """Read the authors' `projection.pth` (a Linear layer). Raises: ValueError naming wrong keys."""
-    return _expect(file, read_tensors(file), PROJECTION_KEYS)
+    def hashes(self) -> dict[str, str]:
+        """Return the SHA-256 of each file by its name."""
+        return {name: sha256_of(self.folder / name) for name in self.files}
 
 
 def load_published_condition(folder: Path, fusion: nn.Module, projection: nn.Module) -> None:
-    """Load the authors' `fusion.pth` and, where the projection has weights, `projection.pth`.
+    """Load HDRFace's `fusion.pth` and, where the projection has weights, `projection.pth`.
 
-    Raises: FileNotFoundError if one is missing; ValueError if keys or shapes do not fit.
+    Raises: FileNotFoundError naming what is missing; ValueError listing what does not fit.
     """
-    modules = [(fusion, FUSION_FILE, read_fusion)]
+    modules = {FUSION_FILE: fusion}
     if any(True for _ in projection.parameters()):
-        modules.append((projection, PROJECTION_FILE, read_projection))
-    for module, name, read in modules:
-        if not (folder / name).is_file():
-            raise FileNotFoundError(f"{folder} holds no {name}: copy it from the authors' release")
-        try:
-            module.load_state_dict(read(folder / name))
-        except RuntimeError as error:  # what load_state_dict raises for other shapes
-            raise ValueError(f"{folder / name} does not fit: {error}") from error
-
-
-def _expect(file: Path, found: dict[str, Tensor], names: tuple[str, ...]) -> dict[str, Tensor]:
-    missing, unknown = sorted(set(names) - found.keys()), sorted(found.keys() - set(names))
-    if missing or unknown:
-        raise ValueError(f"{file} is another network: it lacks {missing} and has {unknown}")
-    return {name: tensor.float() for name, tensor in found.items()}
+        modules[PROJECTION_FILE] = projection
+    published = PublishedFolder.read(folder, tuple(modules))
+    for name, module in modules.items():
+        published.compare(name, published.files[name], shapes_of(module.state_dict()))
+    published.refuse_misfits()
+    for name, module in modules.items():
+        module.load_state_dict(published.files[name])

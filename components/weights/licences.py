@@ -10,6 +10,8 @@ LICENCES: Mapping[str, str] = {
     "Qwen/Qwen-Image": "Apache-2.0",
     "Wan-AI/Wan2.1-T2V-1.3B": "Apache-2.0",
     "facebook/dinov3-": "DINOv3 License (gated: accept it on the hub)",
+    "HDRFace": "MIT",
+    "OSDFace": "unknown: see the authors' repository, github.com/jkwang28/OSDFace",
     "insightface": "InsightFace models: non-commercial research only",
     "pyiqa": "PolyForm-Noncommercial-1.0.0 (from version 0.1.16)",
 }

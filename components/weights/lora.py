@@ -1,6 +1,7 @@
 """LoRA layers of a diffusers network, in the published `pytorch_lora_weights.safetensors`."""
 
 import contextlib
+from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, Literal
@@ -100,17 +101,49 @@ def load(network: Any, folder: Path, prefix: str) -> None:
     if any(".lora.down." in key for key in tensors):
         # An older diffusers spelling, often of the attention layers alone; diffusers looks at the
         # first key only, and drops what is spelled otherwise. Such a file means alpha = rank.
-        network.load_lora_adapter(_renamed(tensors), prefix=prefix, adapter_name=ADAPTER)
+        network.load_lora_adapter(renamed(tensors), prefix=prefix, adapter_name=ADAPTER)
     else:
         network.load_lora_adapter(folder, prefix=prefix, weight_name=FILE, adapter_name=ADAPTER)
 
 
-def _renamed(tensors: dict[str, Tensor]) -> dict[str, Tensor]:
+def params_of(network: Any) -> LoraParams:
+    """Return rank and alpha of the layers that were read into a network."""
+    config = network.peft_config[ADAPTER]
+    return LoraParams(rank=config.r, alpha=int(config.lora_alpha))
+
+
+def renamed(tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    """Return LoRA layers in one spelling: `lora_A` and `lora_B`, not `lora.down` and `lora.up`."""
     spellings = {".lora.down.": ".lora_A.", ".lora.up.": ".lora_B."}
-    renamed = {}
+    found = {}
     for key, value in tensors.items():
         name = key
         for old, new in spellings.items():
             name = name.replace(old, new)
-        renamed[name] = value
-    return renamed
+        found[name] = value
+    return found
+
+
+def places(
+    network: nn.Module, prefix: str, shapes: Mapping[str, Sequence[int]]
+) -> dict[str, tuple[int, ...]]:
+    """Return the shapes that LoRA layers must have in a network, at the modules that names lead to.
+
+    `shapes` are those of the layers, in one spelling and below `prefix`. Both halves of each module
+    are listed, also if only one is named; a name that leads to no layer of the network is not. The
+    rank is that of most layers.
+    """
+    ranks = Counter(
+        shape[0] for name, shape in shapes.items() if name.endswith(".lora_A.weight") and shape
+    )
+    rank = ranks.most_common(1)[0][0] if ranks else 0
+    modules = dict(network.named_modules())
+    found = {}
+    for name in shapes:
+        path, half, _ = name.rpartition(".lora_")
+        module = modules.get(path.removeprefix(f"{prefix}.")) if half else None
+        if path.startswith(f"{prefix}.") and isinstance(module, nn.Linear | nn.Conv2d):
+            width_out, *rest = module.weight.shape
+            found[f"{path}.lora_A.weight"] = (rank, *rest)
+            found[f"{path}.lora_B.weight"] = (width_out, rank, *[1] * (len(rest) - 1))
+    return found

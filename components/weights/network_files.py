@@ -13,6 +13,8 @@ from typing import Any
 from safetensors import safe_open
 from torch import Tensor
 
+from components.weights.checkpoints import misfits, shapes_of
+
 FILE = "diffusion_pytorch_model.safetensors"
 
 
@@ -49,7 +51,11 @@ def load_network(
         for name, tensor in _mapped(_weight_files(folder), spellings or {})
         if name in places or not any(word in name for word in unused)
     }
-    _check(folder, places, tensors)
+    if wrong := misfits(shapes_of(places), shapes_of(tensors)):
+        raise ValueError(
+            f"{folder} does not fit its config.json: it {'; it '.join(wrong)}: fetch config and "
+            "weights of the same network"
+        )
     network.load_state_dict(tensors, assign=True)
     return network.eval()
 
@@ -77,25 +83,3 @@ def _mapped(files: Collection[Path], spellings: Mapping[str, str]) -> Iterator[t
             for written in content.keys():  # noqa: SIM118 - it is no mapping
                 name = ".".join(spellings.get(word, word) for word in written.split("."))
                 yield name, content.get_tensor(written)
-
-
-def _check(folder: Path, places: Mapping[str, Tensor], tensors: Mapping[str, Tensor]) -> None:
-    """Raise ValueError unless every place has its tensor, and every tensor its place."""
-    shapes = {
-        name: f"{name} is {tuple(tensor.shape)}, not {tuple(places[name].shape)}"
-        for name, tensor in tensors.items()
-        if name in places and tensor.shape != places[name].shape
-    }
-    wrong = {
-        "lacks": sorted(places.keys() - tensors.keys()),
-        "has no place for": sorted(tensors.keys() - places.keys()),
-        "has another shape of": [shapes[name] for name in sorted(shapes)],
-    }
-    found = [
-        f"{what} {len(names)} tensors, e.g. {names[0]}" for what, names in wrong.items() if names
-    ]
-    if found:
-        raise ValueError(
-            f"{folder} does not fit its config.json: it {'; it '.join(found)}: fetch config and "
-            "weights of the same network"
-        )

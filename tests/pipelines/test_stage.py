@@ -103,6 +103,16 @@ def test_wrong_items_are_told_in_words_before_anything_runs(
     assert not example.runs
 
 
+def test_a_condition_that_is_only_imported_is_not_trained(
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    with pytest.raises(SystemExit):
+        stage.start("pipelines.train", ["sd21", "codebook"])
+    assert (
+        "condition = 'codebook': Input should be 'dino', 'lr' or 'sdfm'" in capsys.readouterr().err
+    )
+
+
 def _remove_the_file() -> None:
     Path("params.yaml").unlink()
 

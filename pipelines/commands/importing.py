@@ -1,0 +1,91 @@
+"""`hdrface import`: make a trained folder of the weights that an author has published."""
+
+from collections.abc import Iterator, Mapping
+from enum import StrEnum
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+
+from components import console
+from pipelines.commands.inspect import contents
+
+
+class Layout(StrEnum):
+    """Whose files a folder holds."""
+
+    SD21 = "sd21"
+    OSDFACE = "osdface"
+
+
+def import_published(
+    source: Annotated[
+        Path, typer.Argument(metavar="DIR", help="The folder with the authors' files.")
+    ],
+    layout: Annotated[
+        Layout,
+        typer.Option("--as", help="HDRFace's for SD 2.1 (sd21), or OSDFace's (osdface)."),
+    ],
+    base: Annotated[
+        Path,
+        typer.Option(metavar="DIR", help="The backbone's weights, such as data/weights/sd21."),
+    ],
+    out: Annotated[
+        Path, typer.Option("-o", "--out", metavar="DIR", help="The trained folder to write.")
+    ],
+    encoder: Annotated[
+        Path | None,
+        typer.Option(
+            metavar="DIR", help="DINOv3's weights, such as data/weights/dinov3; not of OSDFace."
+        ),
+    ] = None,
+    intermediate: Annotated[
+        Path | None,
+        typer.Option(
+            metavar="DIR",
+            help="The first restorer, a trained folder. Without one, first restorations come with "
+            "the faces; not of OSDFace.",
+        ),
+    ] = None,
+    size: Annotated[int, typer.Option(min=1, help="Pixels of a face.")] = 512,
+) -> None:
+    """Make a trained folder of weights that an author has published."""
+    from components.restorers.import_osdface import import_osdface
+    from components.restorers.import_sd21 import import_sd21
+
+    # A layout is one line here, and one in Layout.
+    importers = {
+        Layout.SD21: import_sd21,
+        Layout.OSDFACE: import_osdface,
+    }
+    num_tensors = importers[layout](
+        source, out, base=base, encoder=encoder, intermediate=intermediate, size=size
+    )
+    _print(contents(out), num_tensors)
+
+
+def _print(found: Mapping[str, Any], num_tensors: Mapping[str, int]) -> None:
+    """Print what was written, what it needs, and the command that restores with it."""
+    from rich.table import Table
+
+    table = Table(show_header=False)
+    table.add_column(style="bold")
+    table.add_column(overflow="fold")
+    for row in _rows(found, num_tensors):
+        table.add_row(*row)
+    console.stdout(highlight=False, markup=False).print(table)
+
+
+def _rows(found: Mapping[str, Any], num_tensors: Mapping[str, int]) -> Iterator[tuple[str, str]]:
+    yield "folder", found["folder"]
+    yield "fingerprint", found["fingerprint"]
+    read = "\n".join(f"{name}: {count}" for name, count in num_tensors.items())
+    yield "tensors read", f"{read}\nin all: {sum(num_tensors.values())}"
+    for need in found["needs"]:
+        place = need["found"] or f"not found: {need['why']}"
+        yield f"needs {need['role']}", f"{need['name']} {need['fingerprint'][:12]}: {place}"
+    yield "licences", "\n".join(found["licences"])
+    yield (
+        "use",
+        f"hdrface restore photos -o restored --model {found['folder']} --detector FILE.onnx",
+    )
