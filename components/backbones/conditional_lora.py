@@ -128,7 +128,7 @@ def save(generator: nn.Module, folder: Path, tensors: Mapping[str, Tensor] | Non
 
 
 def load(generator: nn.Module, folder: Path) -> None:
-    """Read the low-rank parts of a folder into a generator that `add` has prepared.
+    """Read the low-rank parts of a folder, as float32, into a generator that `add` has prepared.
 
     Raises: FileNotFoundError if the folder has none; ValueError if they are of another generator.
     """
@@ -137,7 +137,8 @@ def load(generator: nn.Module, folder: Path) -> None:
         raise FileNotFoundError(
             f"{file} is missing: the folder names conditional low-rank layers but holds none"
         )
-    fill(generator, load_file(file), source=str(file))
+    tensors = {name: tensor.float() for name, tensor in load_file(file).items()}
+    fill(generator, tensors, source=str(file))
 
 
 def fill(generator: nn.Module, tensors: Mapping[str, Tensor], *, source: str) -> None:
