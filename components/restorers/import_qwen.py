@@ -22,6 +22,7 @@ from torch import Tensor, nn
 from components.backbones import conditional_lora
 from components.backbones.qwen_image import QwenImage
 from components.fusion.condition import TokenCondition
+from components.restorers.catalogue import FOLDER, kind_of
 from components.restorers.folder import save_restorer
 from components.restorers.hdrface import HDRFace
 from components.restorers.spec import Need, RestorerSpec
@@ -32,7 +33,7 @@ from components.weights.formats import (
     read_tensors,
 )
 from components.weights.lora import LoraParams
-from components.weights.manifest import sha256_of
+from components.weights.manifest import RESULTS, sha256_of
 from components.weights.store import WeightsFolder, open_model, open_weights
 
 GENERATOR_FILE = "pretrained.pth"
@@ -69,7 +70,8 @@ def import_qwen(
         out: the trained folder; it must not be there.
         base: the weights of Qwen-Image.
         encoder: the weights of DINOv3, which sees faces in its own size (224 pixels).
-        intermediate: the trained folder whose restorations come first; None if pictures do.
+        intermediate: the restorer folder whose restorations come first; None: each face comes with
+            its own.
         size: pixels of a face's side; the authors' is 512.
 
     Nothing is written if a file does not fit.
@@ -106,9 +108,8 @@ def import_qwen(
     if intermediate is not None:
         first = open_model(intermediate)
         hint = os.path.relpath(intermediate, out)
-        needs["intermediate"] = Need(
-            name=intermediate.name, fingerprint=first.fingerprint, hint=hint
-        )
+        role = RESULTS if kind_of(first) == FOLDER else "intermediate"
+        needs[role] = Need(name=intermediate.name, fingerprint=first.fingerprint, hint=hint)
         licences += first.content["licences"]
     partial = out.with_name(f"{out.name}.partial")
     shutil.rmtree(partial, ignore_errors=True)

@@ -13,9 +13,14 @@ from components.backbones.conditional_lora import FILE, Mlp
 from components.backbones.fixed_time import TimeVector, is_folded
 from components.backbones.qwen_image import QwenImage, pack, unpack
 from components.backbones.stable_diffusion import StableDiffusion
+from components.restorers.folder import load_restorer
+from components.restorers.spec import Need
+from components.training.step import Batch
 from components.weights.lora import LoraParams
+from components.weights.store import open_weights
 from tests import conditional_qwen as transcription
-from tests.small_networks import MMDIT
+from tests.components.training.test_precision import training
+from tests.small_networks import MMDIT, SIZE
 
 LORA = LoraParams(rank=3, alpha=6)
 NUM_LAYERS = 1 + 7 * MMDIT["num_layers"]
@@ -195,3 +200,30 @@ def test_layers_and_families_that_see_no_condition_are_refused(networks: Path) -
         StableDiffusion(networks / "sd21").change_base("quick_gelu", "stored")
     with pytest.raises(ValueError, match="'conditional_lora' but the lora section"):
         QwenImage(networks / "qwen").train_only("conditional_lora", None)
+
+
+def test_what_was_trained_restores_from_its_folder_as_it_did_in_training(
+    networks: Path, tmp_path: Path
+) -> None:
+    spec = {"condition": "text", "encoder_size": None, "trainable": "conditional_lora"}
+    made = training(networks, "qwen", "float32", **spec, lora=LORA)
+    weights = open_weights(networks / "qwen")
+    need = Need(name="qwen", fingerprint=weights.fingerprint, hint=str(networks / "qwen"))
+    made = made.model_copy(update={"needs": {"backbone": need}})
+    step, _ = made.start(torch.device("cpu"))
+    draw = torch.Generator().manual_seed(1)
+    hq = torch.rand(2, 3, SIZE, SIZE, generator=draw)
+    lq_latent, hq_latent = torch.randn(2, 2, 4, SIZE // 2, SIZE // 2, generator=draw)
+    before = step.restorer.restore(hq, ["a", "b"], [0, 0]).restored_B3HW
+    optimizer = torch.optim.AdamW([p for p in step.parameters() if p.requires_grad], lr=0.1)
+    for _ in range(3):
+        loss = step(Batch(hq, lq_latent, hq_latent, None, None), draw)["loss"]
+        torch.autograd.backward(loss)
+        optimizer.step()
+    trained = step.restorer.restore(hq, ["a", "b"], [0, 0]).restored_B3HW
+    assert float((trained - before).abs().max()) > 2 / 255
+    made.export(step, tmp_path, is_first_rank=True)
+    restored = load_restorer(tmp_path).restore(hq, ["a", "b"], [0, 0]).restored_B3HW
+    # Folding rounds vectors otherwise, which an 8-bit picture may show.
+    assert float((restored - trained).abs().max()) <= 1.01 / 255
+    assert float((restored - trained).abs().mean()) < 1e-5

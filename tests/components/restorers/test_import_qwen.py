@@ -15,7 +15,7 @@ from components.fusion.projection import projection
 from components.fusion.sdfm import SDFM
 from components.keyed_random import normals
 from components.restorers.folder import load_restorer
-from components.restorers.hdrface import as_cached
+from components.restorers.hdrface import HDRFace, as_cached
 from components.restorers.import_qwen import GENERATOR_FILE, import_qwen
 from components.weights.store import open_model
 from tests import conditional_qwen as transcription
@@ -167,8 +167,10 @@ def test_an_imported_folder_restores_as_the_authors_equations(
         "projection.pth",
     }
     assert set(described.needs) == {"backbone", "encoder", "intermediate"}
+    assert described.content["mlp"] == "quick_gelu"  # less than 8-bit pictures show here
 
     restorer = load_restorer(out)
+    assert isinstance(restorer, HDRFace)
     lq = images.to_tensor(images.from_tensor(faces()))
     restored = restorer.restore(lq, ["a", "b"], [0, 1])
     assert restored.intermediate_B3HW is not None
