@@ -18,14 +18,15 @@ from typing import Any, ClassVar, Literal, Self
 import torch
 from torch import Tensor, nn
 
-from components.backbones import fixed_time
+from components.backbones import conditional_lora, fixed_time
 from components.backbones.color_fix import ColorFix
+from components.backbones.conditional_lora import BaseNumbers, Mlp
 from components.backbones.fixed_time import TimePath
 from components.keyed_random import Key, normals
 from components.weights import lora
 from components.weights.lora import LoraParams
 
-Trainable = Literal["full", "lora"]
+Trainable = Literal["full", "lora", "conditional_lora"]
 Posterior = Literal["mean", "sample"]  # what of an encoded picture's distribution is its latent
 
 
@@ -49,6 +50,7 @@ class Backbone(nn.Module, ABC):
 
     generator_folder: ClassVar[str]  # in the published layout, and the prefix of LoRA's keys
     lora_targets: ClassVar[Sequence[str]]  # the published ones
+    trains: ClassVar[Sequence[Trainable]] = ("full", "lora")  # in one of these ways
     takes_noise: ClassVar[bool]  # and so a fidelity
     samples_posterior: ClassVar[bool] = False  # whether `moments` can be asked for
     color_fix: ClassVar[ColorFix]  # the paper's at inference (METHOD, section 7)
@@ -146,17 +148,23 @@ class Backbone(nn.Module, ABC):
         del self.generator
 
     def train_only(self, trainable: Trainable, lora_params: LoraParams | None) -> None:
-        """Freeze everything but what trains; adds LoRA layers for `lora`.
+        """Freeze everything but what trains; adds low-rank layers unless it is `full`.
 
-        Raises: ValueError if LoRA layers are asked for and not described.
+        Raises: ValueError if low-rank layers are asked for and not described, or if the family
+            does not train so.
         """
+        if trainable not in self.trains:
+            raise ValueError(f"{type(self).__name__} does not train as {trainable}")
         if trainable == "full":
             self.generator.requires_grad_(requires_grad=True)
             self.freeze_unused()
             return
         if lora_params is None:
-            raise ValueError("trainable is 'lora' but the lora section (rank, alpha) is missing")
-        lora.add(self.generator, lora_params, self.lora_targets)
+            raise ValueError(
+                f"trainable is {trainable!r} but the lora section (rank, alpha) is missing"
+            )
+        add = conditional_lora.add if trainable == "conditional_lora" else lora.add
+        add(self.generator, lora_params, self.lora_targets)
 
     def freeze_unused(self) -> None:
         """Freeze what feeds nothing: without a gradient, DDP would wait for it."""
@@ -204,6 +212,9 @@ class Backbone(nn.Module, ABC):
         Raises: ValueError if the generator holds vectors and cannot be published.
         """
         is_folded = fixed_time.is_folded(self.generator)
+        if trainable == "conditional_lora" and not is_folded:
+            conditional_lora.save(self.generator, folder, tensors)
+            return
         if trainable == "lora" and not is_folded:
             lora.save(self.generator, folder, self.generator_folder, self.lora_writer(), tensors)
             return
@@ -234,7 +245,7 @@ class Backbone(nn.Module, ABC):
     def _save_vectors(
         self, generator: Any, folder: Path, trainable: Trainable, weights: Path | None
     ) -> None:
-        if trainable == "lora" or weights is None:
+        if trainable != "full" or weights is None:
             raise ValueError(
                 "the generator holds vectors in place of the layers of its timestep, as a loaded "
                 "restorer does: low-rank layers cannot be saved from it, a generator that was "
@@ -247,9 +258,31 @@ class Backbone(nn.Module, ABC):
         with fixed_time.unfolded(generator, whole, path, published):
             generator.save_pretrained(folder / self.generator_folder, safe_serialization=True)
 
+    def load_low_rank(
+        self, folder: Path, trainable: Trainable, lora_params: LoraParams | None
+    ) -> None:
+        """Add the low-rank layers of a trained folder."""
+        if trainable == "lora":  # it describes itself
+            self.load_lora(folder)
+        else:
+            self.train_only(trainable, lora_params)
+            conditional_lora.load(self.generator, folder)
+
     def load_lora(self, folder: Path) -> None:
         """Add the LoRA layers of a folder in the published layout."""
         lora.load(self.generator, folder, self.generator_folder)
+
+    def change_base(self, mlp: Mlp, numbers: BaseNumbers) -> None:
+        """Make the frozen generator the one that the weights to load were trained on.
+
+        Raises: ValueError if the family has no other.
+        """
+        if (mlp, numbers) != ("gelu", "stored"):
+            raise ValueError(f"{type(self).__name__} has no {mlp} on numbers that are {numbers}")
+
+    def noise_shape(self, latent_BCHW: Tensor) -> tuple[int, ...]:
+        """Return the shape of a row's noise for what `encode` returned."""
+        return tuple(latent_BCHW.shape[1:])
 
     @classmethod
     @abstractmethod

@@ -34,7 +34,10 @@ class TimePath:
 
 
 class TimeVector(nn.Module):
-    """Give each row the vector that a layer makes of the fixed timestep: (B, any) -> (B, D)."""
+    """Give each row the vector that a layer makes of the fixed timestep: (B, any) -> (B, D).
+
+    A layer that makes one vector for each half of the tokens is (2, D): (B, any) -> (B, 2, D).
+    """
 
     def __init__(self, vector_D: Tensor) -> None:
         super().__init__()
@@ -45,7 +48,7 @@ class TimeVector(nn.Module):
         device = unused_BF.device.type
         if torch.is_autocast_enabled(device):  # as the layer's own output would be
             vector_D = vector_D.to(torch.get_autocast_dtype(device))
-        return vector_D.expand(unused_BF.shape[0], -1)
+        return vector_D.expand(unused_BF.shape[0], *vector_D.shape)
 
 
 class NoEmbedder(nn.Module):

@@ -3,15 +3,17 @@
 import math
 from collections.abc import Mapping
 from pathlib import Path
-from types import MethodType
 from typing import Any
 
 import torch
 from torch import Tensor, nn
-from torch.nn import functional as F
 
-from components.backbones.backbone import Backbone, StepNoise
+from components.backbones import conditional_lora, second_encoder
+from components.backbones.backbone import Backbone, StepNoise, Trainable
+from components.backbones.conditional_lora import BaseNumbers, Mlp
 from components.backbones.fixed_time import TimePath
+from components.backbones.single_frame import use_single_frame_convolutions
+from components.weights.lora import LoraParams
 from components.weights.network_files import load_network
 
 SCHEDULE_STEPS = 1000
@@ -36,10 +38,11 @@ class QwenImage(Backbone):
         z_cond = (1 - s) z_L + s eps, with the same eps
 
     z_cond's tokens follow z_t's in the image stream at the same rotary positions; the first half of
-    the output is kept.
+    the output is kept. With a second encoder, its z_L makes z_t, and the frozen one's makes z_cond.
 
     Shape: image_B3HW in [0, 1]; latent_BCHW with C and the reduction of the autoencoder's config
-    (16 and 8 for the published one); condition_BND with D the transformer's text width (3584).
+    (16 and 8 for the published one), the second encoder's behind it (2C); condition_BND with D the
+    transformer's text width (3584).
     """
 
     generator_folder = "transformer"
@@ -47,6 +50,7 @@ class QwenImage(Backbone):
         *("img_in", "img_mod.1", "attn.to_q", "attn.to_k", "attn.to_v", "attn.to_out.0"),
         *("img_mlp.net.0.proj", "img_mlp.net.2"),
     )
+    trains = ("full", "lora", "conditional_lora")
     takes_noise = True
     color_fix = "wavelet"
     text_encoder = "qwen2_5_vl"
@@ -74,6 +78,7 @@ class QwenImage(Backbone):
             )
         super().hold(vae, generator, condition_width)
         generator.pos_embed = SharedPositions(generator.pos_embed)
+        self.second_encoder: nn.Module | None = None
         self.sigmas = flow_sigmas()
         self.sigma = float(self.sigmas[STEP_INDEX])
         shape = (1, self.vae.config.z_dim, 1, 1)
@@ -86,8 +91,12 @@ class QwenImage(Backbone):
 
     @torch.no_grad()
     def encode(self, image_B3HW: Tensor) -> Tensor:
-        mean_BCHW = self.encode_mean(self.vae, 2 * image_B3HW - 1)
-        return (mean_BCHW - self.latent_mean) / self.latent_std
+        signed_B3HW = 2 * image_B3HW - 1
+        encoders = [self.vae.encoder]
+        if self.second_encoder is not None:
+            encoders.append(self.second_encoder)
+        means = [_posterior_mean(self.vae, encoder, signed_B3HW) for encoder in encoders]
+        return torch.cat([(mean - self.latent_mean) / self.latent_std for mean in means], dim=1)
 
     def step(
         self, lq_latent_BCHW: Tensor, condition_BND: Tensor, noise: StepNoise | None
@@ -96,9 +105,12 @@ class QwenImage(Backbone):
             raise ValueError(
                 "Qwen-Image's step needs noise: call training_noise or inference_noise"
             )
-        noisy = torch.lerp(lq_latent_BCHW, noise.noise_BCHW, self.sigma)
+        num_latents = lq_latent_BCHW.shape[1] // self.vae.config.z_dim  # one of each encoder
+        latents = lq_latent_BCHW.chunk(num_latents, dim=1)
+        of_condition, start = latents[0], latents[-1]
+        noisy = torch.lerp(start, noise.noise_BCHW, self.sigma)
         weight = noise.condition_sigma_B.view(-1, 1, 1, 1).to(lq_latent_BCHW)
-        condition_latent = torch.lerp(lq_latent_BCHW, noise.noise_BCHW, weight)
+        condition_latent = torch.lerp(of_condition, noise.noise_BCHW, weight)
         velocity = self._velocity(noisy, condition_latent, condition_BND)
         return noisy - self.sigma * velocity
 
@@ -168,6 +180,27 @@ class QwenImage(Backbone):
         last.txt_mlp.requires_grad_(requires_grad=False)
         last.attn.to_add_out.requires_grad_(requires_grad=False)
 
+    def save_trained(self, folder: Path, *arguments: Any, **options: Any) -> None:
+        super().save_trained(folder, *arguments, **options)
+        if self.second_encoder is not None:
+            second_encoder.save(self.second_encoder, folder)
+
+    def load_low_rank(
+        self, folder: Path, trainable: Trainable, lora_params: LoraParams | None
+    ) -> None:
+        super().load_low_rank(folder, trainable, lora_params)
+        if trainable == "conditional_lora":
+            self.second_encoder = second_encoder.load(self.vae, folder)
+
+    def change_base(self, mlp: Mlp, numbers: BaseNumbers) -> None:
+        if mlp == "quick_gelu":
+            conditional_lora.use_quick_gelu(self.generator)
+        if numbers == "float8":
+            conditional_lora.round_to_float8(self.generator)
+
+    def noise_shape(self, latent_BCHW: Tensor) -> tuple[int, ...]:
+        return (int(self.vae.config.z_dim), *latent_BCHW.shape[2:])
+
     @classmethod
     def lora_writer(cls) -> Any:
         from diffusers.loaders.lora_pipeline import QwenImageLoraLoaderMixin
@@ -203,8 +236,7 @@ class QwenImage(Backbone):
 
     @staticmethod
     def encode_mean(vae: Any, signed_B3HW: Tensor) -> Tensor:
-        moments_BC1HW: Tensor = vae.quant_conv(vae.encoder(signed_B3HW.unsqueeze(2)))
-        return moments_BC1HW.chunk(2, dim=1)[0].squeeze(2)
+        return _posterior_mean(vae, vae.encoder, signed_B3HW)
 
     @staticmethod
     def decode_signed(vae: Any, latent_BCHW: Tensor) -> Tensor:
@@ -246,27 +278,9 @@ class SharedPositions(nn.Module):
         return torch.cat([image, image]), text
 
 
-def use_single_frame_convolutions(vae: nn.Module) -> None:
-    """Let every causal convolution of a Wan/Qwen autoencoder treat its input as one frame.
-
-    A causal 3-D convolution of one frame is a 2-D convolution: the frames before the first are
-    zeros, so only the last temporal slice of the weight meets data. Parameters keep their names and
-    shapes, so the published layout still loads and saves.
-    """
-    from diffusers.models.autoencoders.autoencoder_kl_qwenimage import QwenImageCausalConv3d
-
-    for module in vae.modules():
-        if isinstance(module, QwenImageCausalConv3d):
-            module.forward = MethodType(_single_frame, module)  # type: ignore[method-assign]
-
-
-def _single_frame(convolution: Any, x: Tensor, cache_x: Tensor | None = None) -> Tensor:
-    if x.shape[2] != 1 or cache_x is not None:
-        raise ValueError(f"a picture has one frame; got {x.shape[2]}")
-    padded = F.pad(x.squeeze(2), [int(side) for side in convolution._padding[:4]])
-    weight = convolution.weight[:, :, -1]
-    flat = F.conv2d(padded, weight, convolution.bias, stride=convolution.stride[1:])
-    return flat.unsqueeze(2)
+def _posterior_mean(vae: Any, encoder: nn.Module, signed_B3HW: Tensor) -> Tensor:
+    moments_BC1HW: Tensor = vae.quant_conv(encoder(signed_B3HW.unsqueeze(2)))
+    return moments_BC1HW.chunk(2, dim=1)[0].squeeze(2)
 
 
 def pack(latent_BCHW: Tensor) -> Tensor:

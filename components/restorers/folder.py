@@ -6,7 +6,8 @@ A trained one holds what was trained and names by hash all else that restoring t
     fusion.safetensors       SDFM                                    (condition `sdfm`)
     projection.safetensors   tokens to the backbone's width          (where the widths differ)
     codebook.safetensors     what finds the tokens                   (condition `codebook`)
-    unet/ or transformer/    the generator, trained in full, or pytorch_lora_weights.safetensors
+    unet/ or transformer/    the generator, trained in full, or pytorch_lora_weights.safetensors,
+                             or conditional_lora.safetensors and perhaps second_encoder.safetensors
 
 One that holds another project's restorer is described in `components.restorers.catalogue`.
 """
@@ -51,6 +52,7 @@ def begin_restorer(
     it is not trained here.
     """
     backbone = FAMILIES[spec.backbone](weights.root)
+    backbone.change_base(spec.mlp, spec.base_numbers)
     if time_vectors:
         backbone.fold_time()
     backbone.train_only(spec.trainable, spec.lora)
@@ -210,7 +212,8 @@ def _load_backbone(spec: RestorerSpec, folder: Path, weights: WeightsFolder) -> 
         backbone = family(weights.root, generator=folder / family.generator_folder).float()
     else:
         backbone = family(weights.root).float()
-        backbone.load_lora(folder)
+        backbone.change_base(spec.mlp, spec.base_numbers)
+        backbone.load_low_rank(folder, spec.trainable, spec.lora)
     backbone.fold_time()
     return backbone
 

@@ -219,7 +219,7 @@ class HDRFace(nn.Module):
     ) -> StepNoise | None:
         if not self.backbone.takes_noise:
             return None
-        shape = tuple(latent_BCHW.shape[1:])
+        shape = self.backbone.noise_shape(latent_BCHW)
         drawn = normals(self._keys("noise", face_ids, variants), shape)
         return self.backbone.inference_noise(torch.from_numpy(drawn).to(latent_BCHW), fidelity)
 

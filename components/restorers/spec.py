@@ -6,6 +6,7 @@ from pydantic import PositiveInt, model_validator
 
 from components.backbones.backbone import Posterior, Trainable
 from components.backbones.catalogue import BackboneName
+from components.backbones.conditional_lora import BaseNumbers, Mlp
 from components.fusion.condition import ConditionName
 from components.params import Params
 from components.weights.lora import LoraParams
@@ -19,7 +20,10 @@ class RestorerSpec(Params):
     backbone: BackboneName
     condition: ConditionName
     trainable: Trainable
-    lora: LoraParams | None = None
+    lora: LoraParams | None = None  # of `lora` and `conditional_lora`
+    # The frozen weights as the authors had them when they trained `conditional_lora`.
+    mlp: Mlp = "gelu"
+    base_numbers: BaseNumbers = "stored"
     size: PositiveInt  # pixels of the square face
     encoder_size: PositiveInt | None = None  # what DINOv3 sees, if the condition is its tokens
     seed: int  # of what is drawn at inference
@@ -34,6 +38,17 @@ class RestorerSpec(Params):
             raise ValueError(
                 f"condition {self.condition!r} with encoder_size {self.encoder_size}: 'text' and "
                 "'codebook' need none, every other condition needs one"
+            )
+        return self
+
+    @model_validator(mode="after")
+    def _a_changed_base_belongs_to_its_layers(self) -> Self:
+        if (self.mlp, self.base_numbers) != ("gelu", "stored") and (
+            self.trainable != "conditional_lora"
+        ):
+            raise ValueError(
+                f"mlp {self.mlp!r} and base_numbers {self.base_numbers!r} belong to trainable "
+                f"'conditional_lora', not to {self.trainable!r}"
             )
         return self
 

@@ -195,7 +195,7 @@ class RestorerTraining(Params):
         """
         tensors = None
         if is_sharded(step.restorer):
-            trained_only = self.spec.trainable == "lora"
+            trained_only = self.spec.trainable != "full"
             tensors = whole_tensors(step.restorer, trained_only=trained_only)
         if is_first_rank:
             weights = open_weights(self.weights.local()).root if self.time_vectors else None

@@ -9,7 +9,7 @@ from typing import Any, Self
 from pydantic import Field, PositiveInt, model_validator
 
 from components.backbones.backbone import Posterior, Trainable
-from components.backbones.catalogue import BackboneName, check_posterior
+from components.backbones.catalogue import BackboneName, check_posterior, check_trainable
 from components.fusion.condition import TrainableConditionName
 from components.params import Compute, ElasticBatch, Params, Workers
 from components.restorers.spec import NoiseOf, RestorerSpec
@@ -72,10 +72,10 @@ class TrainingParams(Params):
 
     @model_validator(mode="after")
     def _vectors_of_time_train_in_full(self) -> Self:
-        if self.time_vectors and self.trainable == "lora":
+        if self.time_vectors and self.trainable != "full":
             raise ValueError(
-                "time_vectors = true with trainable = lora: low-rank layers change matrices, which "
-                "vectors replace: set time_vectors to false, or trainable to full"
+                f"time_vectors = true with trainable = {self.trainable}: low-rank layers change "
+                "matrices, which vectors replace: set time_vectors to false, or trainable to full"
             )
         return self
 
@@ -154,9 +154,11 @@ class TrainingParams(Params):
     ) -> RestorerSpec:
         """Return what the restorer will be, for faces of `size` pixels.
 
-        Raises: ValueError if the backbone takes posterior means only and samples are asked for.
+        Raises: ValueError if the backbone takes posterior means only and samples are asked for, or
+            if it does not train as `trainable` says.
         """
         check_posterior(backbone, self.posterior)
+        check_trainable(backbone, self.trainable)
         return RestorerSpec(
             backbone=backbone,
             condition=condition,

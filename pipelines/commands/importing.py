@@ -15,6 +15,7 @@ class Layout(StrEnum):
     """Whose files a folder holds."""
 
     SD21 = "sd21"
+    QWEN = "qwen"
     OSDFACE = "osdface"
 
 
@@ -51,11 +52,13 @@ def import_published(
 ) -> None:
     """Make a trained folder of weights that an author has published."""
     from components.restorers.import_osdface import import_osdface
+    from components.restorers.import_qwen import import_qwen
     from components.restorers.import_sd21 import import_sd21
 
     # A layout is one line here, and one in Layout.
     importers = {
         Layout.SD21: import_sd21,
+        Layout.QWEN: import_qwen,
         Layout.OSDFACE: import_osdface,
     }
     num_tensors = importers[layout](

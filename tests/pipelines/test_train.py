@@ -147,6 +147,12 @@ def test_vectors_of_time_do_not_go_with_low_rank_layers(params: TrainParams) -> 
         changed(params, time_vectors=True, **lora)
 
 
+def test_a_way_to_train_that_the_family_lacks_is_named(params: TrainParams) -> None:
+    other = changed(params, trainable="conditional_lora", lora={"rank": 2, "alpha": 2})
+    with pytest.raises(ValueError, match="conditional_lora, but sd21 trains as full or lora"):
+        train.plan(other, "sd21", "sdfm")
+
+
 def with_discriminator(params: TrainParams, networks: Path) -> TrainParams:
     return changed(
         params,

@@ -191,6 +191,7 @@ def _two_of_three_streams(rank: int, made: RestorerTraining, folder: Path) -> No
         ("sd21", "float32", "full"),
         ("qwen", "float32", "full"),
         ("qwen", "bf16", "lora"),
+        ("qwen", "float32", "conditional_lora"),
         ("sd21", "bf16", "full"),
     ],
 )
@@ -220,18 +221,24 @@ def _short(**changes: int) -> OptimizationParams:
 
 
 @pytest.mark.parametrize(
-    ("trainable", "offload"),
-    [pytest.param("full", False, marks=pytest.mark.cluster), ("lora", True)],
+    ("backbone", "trainable", "offload"),
+    [
+        pytest.param("sd21", "full", False, marks=pytest.mark.cluster),
+        ("sd21", "lora", True),
+        pytest.param("qwen", "conditional_lora", False, marks=pytest.mark.cluster),
+    ],
 )
 def test_one_process_can_be_sharded_and_has_the_same_numbers(
-    networks: Path, tmp_path: Path, trainable: str, offload: bool
+    networks: Path, tmp_path: Path, backbone: str, trainable: str, offload: bool
 ) -> None:
-    made = training(networks, "sd21", "float32", trainable=trainable, lora={"rank": 2, "alpha": 2})
+    made = training(
+        networks, backbone, "float32", trainable=trainable, lora={"rank": 2, "alpha": 2}
+    )
     made = made.model_copy(update={"optimization": _short(steps=2, checkpoint_every=2)})
     run(made, tmp_path / "whole", {"rank": 0, "world_size": 1})
     sharded = alone_from(None, made, tmp_path / "sharded", offload=offload)
     expected = made_of(tmp_path / "whole" / "2" / "trained")
     assert largest_difference(expected, sharded) < 1e-7
     stored = {name.rpartition("/")[2] for name in made_of(tmp_path / "sharded" / "2" / "generator")}
-    assert any("lora_A" in name for name in stored) == (trainable == "lora")
+    assert any("lora_A" in name for name in stored) == (trainable != "full")
     assert any("conv_in.weight" in name for name in stored) == (trainable == "full")

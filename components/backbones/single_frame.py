@@ -1,0 +1,30 @@
+"""Autoencoders of videos that are given pictures: one frame each (METHOD, section 8)."""
+
+from types import MethodType
+from typing import Any
+
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+
+def use_single_frame_convolutions(vae: nn.Module) -> None:
+    """Let every causal convolution of a Wan/Qwen autoencoder treat its input as one frame.
+
+    A causal 3-D convolution of one frame is a 2-D convolution: the frames before the first are
+    zeros, so only the last temporal slice of the weight meets data. Parameters keep their names and
+    shapes, so the published layout still loads and saves.
+    """
+    from diffusers.models.autoencoders.autoencoder_kl_qwenimage import QwenImageCausalConv3d
+
+    for module in vae.modules():
+        if isinstance(module, QwenImageCausalConv3d):
+            module.forward = MethodType(_single_frame, module)  # type: ignore[method-assign]
+
+
+def _single_frame(convolution: Any, x: Tensor, cache_x: Tensor | None = None) -> Tensor:
+    if x.shape[2] != 1 or cache_x is not None:
+        raise ValueError(f"a picture has one frame; got {x.shape[2]}")
+    padded = F.pad(x.squeeze(2), [int(side) for side in convolution._padding[:4]])
+    weight = convolution.weight[:, :, -1]
+    flat = F.conv2d(padded, weight, convolution.bias, stride=convolution.stride[1:])
+    return flat.unsqueeze(2)
