@@ -9,7 +9,7 @@ B batch, H and W of the face.
 """
 
 import hashlib
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Sequence
 from pathlib import Path, PurePosixPath
 from typing import ClassVar
 
@@ -48,6 +48,11 @@ class PicturesByName:
         if not self.files:
             raise ValueError(f"{folder} holds no pictures ({', '.join(READABLE)})")
 
+    def names_hash(self) -> str:
+        """Return a hash of which pictures there are, not of what is in each."""
+        named = "\n".join(f"{stem} {file.stat().st_size}" for stem, file in self.files.items())
+        return hashlib.sha256(named.encode()).hexdigest()
+
     def read(self, stem: str) -> Image:
         """Read a picture. Raises: ValueError naming it if it is missing or cannot be decoded."""
         if stem not in self.files:
@@ -77,8 +82,7 @@ class FolderRestorer:
         self._pictures, self.device = PicturesByName(folder), device
         self.size = self._read(next(iter(self._pictures.files))).shape[0]
         self.name = folder.name
-        # Without a restorer folder: which pictures there are, not what is in each.
-        self.fingerprint = fingerprint or _names_hash(self._pictures.files)
+        self.fingerprint = fingerprint or self._pictures.names_hash()
 
     def missing(self, faces: Iterable[tuple[str, int]]) -> list[str]:
         """List the faces, (id, variant), that have no result."""
@@ -141,8 +145,3 @@ class FolderRestorer:
                 "must be aligned, square faces; whole photographs are given with --intermediate"
             )
         return picture
-
-
-def _names_hash(files: Mapping[str, Path]) -> str:
-    named = "\n".join(f"{stem} {file.stat().st_size}" for stem, file in files.items())
-    return hashlib.sha256(named.encode()).hexdigest()

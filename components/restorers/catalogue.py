@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from components.files import write_json
-from components.weights.manifest import FORMAT, RESTORER, Description, seal
+from components.weights.manifest import FORMAT, RESTORER, Description, seal, sha256_of
 
 if TYPE_CHECKING:
     import torch
@@ -40,6 +40,17 @@ def is_of_others(name: str) -> bool:
 def path_of(name: str) -> Path:
     """Return the checkpoint or folder that a name leads to."""
     return Path(name.partition(":")[2])
+
+
+def fingerprint_of(name: str) -> str:
+    """Return the fingerprint of what a name leads to now, without opening it. Raises: OSError."""
+    from components.restorers.by_export import EXPORT
+    from components.restorers.by_folder import PicturesByName
+
+    path = path_of(name)
+    if name.startswith(f"{FOLDER}:"):
+        return PicturesByName(path).names_hash()
+    return sha256_of(path / EXPORT if path.is_dir() else path)
 
 
 def kind_of(described: Description) -> str | None:

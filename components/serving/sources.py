@@ -10,14 +10,12 @@ import torch
 from components import cluster
 from components.metrics.identity import IdentityAngle
 from components.photographs.face_restorer import FaceRestorer
-from components.restorers.by_export import EXPORT
-from components.restorers.catalogue import is_of_others, open_of_others, path_of
+from components.restorers.catalogue import fingerprint_of, is_of_others, open_of_others, path_of
 from components.restorers.folder import load_restorer
 from components.restorers.protocol import RestoresFaces
 from components.serving.model import FollowingModel, Version
 from components.serving.params import ServeParams
 from components.tracking import registry
-from components.weights.manifest import sha256_of
 from components.weights.store import open_model
 
 _REGISTERED = "models:/"
@@ -47,13 +45,11 @@ def newest(source: str) -> Version:
         fingerprint = version.tags.get(registry.FINGERPRINT_TAG, "")
         return Version(f"{model.name}/{version.version}", fingerprint, version.run_id)
     if is_of_others(source):
-        file = path_of(source)
-        described = file / EXPORT if file.is_dir() else file
-        return Version(file.stem, sha256_of(described))
+        return Version(path_of(source).stem, fingerprint_of(source))
     if not Path(source).is_dir():
         raise FileNotFoundError(
             f"{source!r} is not a trained folder: train a model, or give models:/NAME@ALIAS, "
-            "spandrel:FILE or onnx:FILE"
+            "spandrel:FILE, onnx:FILE or folder:DIR"
         )
     return Version(Path(source).name, open_model(Path(source)).fingerprint)
 

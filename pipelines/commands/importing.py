@@ -1,4 +1,4 @@
-"""`hdrface import`: make a trained folder of the weights that an author has published."""
+"""`hdrface import`: make a restorer folder of what others have published or restored."""
 
 from collections.abc import Iterator, Mapping
 from enum import StrEnum
@@ -12,28 +12,39 @@ from pipelines.commands.inspect import contents
 
 
 class Layout(StrEnum):
-    """Whose files a folder holds."""
+    """What is imported: HDRFace's or OSDFace's own weights, or another project's restorer."""
 
     SD21 = "sd21"
     QWEN = "qwen"
     OSDFACE = "osdface"
+    SPANDREL = "spandrel"
+    ONNX = "onnx"
+    FOLDER = "folder"
 
 
 def import_published(
     source: Annotated[
-        Path, typer.Argument(metavar="DIR", help="The folder with the authors' files.")
+        Path, typer.Argument(metavar="PATH", help="The authors' folder, a checkpoint, or results.")
     ],
     layout: Annotated[
         Layout,
-        typer.Option("--as", help="HDRFace's for SD 2.1 (sd21), or OSDFace's (osdface)."),
-    ],
-    base: Annotated[
-        Path,
-        typer.Option(metavar="DIR", help="The backbone's weights, such as data/weights/sd21."),
+        typer.Option(
+            "--as",
+            help="HDRFace's own weights for SD 2.1 or Qwen-Image; OSDFace's; a checkpoint that "
+            "spandrel reads (GFPGAN, RestoreFormer, CodeFormer); an ONNX file, or a folder of "
+            "'hdrface export'; a folder of faces that any program restored.",
+        ),
     ],
     out: Annotated[
-        Path, typer.Option("-o", "--out", metavar="DIR", help="The trained folder to write.")
+        Path, typer.Option("-o", "--out", metavar="DIR", help="The restorer folder to write.")
     ],
+    base: Annotated[
+        Path | None,
+        typer.Option(
+            metavar="DIR",
+            help="The backbone's weights, such as data/weights/sd21; for the first three.",
+        ),
+    ] = None,
     encoder: Annotated[
         Path | None,
         typer.Option(
@@ -50,7 +61,8 @@ def import_published(
     ] = None,
     size: Annotated[int, typer.Option(min=1, help="Pixels of a face.")] = 512,
 ) -> None:
-    """Make a trained folder of weights that an author has published."""
+    """Make a restorer folder of what others have published or restored."""
+    from components.restorers.catalogue import adopt
     from components.restorers.import_osdface import import_osdface
     from components.restorers.import_qwen import import_qwen
     from components.restorers.import_sd21 import import_sd21
@@ -61,6 +73,14 @@ def import_published(
         Layout.QWEN: import_qwen,
         Layout.OSDFACE: import_osdface,
     }
+    if layout not in importers:
+        if base or encoder or intermediate:
+            raise ValueError(f"--as {layout} takes no --base, --encoder or --intermediate")
+        adopt(f"{layout}:{source}", out)
+        _print(contents(out), {})
+        return
+    if base is None:
+        raise ValueError(f"--as {layout} needs the backbone's weights: add --base DIR")
     num_tensors = importers[layout](
         source, out, base=base, encoder=encoder, intermediate=intermediate, size=size
     )
@@ -82,8 +102,9 @@ def _print(found: Mapping[str, Any], num_tensors: Mapping[str, int]) -> None:
 def _rows(found: Mapping[str, Any], num_tensors: Mapping[str, int]) -> Iterator[tuple[str, str]]:
     yield "folder", found["folder"]
     yield "fingerprint", found["fingerprint"]
-    read = "\n".join(f"{name}: {count}" for name, count in num_tensors.items())
-    yield "tensors read", f"{read}\nin all: {sum(num_tensors.values())}"
+    if num_tensors:
+        read = "\n".join(f"{name}: {count}" for name, count in num_tensors.items())
+        yield "tensors read", f"{read}\nin all: {sum(num_tensors.values())}"
     for need in found["needs"]:
         place = need["found"] or f"not found: {need['why']}"
         yield f"needs {need['role']}", f"{need['name']} {need['fingerprint'][:12]}: {place}"

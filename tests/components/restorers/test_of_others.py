@@ -81,7 +81,6 @@ def test_restore_former_is_read_from_safetensors(tmp_path: Path) -> None:
 @pytest.mark.cluster
 @torch.no_grad()
 def test_codeformer_has_its_own_fidelity(tmp_path: Path) -> None:
-    pytest.importorskip("spandrel_extra_arches", reason="CodeFormer needs spandrel-extra-arches")
     from spandrel_extra_arches.architectures.CodeFormer import CodeFormer
 
     torch.manual_seed(0)
