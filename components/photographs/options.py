@@ -11,6 +11,7 @@ from pydantic import Field, ValidationInfo, field_validator
 
 from components.backbones.color_fix import ColorFix
 from components.params import Params
+from components.restorers.choice import Choice
 
 FileFormat = Literal["jpeg", "png", "webp"]
 DEFAULT_QUALITY = 95
@@ -97,7 +98,19 @@ class Tools(Params):
     intermediate: str | None = Field(
         None,
         description="First restorations, made by other programs: a folder of pictures of the same "
-        "names and sizes, or a restorer, as --model has it. By default, the model's own first "
-        "restorer makes them.",
+        "names and sizes, or a restorer, as --model has it, or several, with commas between them. "
+        "By default, the model's own first restorer makes them.",
+    )
+    candidates: int = Field(
+        1,
+        ge=1,
+        description="First restorations of each first restorer, drawn with other noise, of which "
+        "the best is taken.",
+    )
+    choose: Choice = Field(
+        "gate",
+        description="By what the best of several first restorations is found, token by token: by "
+        "the model's gate, by how little it differs from the degraded face at low resolution, or "
+        "by identity.",
     )
     batch_size: int = Field(8, ge=1, description="Number of faces to restore at once.")

@@ -32,8 +32,10 @@ from components.photographs.video_restoration import VideoRecord, restore_video
 from components.progress import Progress
 from components.restorers.by_export import ExportRestorer
 from components.restorers.by_folder import PicturesByName
+from components.restorers.candidates import Candidates
 from components.restorers.catalogue import FOLDER, path_of
 from components.restorers.hdrface import HDRFace
+from components.restorers.protocol import RestoresFaces
 from components.tracking.trained_models import open_restorer
 from components.weights.manifest import RESTORER
 
@@ -124,16 +126,50 @@ def load(model: str, tools: Tools, downloads: Path) -> PhotographRestorer:
         angle = IdentityAngle(tools.identity_network)
     if tools.upscaler is not None:
         upscale = SuperResolution(tools.upscaler, device=device)
-    restorer = open_restorer(model, downloads, device=torch.device(device))
-    if tools.intermediate is not None and not _are_pictures(tools.intermediate):
-        first = open_restorer(tools.intermediate, downloads, device=torch.device(device))
-        if not isinstance(restorer, HDRFace | ExportRestorer):
-            raise ValueError(
-                f"{restorer.name} uses no first restorations: leave --intermediate out"
-            )
-        restorer.build_on(first)
+    opened = open_restorer(model, downloads, device=torch.device(device))
+    firsts = [
+        open_restorer(name, downloads, device=torch.device(device))
+        for name in _first_restorers(tools)
+    ]
+    restorer = _building_on(opened, firsts, tools, angle)
     faces = FaceRestorer(restorer, batch_size=tools.batch_size)
     return PhotographRestorer(faces, detector=detector, angle=angle, upscale=upscale)
+
+
+def _building_on(
+    restorer: RestoresFaces,
+    firsts: Sequence[RestoresFaces],
+    tools: Tools,
+    angle: IdentityAngle | None,
+) -> RestoresFaces:
+    """Let a model take first restorations from other restorers, or from several.
+
+    Raises: ValueError if it cannot.
+    """
+    if not firsts and tools.candidates == 1:
+        return restorer
+    if isinstance(restorer, HDRFace | ExportRestorer) and len(firsts) == tools.candidates == 1:
+        restorer.build_on(firsts[0])
+        return restorer
+    if not isinstance(restorer, HDRFace):
+        raise ValueError(
+            f"{restorer.name} does not choose among first restorations: leave out --intermediate "
+            "and --candidates"
+        )
+    own = [] if restorer.intermediate is None else [restorer.intermediate]
+    return Candidates(
+        restorer,
+        firsts or own,
+        draws=tools.candidates,
+        choice=tools.choose,
+        angle=angle,
+    )
+
+
+def _first_restorers(tools: Tools) -> list[str]:
+    if tools.intermediate is None or _are_pictures(tools.intermediate):
+        return []
+    return tools.intermediate.split(",")
 
 
 def given_pictures(model: str, tools: Tools) -> PicturesByName | None:
@@ -142,6 +178,8 @@ def given_pictures(model: str, tools: Tools) -> PicturesByName | None:
     Raises: ValueError or FileNotFoundError naming the folder if it holds none.
     """
     if tools.intermediate is not None and _are_pictures(tools.intermediate):
+        if tools.candidates > 1:
+            raise ValueError("--candidates needs a first restorer, and --intermediate has pictures")
         return PicturesByName(Path(tools.intermediate))
     if model.startswith(f"{FOLDER}:"):  # the results are the pictures themselves
         return PicturesByName(path_of(model))

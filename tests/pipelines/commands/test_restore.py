@@ -140,6 +140,11 @@ def test_first_restorations_come_from_a_folder_or_from_another_restorer(
     assert failed == {str(source / "c.png"): f"{results} holds no picture named c"}
     for name in ("a.png", "deep/b.png"):
         assert (tmp_path / "given" / name).read_bytes() == (tmp_path / "live" / name).read_bytes()
+    two = restore(
+        *words, "-o", tmp_path / "two", "--model", sdfm, "--intermediate", f"{half},{half}"
+    )
+    assert two.exit_code == 0
+    assert (tmp_path / "two/a.png").read_bytes() == (tmp_path / "live/a.png").read_bytes()
     restore(*words, "-o", tmp_path / "own", "--model", sdfm)
     assert (tmp_path / "own/a.png").read_bytes() != (tmp_path / "live/a.png").read_bytes()
 
@@ -225,6 +230,7 @@ def test_a_model_comes_from_a_run_or_the_registry(
         (["face.png", "-o", "."], "face.png is an input: name another folder with -o"),
         (["face.png", "--max-angle", "30"], "max_angle needs an identity network"),
         (["face.png", "--intermediate", "."], "sd21-text uses no first restorations"),
+        (["face.png", "--candidates", "2"], "sd21-text has no first restorer to make candidates"),
     ],
 )
 def test_a_mistake_is_reported_before_anything_is_written(
