@@ -12,6 +12,7 @@ from components.backbones import conditional_lora, second_encoder
 from components.backbones.backbone import Backbone, StepNoise, Trainable
 from components.backbones.conditional_lora import BaseNumbers, Mlp
 from components.backbones.fixed_time import TimePath
+from components.backbones.second_encoder import SecondEncoder
 from components.backbones.single_frame import use_single_frame_convolutions
 from components.weights.lora import LoraParams
 from components.weights.network_files import load_network
@@ -78,7 +79,7 @@ class QwenImage(Backbone):
             )
         super().hold(vae, generator, condition_width)
         generator.pos_embed = SharedPositions(generator.pos_embed)
-        self.second_encoder: nn.Module | None = None
+        self.second_encoder: SecondEncoder | None = None
         self.sigmas = flow_sigmas()
         self.sigma = float(self.sigmas[STEP_INDEX])
         shape = (1, self.vae.config.z_dim, 1, 1)
@@ -92,10 +93,9 @@ class QwenImage(Backbone):
     @torch.no_grad()
     def encode(self, image_B3HW: Tensor) -> Tensor:
         signed_B3HW = 2 * image_B3HW - 1
-        encoders = [self.vae.encoder]
+        means = [self.encode_mean(self.vae, signed_B3HW)]
         if self.second_encoder is not None:
-            encoders.append(self.second_encoder)
-        means = [_posterior_mean(self.vae, encoder, signed_B3HW) for encoder in encoders]
+            means.append(_posterior_mean(self.vae, self.second_encoder, signed_B3HW))
         return torch.cat([(mean - self.latent_mean) / self.latent_std for mean in means], dim=1)
 
     def step(

@@ -18,6 +18,7 @@ from torch import Tensor, nn
 from components.encoders.codebook import Codebook, CodebookSizes
 from components.fusion.projection import HIDDEN, EmbeddingChange, projection
 from components.fusion.sdfm import SDFM
+from components.weights.placed import PlacedModule
 
 TokenConditionName = Literal["dino", "lr", "sdfm"]
 TrainableConditionName = Literal["text", TokenConditionName]
@@ -45,7 +46,7 @@ class TextCondition(nn.Module):
         return self.prompt_LC.expand(batch_size, -1, -1)
 
 
-class TokenCondition(nn.Module):
+class TokenCondition(PlacedModule):
     """DINOv3 tokens as the condition: of one picture only, or of both through the SDFM gate.
 
     Shape: sr_tokens_BNC, lq_tokens_BNC -> condition (B, N, condition width) and, with the gate,
@@ -65,19 +66,9 @@ class TokenCondition(nn.Module):
         tokens = sr_tokens_BNC if self.name == "dino" else lq_tokens_BNC
         return self.projection(tokens), None
 
-    # What diffusers asks of a pipeline's component; only one with weights is one.
 
-    @property
-    def device(self) -> torch.device:
-        return next(self.parameters()).device
-
-    @property
-    def dtype(self) -> torch.dtype:
-        return next(self.parameters()).dtype
-
-
-class CodebookCondition(nn.Module):
-    """Codes of the degraded face as the condition; `codebook` finds them, `forward` projects them.
+class CodebookCondition(PlacedModule):
+    """Codes of the degraded face as the condition; `find` finds them, `forward` projects them.
 
     Shape: codes_BTD -> condition (B, T, condition width), and no gate.
     """
@@ -101,6 +92,11 @@ class CodebookCondition(nn.Module):
             Codebook(sizes, input_size=sizes.input_size),
             EmbeddingChange(sizes.code_width, hidden, condition_width),
         )
+
+    def find(self, lq_B3HW: Tensor) -> Tensor:
+        """Return the codes of degraded faces, RGB in [0, 1]: (B, T, D)."""
+        codes_BTD: Tensor = self.codebook(lq_B3HW)
+        return codes_BTD
 
     def forward(self, codes_BTD: Tensor) -> tuple[Tensor, None]:
         return self.projection(codes_BTD), None

@@ -12,13 +12,14 @@ from pathlib import Path
 from typing import Any, ClassVar, NamedTuple
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 from components import images
 from components.backbones.color_fix import ColorFix
 from components.restorers.protocol import Intermediates, Restoration, refuse_intermediates
 from components.weights.checkpoints import read_tensors
 from components.weights.manifest import sha256_of
+from components.weights.placed import PlacedModule
 
 
 class Known(NamedTuple):
@@ -35,7 +36,7 @@ KNOWN: Mapping[str, Known] = {  # by spandrel's name of the architecture
 }
 
 
-class SpandrelRestorer(nn.Module):
+class SpandrelRestorer(PlacedModule):
     """Restore FFHQ-aligned faces of 512 pixels by another project's network.
 
     CodeFormer's fidelity w in [0, 1] keeps more of the degraded face with larger values; its
@@ -58,14 +59,6 @@ class SpandrelRestorer(nn.Module):
         self.licence = KNOWN[self.name].licence
         self.fingerprint = fingerprint or sha256_of(file)
         self._network = found.model.to(device).eval().requires_grad_(requires_grad=False)
-
-    @property
-    def device(self) -> torch.device:
-        return next(self.parameters()).device
-
-    @property
-    def dtype(self) -> torch.dtype:
-        return next(self.parameters()).dtype
 
     @torch.no_grad()
     def restore(

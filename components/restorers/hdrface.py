@@ -6,7 +6,7 @@ B batch, C latent channels, N tokens, H and W of the image or of the latent.
 from collections.abc import Callable, Sequence
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 from components import images
 from components.backbones.backbone import Backbone, StepNoise, sampled
@@ -26,11 +26,12 @@ from components.restorers.protocol import (
     refuse_intermediates,
 )
 from components.restorers.spec import RestorerSpec
+from components.weights.placed import PlacedModule
 
 Condition = TextCondition | TokenCondition | CodebookCondition
 
 
-class HDRFace(nn.Module):
+class HDRFace(PlacedModule):
     """Restore aligned faces of `size`² in one step, under one condition."""
 
     def __init__(
@@ -100,14 +101,6 @@ class HDRFace(nn.Module):
             return "given"
         return "made"
 
-    @property
-    def device(self) -> torch.device:
-        return next(self.parameters()).device
-
-    @property
-    def dtype(self) -> torch.dtype:
-        return next(self.parameters()).dtype
-
     def predict(
         self,
         lq_latent_BCHW: Tensor,
@@ -165,7 +158,7 @@ class HDRFace(nn.Module):
                 intermediate_B3HW = self._first(lq_B3HW, face_ids, variants)
             tokens = look_twice(lq_B3HW, intermediate_B3HW, self.encoder)
         if isinstance(self.condition, CodebookCondition):
-            tokens = (self.condition.codebook(lq_B3HW),)
+            tokens = (self.condition.find(lq_B3HW),)
         latent_BCHW = self.encode(lq_B3HW, face_ids, variants)
         restored_B3HW, alpha_BNC = self.finish(
             latent_BCHW, tokens, face_ids, variants, fidelity=fidelity

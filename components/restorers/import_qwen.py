@@ -9,7 +9,6 @@ They lie in three files:
     projection.pth    from DINOv3's width to Qwen-Image's
 """
 
-import copy
 import json
 import re
 from collections.abc import Collection, Mapping
@@ -19,6 +18,7 @@ from torch import Tensor, nn
 
 from components.backbones import conditional_lora
 from components.backbones.qwen_image import QwenImage
+from components.backbones.second_encoder import SecondEncoder
 from components.fusion.condition import TokenCondition
 from components.restorers.hdrface import HDRFace
 from components.restorers.importing import (
@@ -159,10 +159,10 @@ def _fill(backbone: QwenImage, tensors: Mapping[str, Tensor], rank: int, file: P
         for part in conditional_lora.PARTS
     }
     conditional_lora.fill(backbone.generator, layers, source=str(file))
-    second: nn.Module = copy.deepcopy(backbone.vae.encoder)
-    own = second.state_dict()
+    second = SecondEncoder(backbone.vae)
+    own = second.encoder.state_dict()
     changed = {name: tensors.get(f"{_ENCODER}{name}", tensor) for name, tensor in own.items()}
-    second.load_state_dict(changed, assign=True)
+    second.encoder.load_state_dict(changed, assign=True)
     backbone.second_encoder = second
 
 

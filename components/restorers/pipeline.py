@@ -26,6 +26,7 @@ from torch import nn
 
 from components import images
 from components.backbones.color_fix import ColorFix
+from components.fusion.condition import CodebookCondition
 from components.images import Image
 from components.restorers.color_fix import fix_colors
 from components.restorers.folder import load_restorer
@@ -61,9 +62,9 @@ class HDRFacePipeline(DiffusionPipeline):
     """Restore aligned faces with a trained folder; every network is a component of its own.
 
     `to` and `enable_model_cpu_offload` are diffusers' own. Components: `vae`, and `unet` or
-    `transformer`; where the folder has them, `encoder` (DINOv3), `condition` (gate and projection)
-    and `intermediate`, the whole restorer that comes first, unless it is an ONNX file or a folder
-    of pictures. `opened` holds them together.
+    `transformer`; where the folder has them, `encoder` (DINOv3), `second_encoder` (Qwen-Image's),
+    `condition` (gate and projection) and `intermediate`, the whole restorer that comes first,
+    unless it is an ONNX file or a folder of pictures. `opened` holds them together.
 
     `save_pretrained` copies the folder that was opened, with all that it names below `needs/`, and
     not a `model_index.json` with a folder for each component. The networks in memory are not what
@@ -71,9 +72,13 @@ class HDRFacePipeline(DiffusionPipeline):
     only the folder's own description has the hashes that are verified whenever it is opened.
     """
 
-    # It is declared as None.
-    model_cpu_offload_seq = "intermediate->encoder->condition->unet->transformer->vae"  # type: ignore[assignment]
-    _optional_components = ["unet", "transformer", "encoder", "condition", "intermediate"]  # noqa: RUF012
+    # It is declared as None. The second encoder needs a layer of `vae`, which was called before it.
+    model_cpu_offload_seq = "->".join(  # type: ignore[assignment]
+        ["intermediate", "encoder", "second_encoder", "condition", "unet", "transformer", "vae"]
+    )
+    _optional_components = [  # noqa: RUF012
+        *("unet", "transformer", "encoder", "second_encoder", "condition", "intermediate")
+    ]
 
     def __init__(
         self,
@@ -82,6 +87,7 @@ class HDRFacePipeline(DiffusionPipeline):
         unet: nn.Module | None = None,
         transformer: nn.Module | None = None,
         encoder: nn.Module | None = None,
+        second_encoder: nn.Module | None = None,
         condition: nn.Module | None = None,
         intermediate: nn.Module | None = None,
     ) -> None:
@@ -93,6 +99,7 @@ class HDRFacePipeline(DiffusionPipeline):
             unet=unet,
             transformer=transformer,
             encoder=encoder,
+            second_encoder=second_encoder,
             condition=condition,
             intermediate=intermediate,
         )
@@ -124,6 +131,7 @@ class HDRFacePipeline(DiffusionPipeline):
             vae=backbone.vae,
             **{backbone.generator_folder: backbone.generator},
             encoder=None if restorer.encoder is None else restorer.encoder.network,
+            second_encoder=getattr(backbone, "second_encoder", None),
             condition=_with_weights(restorer.condition),
             intermediate=_with_weights(restorer.intermediate),
         )
@@ -223,6 +231,9 @@ def _announce_calls(restorer: HDRFace) -> None:
     backbone: Any = restorer.backbone
     backbone.encode_mean = announced(backbone.encode_mean)  # takes the autoencoder first
     backbone.decode_signed = announced(backbone.decode_signed)
+    if isinstance(restorer.condition, CodebookCondition):
+        condition: Any = restorer.condition
+        condition.find = MethodType(announced(type(condition).find), condition)
     if _with_weights(restorer.intermediate) is not None:
         first: Any = restorer.intermediate
         first.restore = MethodType(announced(type(first).restore), first)

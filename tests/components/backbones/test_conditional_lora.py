@@ -12,6 +12,7 @@ from components.backbones.backbone import Backbone
 from components.backbones.conditional_lora import FILE, Mlp
 from components.backbones.fixed_time import TimeVector, is_folded
 from components.backbones.qwen_image import QwenImage, pack, unpack
+from components.backbones.second_encoder import SecondEncoder
 from components.backbones.stable_diffusion import StableDiffusion
 from components.restorers.folder import load_restorer
 from components.restorers.spec import Need
@@ -154,7 +155,7 @@ def test_the_second_encoder_makes_what_is_restored_and_the_frozen_one_the_condit
     with torch.no_grad():
         for parameter in altered.vae.encoder.parameters():
             parameter.mul_(1.1)
-    backbone.second_encoder = altered.vae.encoder
+    backbone.second_encoder = SecondEncoder(altered.vae)
     backbone.save_trained(tmp_path, "conditional_lora")
     again = QwenImage(networks / "qwen")
     again.load_low_rank(tmp_path, "conditional_lora", LORA)

@@ -19,6 +19,7 @@ from components.restorers.hdrface import HDRFace, as_cached
 from components.restorers.import_qwen import GENERATOR_FILE, import_qwen
 from components.weights.store import open_model
 from tests import conditional_qwen as transcription
+from tests.offloading import assert_offloads
 from tests.small_networks import DINO, MMDIT, QWEN_VAE, SIZE, trained
 
 RANK = 3
@@ -180,6 +181,13 @@ def test_an_imported_folder_restores_as_the_authors_equations(
     expected = transcribed(networks, source, lq, tokens)  # type: ignore[arg-type]
     assert float(expected.std()) > 0.02
     assert float((restored.restored_B3HW - expected).abs().max()) <= 0.5 / 255 + 1e-4
+
+
+def test_every_network_of_an_imported_folder_moves_with_the_pipeline(
+    source: Path, networks: Path, tmp_path: Path
+) -> None:
+    imported(source, networks, tmp_path / "authors")
+    assert_offloads(tmp_path / "authors", SIZE)
 
 
 def wan(name: str) -> str:

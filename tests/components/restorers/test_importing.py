@@ -20,6 +20,7 @@ from components.restorers.import_sd21 import import_sd21
 from components.restorers.spec import RestorerSpec
 from components.weights.manifest import Description, sha256_of
 from components.weights.store import open_weights
+from tests.offloading import assert_offloads
 from tests.published_layouts import (
     RANK,
     faces,
@@ -117,6 +118,7 @@ def test_osdfaces_weights_restore_as_published(tmp_path: Path, networks: Path) -
     assert float((got - plain).abs().max()) > 5 * TOLERANCE
     alone = restorer.restore(lq[1:], ["b"], [0]).restored_B3HW
     assert float((alone - got[1:]).abs().max()) <= 1.01 / 255
+    assert_offloads(tmp_path / "out", SIZE)
 
 
 def test_the_folder_says_where_it_comes_from_and_what_it_needs(
