@@ -3,6 +3,8 @@
 B batch, N tokens (1 CLS, then registers, then patches row by row), C token width.
 """
 
+import contextlib
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any, cast
 
@@ -12,6 +14,20 @@ from torch.nn import functional as F
 
 IMAGENET_MEAN = (0.485, 0.456, 0.406)
 IMAGENET_STD = (0.229, 0.224, 0.225)
+
+
+@contextlib.contextmanager
+def _without_progress_bar() -> Iterator[None]:
+    """Keep transformers from drawing a bar for the moment that loading takes."""
+    from transformers.utils import logging
+
+    is_shown = logging.is_progress_bar_enabled()
+    logging.disable_progress_bar()
+    try:
+        yield
+    finally:
+        if is_shown:
+            logging.enable_progress_bar()
 
 
 class DINOv3(nn.Module):
@@ -36,9 +52,10 @@ class DINOv3(nn.Module):
         from transformers.models.dinov3_vit.modeling_dinov3_vit import DINOv3ViTModel
 
         # By transformers itself, which knows older names; it only warns of what does not fit.
-        loaded: Any = DINOv3ViTModel.from_pretrained(
-            folder, use_safetensors=True, dtype=torch.float32, output_loading_info=True
-        )
+        with _without_progress_bar():
+            loaded: Any = DINOv3ViTModel.from_pretrained(
+                folder, use_safetensors=True, dtype=torch.float32, output_loading_info=True
+            )
         self.network, told = loaded
         if wrong := sorted(map(str, {*told["missing_keys"], *told["mismatched_keys"]})):
             raise ValueError(
