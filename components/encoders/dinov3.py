@@ -22,12 +22,12 @@ def _without_progress_bar() -> Iterator[None]:
     from transformers.utils import logging
 
     is_shown = logging.is_progress_bar_enabled()
-    logging.disable_progress_bar()
+    logging.disable_progress_bar()  # type: ignore[no-untyped-call]
     try:
         yield
     finally:
         if is_shown:
-            logging.enable_progress_bar()
+            logging.enable_progress_bar()  # type: ignore[no-untyped-call]
 
 
 class DINOv3(nn.Module):
