@@ -1,5 +1,6 @@
 """Sharded training: the numbers of DDP, resumed bit for bit, on other ranks, and written whole."""
 
+from collections.abc import Callable
 from pathlib import Path
 from shutil import copytree
 from typing import Any
@@ -99,8 +100,13 @@ def _all_on_one_rank(rank: int, made: RestorerTraining, folder: Path) -> None:
     dist.destroy_process_group()
 
 
-def together(made: RestorerTraining, folder: Path) -> None:
-    mp.start_processes(_all_on_one_rank, (made, folder), nprocs=2, start_method="fork")
+def on_two_ranks(work: Callable[..., None], made: RestorerTraining, folder: Path) -> None:
+    """Run `work` in two processes, of a server that has imported all this and has no threads.
+
+    A copy of this process could have a lock that a thread held, which nobody frees there.
+    """
+    mp.set_forkserver_preload([__name__])
+    mp.start_processes(work, (made, folder), nprocs=2, start_method="forkserver")
 
 
 def made_of(folder: Path) -> dict[str, Tensor]:
@@ -141,7 +147,7 @@ def test_shards_on_two_ranks_give_the_numbers_of_ddp_and_resume_on_one_or_two(
     if not has_opponent:
         losses = made.losses.model_copy(update={"adversarial": None})
         made = made.model_copy(update={"losses": losses})
-    together(made, tmp_path)
+    on_two_ranks(_all_on_one_rank, made, tmp_path)
 
     replicated = made_of(last(tmp_path, "ddp") / "trained")
     exported = last(tmp_path, "fsdp") / "trained"
@@ -202,7 +208,7 @@ def test_a_rank_with_fewer_streams_keeps_step_with_the_others(
     lora = {"rank": 2, "alpha": 2}
     made = training(networks, backbone, precision, trainable=trainable, lora=lora)
     made = made.model_copy(update={"optimization": _short(steps=3, checkpoint_every=3)})
-    mp.start_processes(_two_of_three_streams, (made, tmp_path), nprocs=2, start_method="fork")
+    on_two_ranks(_two_of_three_streams, made, tmp_path)
     replicated, sharded = (tmp_path / name / "3" for name in ("ddp", "fsdp"))
     if precision == "float32":
         assert largest_difference(made_of(replicated / "trained"), made_of(sharded / "trained")) < (
