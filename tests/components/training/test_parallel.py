@@ -139,14 +139,10 @@ def training_of(networks: Path, root: Path, **changes: Any) -> RestorerTraining:
 
 
 @pytest.mark.cluster
-@pytest.mark.parametrize("has_opponent", [True, False])
 def test_shards_on_two_ranks_give_the_numbers_of_ddp_and_resume_on_one_or_two(
-    networks: Path, tmp_path: Path, has_opponent: bool
+    networks: Path, tmp_path: Path
 ) -> None:
     made = training_of(networks, tmp_path / "models")
-    if not has_opponent:
-        losses = made.losses.model_copy(update={"adversarial": None})
-        made = made.model_copy(update={"losses": losses})
     on_two_ranks(_all_on_one_rank, made, tmp_path)
 
     replicated = made_of(last(tmp_path, "ddp") / "trained")
@@ -194,7 +190,6 @@ def _two_of_three_streams(rank: int, made: RestorerTraining, folder: Path) -> No
 @pytest.mark.parametrize(
     ("backbone", "precision", "trainable"),
     [
-        ("sd21", "float32", "full"),
         ("qwen", "float32", "full"),
         ("qwen", "bf16", "lora"),
         ("qwen", "float32", "conditional_lora"),
