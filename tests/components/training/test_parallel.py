@@ -27,7 +27,7 @@ from tests.small_networks import SIZE, trained
 from tests.small_training import without_rate
 
 CPU = torch.device("cpu")
-STEPS, STOPPED = 20, 10
+STEPS, STOPPED = 20, 16
 OPTIMIZATION = OptimizationParams(
     steps=STEPS,
     batch_size=1,
