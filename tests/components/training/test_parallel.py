@@ -35,7 +35,7 @@ OPTIMIZATION = OptimizationParams(
     accumulate=2,
     gradient_clip=1.0,
     checkpoint_every=STOPPED,
-    log_every=5,
+    log_every=4,
 )
 
 
