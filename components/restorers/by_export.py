@@ -35,7 +35,9 @@ from components.restorers.protocol import (
     Intermediates,
     Restoration,
     RestoresFaces,
+    check_first,
     refuse_intermediates,
+    where_from,
 )
 from components.restorers.spec import RestorerSpec
 from components.weights.manifest import FileRecord, check, sha256_of
@@ -127,26 +129,14 @@ class ExportRestorer:
 
     @property
     def intermediates(self) -> Intermediates:
-        if self._prompt_LD is not None:
-            return "unused"
-        if self._first is None or self._first.intermediates == "given":
-            return "given"
-        return "made"
+        return "unused" if self._prompt_LD is not None else where_from(self._first)
 
     def build_on(self, intermediate: RestoresFaces) -> None:
         """Take first restorations from another restorer.
 
         Raises: ValueError if it has another size, or none are used.
         """
-        if self._prompt_LD is not None:
-            raise ValueError(
-                f"{self.name} uses no first restorations: leave {intermediate.name} out"
-            )
-        if intermediate.size != self.size:
-            raise ValueError(
-                f"{intermediate.name} restores faces of {intermediate.size} pixels, {self.name} "
-                f"faces of {self.size}: name a first restorer of that size"
-            )
+        check_first(intermediate, self.name, self.size, uses_one=self._prompt_LD is None)
         self._first = intermediate
 
     def restore(

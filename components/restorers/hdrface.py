@@ -23,7 +23,9 @@ from components.restorers.protocol import (
     Intermediates,
     Restoration,
     RestoresFaces,
+    check_first,
     refuse_intermediates,
+    where_from,
 )
 from components.restorers.spec import RestorerSpec
 from components.weights.placed import PlacedModule
@@ -64,15 +66,8 @@ class HDRFace(PlacedModule):
 
         Raises: ValueError if it has another size, or the condition uses none.
         """
-        if self.spec.encoder_size is None:
-            raise ValueError(
-                f"{self.name} uses no first restorations: leave {intermediate.name} out"
-            )
-        if intermediate.size != self.size:
-            raise ValueError(
-                f"{intermediate.name} restores faces of {intermediate.size} pixels, {self.name} "
-                f"faces of {self.size}: name a first restorer of that size"
-            )
+        uses_one = self.spec.encoder_size is not None
+        check_first(intermediate, self.name, self.size, uses_one=uses_one)
         # PyTorch replaces a module by nothing but a module, and another project's is none.
         del self.intermediate
         self.intermediate = intermediate
@@ -95,11 +90,7 @@ class HDRFace(PlacedModule):
 
     @property
     def intermediates(self) -> Intermediates:
-        if self.encoder is None:
-            return "unused"
-        if self.intermediate is None or self.intermediate.intermediates == "given":
-            return "given"
-        return "made"
+        return "unused" if self.encoder is None else where_from(self.intermediate)
 
     def predict(
         self,

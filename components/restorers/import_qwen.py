@@ -9,7 +9,6 @@ They lie in three files:
     projection.pth    from DINOv3's width to Qwen-Image's
 """
 
-import json
 import re
 from collections.abc import Collection, Mapping
 from pathlib import Path
@@ -24,16 +23,13 @@ from components.restorers.hdrface import HDRFace
 from components.restorers.importing import (
     SEED,
     refuse_existing,
-    restorer_need,
-    weights_need,
+    stand_on,
     write_imported,
 )
 from components.restorers.spec import RestorerSpec
 from components.weights.checkpoints import shapes_of
 from components.weights.formats import FUSION_FILE, PROJECTION_FILE, PublishedFolder
-from components.weights.licences import licence_of
 from components.weights.lora import LoraParams
-from components.weights.store import open_weights
 
 GENERATOR_FILE = "pretrained.pth"
 _FILES = (GENERATOR_FILE, FUSION_FILE, PROJECTION_FILE)
@@ -78,22 +74,11 @@ def import_qwen(
     Raises: FileNotFoundError, FileExistsError; ValueError listing all tensors that do not fit, in
         which case nothing was written.
     """
-    if encoder is None:
-        raise ValueError("HDRFace looks at faces with DINOv3-L: add --encoder data/weights/dinov3")
     refuse_existing(out)
     published = PublishedFolder.read(source, _FILES)
-    weights, faces = open_weights(base), open_weights(encoder)
-    needs = {
-        "backbone": weights_need(base, weights, out),
-        "encoder": weights_need(encoder, faces, out),
-    }
-    licences = [f"HDRFace: {licence_of('HDRFace')}", weights.licence, faces.licence]
-    if intermediate is not None:
-        needs["intermediate"], others = restorer_need(intermediate, out, size=size)
-        licences.extend(others)
-    sizes = json.loads(faces.path("config.json").read_text(encoding="utf-8"))
-    backbone = QwenImage(weights.root)
-    condition = TokenCondition("sdfm", sizes["hidden_size"], backbone.condition_width)
+    standing = stand_on(base, encoder, intermediate, out, size=size)
+    backbone = QwenImage(standing.backbone)
+    condition = TokenCondition("sdfm", standing.token_width, backbone.condition_width)
     assert condition.fusion is not None  # since it is `sdfm`
     parts: dict[str, nn.Module] = {
         FUSION_FILE: condition.fusion,
@@ -116,7 +101,7 @@ def import_qwen(
         mlp="quick_gelu",
         base_numbers="float8",
         size=size,
-        encoder_size=sizes["image_size"],  # 224: the reference feeds what DINOv3 was trained on
+        encoder_size=standing.encoder_size,
         seed=SEED,
         noise_of="seed",  # the authors set it anew for each picture
     )
@@ -125,8 +110,8 @@ def import_qwen(
         out,
         published,
         layout="qwen",
-        needs=needs,
-        licences=licences,
+        needs=standing.needs,
+        licences=standing.licences,
     )
 
 

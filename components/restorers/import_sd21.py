@@ -4,7 +4,6 @@ fusion.pth                          SDFM
 pytorch_lora_weights.safetensors    LoRA layers of the UNet, perhaps in two spellings
 """
 
-import json
 from pathlib import Path
 
 from components.backbones.stable_diffusion import StableDiffusion
@@ -14,16 +13,13 @@ from components.restorers.importing import (
     SEED,
     compare_lora,
     refuse_existing,
-    restorer_need,
-    weights_need,
+    stand_on,
     write_imported,
 )
 from components.restorers.spec import RestorerSpec
 from components.weights import lora
 from components.weights.checkpoints import shapes_of
 from components.weights.formats import FUSION_FILE, PublishedFolder
-from components.weights.licences import licence_of
-from components.weights.store import open_weights
 
 
 def import_sd21(
@@ -48,28 +44,17 @@ def import_sd21(
     Raises: FileNotFoundError, FileExistsError; ValueError listing all tensors that do not fit, in
         which case nothing was written.
     """
-    if encoder is None:
-        raise ValueError("HDRFace looks at faces with DINOv3-L: add --encoder data/weights/dinov3")
     refuse_existing(out)
     published = PublishedFolder.read(source, (FUSION_FILE, lora.FILE))
-    weights, faces = open_weights(base), open_weights(encoder)
-    needs = {
-        "backbone": weights_need(base, weights, out),
-        "encoder": weights_need(encoder, faces, out),
-    }
-    licences = [f"HDRFace: {licence_of('HDRFace')}", weights.licence, faces.licence]
-    if intermediate is not None:
-        needs["intermediate"], others = restorer_need(intermediate, out, size=size)
-        licences.extend(others)
-    backbone = StableDiffusion(weights.root).float()
-    sizes = json.loads(faces.path("config.json").read_text(encoding="utf-8"))
-    condition = TokenCondition("sdfm", sizes["hidden_size"], backbone.condition_width)
+    standing = stand_on(base, encoder, intermediate, out, size=size)
+    backbone = StableDiffusion(standing.backbone).float()
+    condition = TokenCondition("sdfm", standing.token_width, backbone.condition_width)
     assert condition.fusion is not None  # since it is `sdfm`
     fusion = published.files[FUSION_FILE]
     published.compare(FUSION_FILE, fusion, shapes_of(condition.fusion.state_dict()))
-    if sizes["hidden_size"] != backbone.condition_width:
+    if standing.token_width != backbone.condition_width:
         published.wrong.append(
-            f"{encoder} makes tokens {sizes['hidden_size']} wide, and {base} takes "
+            f"{encoder} makes tokens {standing.token_width} wide, and {base} takes "
             f"{backbone.condition_width}: no published file lies between them"
         )
     compare_lora(published, backbone)
@@ -82,7 +67,7 @@ def import_sd21(
         trainable="lora",
         lora=lora.params_of(backbone.generator),
         size=size,
-        encoder_size=sizes["image_size"],  # 224: the reference feeds what DINOv3 was trained on
+        encoder_size=standing.encoder_size,
         seed=SEED,
         posterior="sample",  # as in the reference's training
     )
@@ -91,6 +76,6 @@ def import_sd21(
         out,
         published,
         layout="sd21",
-        needs=needs,
-        licences=licences,
+        needs=standing.needs,
+        licences=standing.licences,
     )

@@ -1,9 +1,11 @@
 """What the imports of all published layouts share: what a folder names, and how it is written."""
 
+import json
 import os
 import tempfile
 from collections.abc import Mapping, Sequence
 from pathlib import Path
+from typing import NamedTuple
 
 from components.backbones.backbone import Backbone
 from components.restorers.catalogue import FOLDER, kind_of
@@ -13,7 +15,8 @@ from components.restorers.spec import Need
 from components.weights import lora
 from components.weights.checkpoints import shapes_of
 from components.weights.formats import PublishedFolder
-from components.weights.store import WeightsFolder, open_model
+from components.weights.licences import licence_of
+from components.weights.store import WeightsFolder, open_model, open_weights
 
 SEED = 42  # of samples of the posterior; the reference's
 
@@ -37,6 +40,38 @@ def weights_need(folder: Path, opened: WeightsFolder, out: Path) -> Need:
     """Name a folder of weights by hash, with its place as seen from `out`."""
     hint = os.path.relpath(folder, out)
     return Need(name=opened.name, fingerprint=opened.fingerprint, hint=hint)
+
+
+class Standing(NamedTuple):
+    """What a folder of HDRFace's weights stands on."""
+
+    backbone: Path  # the layout of the backbone's weights
+    needs: dict[str, Need]
+    licences: list[str]
+    token_width: int  # of DINOv3
+    encoder_size: int  # pixels that it was trained on, 224, and that the reference feeds
+
+
+def stand_on(
+    base: Path, encoder: Path | None, intermediate: Path | None, out: Path, *, size: int
+) -> Standing:
+    """Open the networks that HDRFace's weights need.
+
+    Raises: FileNotFoundError or ValueError naming what is missing or damaged.
+    """
+    if encoder is None:
+        raise ValueError("HDRFace looks at faces with DINOv3-L: add --encoder data/weights/dinov3")
+    weights, faces = open_weights(base), open_weights(encoder)
+    needs = {
+        "backbone": weights_need(base, weights, out),
+        "encoder": weights_need(encoder, faces, out),
+    }
+    licences = [f"HDRFace: {licence_of('HDRFace')}", weights.licence, faces.licence]
+    if intermediate is not None:
+        needs["intermediate"], others = restorer_need(intermediate, out, size=size)
+        licences.extend(others)
+    sizes = json.loads(faces.path("config.json").read_text(encoding="utf-8"))
+    return Standing(weights.root, needs, licences, sizes["hidden_size"], sizes["image_size"])
 
 
 def restorer_need(folder: Path, out: Path, *, size: int) -> tuple[Need, Sequence[str]]:

@@ -75,6 +75,22 @@ class RestoresFaces(Protocol):
         """
 
 
+def where_from(first: RestoresFaces | None) -> Intermediates:
+    """Return where a restorer's first restorations come from, if it uses some."""
+    return "given" if first is None or first.intermediates == "given" else "made"
+
+
+def check_first(first: RestoresFaces, name: str, size: int, *, uses_one: bool) -> None:
+    """Raise ValueError if `first` cannot come before the restorer `name` of faces of `size`."""
+    if not uses_one:
+        raise ValueError(f"{name} uses no first restorations: leave {first.name} out")
+    if first.size != size:
+        raise ValueError(
+            f"{first.name} restores faces of {first.size} pixels, {name} faces of {size}: name a "
+            "first restorer of that size"
+        )
+
+
 def refuse_intermediates(name: str, intermediate_B3HW: Tensor | None) -> None:
     """Raise ValueError if first restorations are given to a restorer that uses none."""
     if intermediate_B3HW is not None:
