@@ -60,6 +60,9 @@ class Toy(Backbone):
         restored_BCHW: Tensor = lq_latent_BCHW + self.generator(lq_latent_BCHW, condition_BND)
         return restored_BCHW
 
+    def generator_blocks(self) -> list[nn.Module]:
+        return [self.generator.conv_in, self.generator.shift, self.generator.conv_out]
+
     def decode(self, latent_BCHW: Tensor) -> Tensor:
         return (self.decode_signed(self.vae, latent_BCHW / self.vae.config.scaling_factor) + 1) / 2
 
