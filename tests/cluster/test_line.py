@@ -54,11 +54,11 @@ class Line(NamedTuple):
 
 @pytest.fixture(scope="module")
 def alone(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Run the line without a cluster; gives its folder."""
+    """Run the line up to its models without a cluster; gives its folder."""
     clean = {name: value for name, value in os.environ.items() if not name.startswith("RAY_")}
     checkout = Checkout(tmp_path_factory.mktemp("alone"), {**clean, "OMP_NUM_THREADS": "1"})
     checkout.hdrface("config", "use", *PROFILE)
-    checkout.succeed("python", "-m", "components.cluster", "dvc", "repro")
+    checkout.succeed("python", "-m", "components.cluster", "dvc", "repro", "train")
     return checkout.folder
 
 
