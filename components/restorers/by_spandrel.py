@@ -7,6 +7,7 @@ B batch, H and W of the face.
 """
 
 import hashlib
+import warnings
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, ClassVar, NamedTuple
@@ -96,7 +97,8 @@ def _load(file: Path) -> Any:
     registry = spandrel.ArchRegistry()
     registry.add(*spandrel.MAIN_REGISTRY)
     try:
-        import spandrel_extra_arches
+        with warnings.catch_warnings(category=FutureWarning, action="ignore"):  # torch.jit.script
+            import spandrel_extra_arches
 
         registry.add(*spandrel_extra_arches.EXTRA_REGISTRY)
         lacks = ""

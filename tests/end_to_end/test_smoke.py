@@ -19,6 +19,7 @@ HERE = Path(__file__).parent
 PROFILE = (
     *("smoke", "backbone=[sd21,toy]", "plain.backbones=[toy]", "train.backbones=[toy]"),
     *("weights.networks=[toy,toy-discriminator,dinov3]", "~intermediates.sd21"),
+    "~intermediates.qwen",
     *("report.names=[toy-sdfm]", "register.candidates=[toy-sdfm]"),
 )
 KILLED_IN = "degrade"
