@@ -10,7 +10,6 @@ from __future__ import annotations
 
 import functools
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
 
 from ray import serve
@@ -64,8 +63,7 @@ def _finder(params: ServeParams) -> Any:
 
 
 def _model(name: str, source: str, params: ServeParams) -> Any:
-    if not sources.is_registered(source):
-        source = str(Path(source).absolute())  # replicas have another working directory
+    source = sources.absolute(source)  # replicas have another working directory
     load = _Load(params.max_batch, params.max_queued, params.max_queued)
     place = cluster.Workplace.here()
     return _deployment(Model, f"model-{name}", params.model, load).bind(

@@ -26,6 +26,15 @@ def is_registered(source: str) -> bool:
     return source.startswith(_REGISTERED)
 
 
+def absolute(source: str) -> str:
+    """Return the same source for a process in another folder."""
+    if is_registered(source):
+        return source
+    if is_of_others(source):
+        return f"{source.partition(':')[0]}:{path_of(source).absolute()}"
+    return str(Path(source).absolute())
+
+
 def follow(source: str, params: ServeParams, place: cluster.Workplace) -> FollowingModel:
     """Prepare a model that follows a source, in a replica's process."""
     place.enter()

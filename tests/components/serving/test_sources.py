@@ -30,3 +30,20 @@ def test_another_projects_checkpoint_is_served_and_a_new_file_is_a_new_version(
     assert sources.newest(source) != before
     with pytest.raises(FileNotFoundError, match=r"gone\.onnx"):
         sources.newest(f"onnx:{tmp_path / 'gone.onnx'}")
+
+
+@pytest.mark.parametrize(
+    ("source", "expected"),
+    [
+        ("models/sd21-sdfm", "{here}/models/sd21-sdfm"),
+        ("spandrel:GFPGANv1.4.pth", "spandrel:{here}/GFPGANv1.4.pth"),
+        ("onnx:/networks/half.onnx", "onnx:/networks/half.onnx"),
+        ("folder:results", "folder:{here}/results"),
+        ("models:/hdrface@champion", "models:/hdrface@champion"),
+    ],
+)
+def test_a_source_is_found_from_another_folder(
+    source: str, expected: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    assert sources.absolute(source) == expected.format(here=tmp_path)
