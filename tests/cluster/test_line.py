@@ -23,16 +23,18 @@ from tests.servers import BUCKET, S3_SECRET, MlflowServer, postgres, s3_environm
 pytestmark = [pytest.mark.cluster]
 
 ROOT = f"s3://{BUCKET}/root"
-# `smoke` for one backbone behind the other, as in `paper-sd21`, with enough shards that a node can
-# be lost between the first and the last, and two workers a training, so that any node is one.
+# `smoke` for one backbone behind the other and against its opponent, as in `paper-qwen`, with
+# enough shards that a node can be lost between the first and the last, and two workers a training,
+# so that any node is one.
 PROFILE = (
-    *("smoke", "plain.backbones=[qwen]", "train.backbones=[sd21]", "~intermediates.qwen"),
-    *("report.names=[sd21-sdfm]", "register.candidates=[sd21-sdfm]"),
+    *("smoke", "plain.backbones=[sd21]", "train.backbones=[qwen]", "~intermediates.sd21"),
+    "weights.networks=[sd21,qwen,qwen-discriminator,dinov3]",
+    *("report.names=[qwen-sdfm]", "register.candidates=[qwen-sdfm]"),
     *("samples.count=30", "faces.files_per_shard=3", "degrade.variants=2"),
     *("train.sd21.workers=2", "train.qwen.workers=2"),
 )
-TABLES = ("faces", "pairs", "intermediates/sd21", "features/sd21")
-MODELS = ("qwen-text", "sd21-sdfm")
+TABLES = ("faces", "pairs", "intermediates/qwen", "features/qwen")
+MODELS = ("sd21-text", "qwen-sdfm")
 
 
 class Line(NamedTuple):
@@ -170,7 +172,7 @@ def _assert_tracked(url: str, folder: Path) -> None:
     head = subprocess.run(
         ["git", "rev-parse", "HEAD"], cwd=folder, check=True, capture_output=True, text=True
     )
-    assert {run.info.run_name for run in runs} == {"plain@qwen", "train@sd21-sdfm"}
+    assert {run.info.run_name for run in runs} == {"plain@sd21", "train@qwen-sdfm"}
     for run in runs:
         assert run.info.status == "FINISHED"
         assert run.data.tags["git.commit"] == head.stdout.strip()
