@@ -1,7 +1,10 @@
 """Run the endpoint until Ctrl-C."""
 
+import logging
 import os
 import socket
+import threading
+from collections.abc import Iterable
 
 from ray import serve
 from ray.serve.config import HTTPOptions
@@ -10,7 +13,10 @@ from components import cluster
 from components.params import Compute
 from components.serving.application import build
 from components.serving.guard import is_loopback
+from components.serving.model import ModelState
 from components.serving.params import ServeParams
+
+log = logging.getLogger(__name__)
 
 APP = "hdrface"
 
@@ -32,9 +38,22 @@ def run(params: ServeParams, *, host: str, port: int) -> None:
     with cluster.session(Compute(cpus=params.model.cpus)):
         serve.start(http_options=HTTPOptions(host=host, port=port))
         try:
-            serve.run(build(params), name=APP, blocking=True)
+            serve.run(build(params), name=APP)
+            _tell_of(params.models)
+            threading.Event().wait()  # until Ctrl-C
         finally:
             serve.delete(APP)  # finishes requests in flight; on a cluster it would run on
+
+
+def _tell_of(names: Iterable[str]) -> None:
+    """Log what each model restores with, or why it cannot: Serve calls it ready in both cases."""
+    for name in names:
+        model = serve.get_deployment_handle(f"model-{name}", APP)
+        state: ModelState = model.state.remote().result(timeout_s=60)
+        if state.version is None:
+            log.warning("model %s restores nothing yet: %s", name, state.problem)
+        else:
+            log.info("model %s: %s, faces of %d pixels", name, state.version.name, state.size)
 
 
 def is_local(host: str) -> bool:

@@ -234,6 +234,7 @@ def test_ctrl_c_finishes_requests_and_removes_photographs(endpoint: Endpoint) ->
         model.resume()
         assert {answer.result().status_code for answer in waiting} == {200}
     endpoint.process.wait(60)
+    assert f"model small: sd21-sdfm, faces of {SIZE} pixels" in endpoint.log.read_text()
     assert len(before - page_folders()) == 1  # others may be those of other endpoints
 
 
