@@ -107,10 +107,10 @@ class Tools(Params):
         description="First restorations of each first restorer, drawn with other noise, of which "
         "the best is taken.",
     )
-    choose: Choice = Field(
-        "gate",
+    choose: Choice | None = Field(
+        None,
         description="By what the best of several first restorations is found, token by token: by "
-        "the model's gate, by how little it differs from the degraded face at low resolution, or "
-        "by identity.",
+        "the model's gate (the default), by how little it differs from the degraded face at low "
+        "resolution, or by identity.",
     )
     batch_size: int = Field(8, ge=1, description="Number of faces to restore at once.")

@@ -146,6 +146,11 @@ def _building_on(
 
     Raises: ValueError if it cannot.
     """
+    if tools.choose is not None and len(firsts) <= tools.candidates == 1:
+        raise ValueError(
+            "--choose is for several first restorations: set --candidates, or name several "
+            "restorers with --intermediate"
+        )
     if not firsts and tools.candidates == 1:
         return restorer
     if isinstance(restorer, HDRFace | ExportRestorer) and len(firsts) == tools.candidates == 1:
@@ -161,7 +166,7 @@ def _building_on(
         restorer,
         firsts or own,
         draws=tools.candidates,
-        choice=tools.choose,
+        choice=tools.choose or "gate",
         angle=angle,
     )
 

@@ -231,6 +231,7 @@ def test_a_model_comes_from_a_run_or_the_registry(
         (["face.png", "--max-angle", "30"], "max_angle needs an identity network"),
         (["face.png", "--intermediate", "."], "sd21-text uses no first restorations"),
         (["face.png", "--candidates", "2"], "sd21-text has no first restorer to make candidates"),
+        (["face.png", "--choose", "local"], "--choose is for several first restorations"),
     ],
 )
 def test_a_mistake_is_reported_before_anything_is_written(
