@@ -133,6 +133,10 @@ class Compute(Params):
     # when one is lost, and how long it keeps fewer before it grows, at least.
     start_wait_s: PositiveFloat = 120
     resize_interval_s: NonNegativeFloat = 300
+    # For a training: how long it may stand still until its workers that are behind are ended. A
+    # sixth of it is how long until they are named. Longer than what is slow but works: a model is
+    # downloaded, a checkpoint is stored.
+    stall_limit_s: PositiveFloat = 1800
     # For a training: parts that compute their activations again in the backward pass instead of
     # keeping them. Less memory, more time.
     recompute: tuple[Recomputable, ...] = ()

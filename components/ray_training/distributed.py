@@ -16,6 +16,7 @@ from typing import Any
 from components import cluster
 from components.cluster import capacity
 from components.params import Compute, ElasticBatch, Workers
+from components.ray_training.stalls import Stalls
 from components.ray_training.worker import News, Worker
 from components.storage import Storage
 
@@ -76,6 +77,7 @@ def fit(
         "cpus": compute.cpus,
         "place": cluster.Workplace.here(),
         "num_streams": most if elastic_batch == "global" else None,
+        "stall_limit_s": compute.stall_limit_s,
     }
     conductor = _start_conductor(name, task, storage, compute)
     reach = _within_reach(most, compute)
@@ -179,13 +181,14 @@ class _Attempts:
             if end.how == "failed":
                 raise TrainingError(end.said)
             if end.how == "lost":
+                said = self._stalls.ended or end.said
                 self._failures += 1
                 if self._failures > self._max_failures:
                     raise TrainingError(
                         f"workers were lost {self._failures} times with no checkpoint between: "
-                        f"{end.said}"
+                        f"{said}"
                     )
-                log.warning("lost %s: going on from the last checkpoint", end.said.splitlines()[0])
+                log.warning("lost %s: going on from the last checkpoint", said.splitlines()[0])
 
     def _find_room(self, wanted: int) -> int:
         """Return how many workers to start, as soon as there is room for them."""
@@ -219,12 +222,14 @@ class _Attempts:
         import ray
 
         self._count, self._started_at = count, None
+        self._stalls = Stalls(self._compute.stall_limit_s, ray.kill)
         attempt = self._conductor.attempt.remote(count)
         missing: capacity.Request | None = None
         is_stopped = False
         with contextlib.ExitStack() as requests:
             while not ray.wait([attempt], timeout=_LISTEN_EVERY_S)[0]:
                 self._hear(ray.get(self._conductor.take.remote()) or [News()])
+                self._stalls.look()
                 if self._started_at is None or count == self._most:
                     continue
                 if missing is None:  # not earlier: it would take the room of its workers
@@ -244,6 +249,8 @@ class _Attempts:
 
     def _hear(self, arrived: list[News]) -> None:
         for news in arrived:
+            if news.sign is not None:
+                self._stalls.hear(news.sign)
             if news.has_started:
                 self._started_at = time.monotonic()
                 log.info("training with %d of %d workers", self._count, self._most)

@@ -6,14 +6,17 @@ Ray Train starts `work` in every worker process. Only there is torch imported: i
 import errno
 import traceback
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager, nullcontext
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from dataclasses import dataclass
+from datetime import timedelta
 from pathlib import Path
 from pickle import UnpicklingError
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 from components import cluster
 from components.history import HistoryPoint
+from components.ray_training.stalls import Sign, signs
+from components.training.pulse import Pulse
 from components.training.seat import PICTURE, Seat
 
 if TYPE_CHECKING:
@@ -55,12 +58,13 @@ class Picture(NamedTuple):
 
 @dataclass(frozen=True)
 class News:
-    """What the driver is told: workers have started, new points, or a checkpoint is safe."""
+    """What the driver is told: workers have started or live, new points, a checkpoint is safe."""
 
     points: Sequence[HistoryPoint] = ()
     pictures: Sequence[Picture] = ()
     covered_step: float | None = None  # no step up to this one will be taken again
     has_started: bool = False
+    sign: Sign | None = None
 
 
 Worker = Callable[[dict[str, Any], Seat], None]
@@ -68,10 +72,17 @@ Worker = Callable[[dict[str, Any], Seat], None]
 
 def work(task: dict[str, Any]) -> None:
     """Take this process's seat and run the worker."""
+    pulse = Pulse()
+    with _signs(task["conductor"], pulse, task["stall_limit_s"]):
+        _work(task, pulse)
+
+
+def _work(task: dict[str, Any], pulse: Pulse) -> None:
     import ray.cloudpickle
     import torch  # noqa: F401 - before the number of threads is set
     from ray import train
 
+    pulse.beat("preparing")
     task["place"].enter()
     cluster.limit_threads(task["cpus"])
     context = train.get_context()
@@ -95,15 +106,31 @@ def work(task: dict[str, Any]) -> None:
     worker, config = ray.cloudpickle.loads(task["worker"])
     last = train.get_checkpoint()
     with (
-        _process_group(rank, world_size, device),
+        _process_group(rank, world_size, device, task["stall_limit_s"]),
         nullcontext() if last is None else last.as_directory() as folder,
     ):
         resume_from = None if folder is None else Path(folder)
         if rank == 0 and resume_from is not None:
             # Once more: the driver may have ended before MLflow had it.
             conductor.put.remote(News(pictures=_pictures(resume_from)))
+        seat = Seat(rank, world_size, num_streams, device, resume_from, report, pulse)
         with _mistakes_told():
-            worker(config, Seat(rank, world_size, num_streams, device, resume_from, report))
+            worker(config, seat)
+
+
+def _signs(conductor: Any, pulse: Pulse, limit_s: float) -> AbstractContextManager[None]:
+    import ray
+    from ray import train
+
+    rank = train.get_context().get_world_rank()
+    node = ray.util.get_node_ip_address()  # type: ignore[no-untyped-call]
+    worker = ray.get_runtime_context().current_actor
+
+    def send(number: int, doing: str, still_s: float, where: str) -> None:
+        sign = Sign(rank, node, number, doing, still_s, where, worker)
+        conductor.put.remote(News(sign=sign))
+
+    return signs(pulse, limit_s, send)
 
 
 @contextmanager
@@ -165,13 +192,20 @@ def _device() -> "torch.device":
 
 
 @contextmanager
-def _process_group(rank: int, world_size: int, device: "torch.device") -> Iterator[None]:
+def _process_group(
+    rank: int, world_size: int, device: "torch.device", stall_limit_s: float
+) -> Iterator[None]:
     """Join the other workers: gloo on CPUs, NCCL on GPUs."""
     import torch.distributed as dist
 
     backend = "nccl" if device.type == "cuda" else "gloo"
     dist.init_process_group(
-        backend, store=_meeting_point(rank, world_size), rank=rank, world_size=world_size
+        backend,
+        store=_meeting_point(rank, world_size),
+        rank=rank,
+        world_size=world_size,
+        # Later than the driver, which names the worker that is waited for.
+        timeout=timedelta(seconds=2 * stall_limit_s),
     )
     yield
     # Not after an error: others may be gone, and to say goodbye to them is to wait for them.

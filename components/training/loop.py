@@ -91,8 +91,10 @@ def train(
     moving = _moving(sides)
     progress = Progress()
     if seat.resume_from is not None:
+        seat.pulse.beat("reading the checkpoint")
         progress = checkpoint.load(seat.resume_from, moving, streams, num_streams=num_streams)
         seat.report(list(progress.history), None)
+    seat.pulse.beat("meeting the other workers")
     for side in sides:
         side.share(seat)
     watch = watch_of(step)
@@ -114,8 +116,11 @@ def train(
             if rank == 0 and (told := referee.look(points[0])):
                 log.warning("%s", told)
         if is_last or progress.step % optimization.checkpoint_every == 0:
+            seat.pulse.beat("writing a checkpoint")
             with _saved(moving, progress, streams, num_streams, rank) as folder:
+                seat.pulse.beat("adding the model to a checkpoint")
                 _add_model(folder, points[-1], export, validation, is_last=is_last)
+                seat.pulse.beat("storing a checkpoint")
                 seat.report(points, folder)
             window.restart_clock()
         elif points:
@@ -191,9 +196,14 @@ def _descend(
     for side in sides:
         side.begin(optimization.learning_rate_at(step, of=side.params))
     turns = [stream for stream in streams for _ in range(optimization.accumulate)]
+    num_idle, in_shards = _num_idle_passes(len(turns), optimization, seat), _in_shards(sides)
+    if not in_shards:  # all ranks meet in the last pass that each makes
+        seat.pulse.beat(f"beginning step {step + 1}", by=1 + 2 * num_idle)
     for turn, stream in enumerate(turns, start=1):
         how: Any = {"passes": passes, "is_last": turn == len(turns)}
+        seat.pulse.beat(f"reading rows for step {step + 1}")
         batch = stream.batches.take(optimization.batch_size)
+        seat.pulse.beat(f"computing step {step + 1}")
         with stream.randomness() as noise:
             losses = sides[0].turn(batch, noise, **how)
             for side in sides[1:]:
@@ -201,22 +211,23 @@ def _descend(
                 losses |= {OPPONENT if name == "loss" else name: theirs[name] for name in theirs}
         for name, value in losses.items():
             sums[name] = sums[name] + value if name in sums else value
-    for _ in range(_num_idle_passes(sides, len(turns), optimization, seat)):
+    for _ in range(num_idle if in_shards else 0):
+        seat.pulse.beat(f"computing step {step + 1}", by=2)
         _pass_idly(sides, batch, seat)
     for side, name in zip(sides, ("gradient_norm", f"{OPPONENT}_gradient_norm"), strict=False):
         sums[name] = side.descend(seat.device)
     return sums
 
 
-def _num_idle_passes(
-    sides: Sequence[Side], made: int, optimization: OptimizationParams, seat: Seat
-) -> int:
-    """Return how many passes a rank with fewer streams makes for the others.
+def _in_shards(sides: Sequence[Side]) -> bool:
+    return any(is_sharded(side.module) for side in sides)
 
-    In every pass of a sharded training, all ranks gather each other's shards.
+
+def _num_idle_passes(made: int, optimization: OptimizationParams, seat: Seat) -> int:
+    """Return how many passes fewer than the others a rank with fewer streams makes.
+
+    In every pass of a sharded training, all ranks gather each other's shards: it makes them all.
     """
-    if not any(is_sharded(side.module) for side in sides):
-        return 0
     return math.ceil(seat.num_streams / seat.world_size) * optimization.accumulate - made
 
 

@@ -4,11 +4,12 @@ Without torch: a driver that only hands out seats must not wait seconds for it.
 """
 
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from components.history import HistoryPoint
+from components.training.pulse import Pulse
 
 if TYPE_CHECKING:
     import torch
@@ -34,3 +35,4 @@ class Seat:
     device: "torch.device"
     resume_from: Path | None  # the folder of a checkpoint, with the parts of all ranks
     report: Callable[[list[HistoryPoint], Path | None], None]
+    pulse: Pulse = field(default_factory=Pulse)  # how far it has come; nobody has to look

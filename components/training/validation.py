@@ -69,6 +69,7 @@ class Validation:
     ) -> None:
         self.best = best if seat.rank == 0 else None
         self._every, self._step, self._device = params.every, step, seat.device
+        self._pulse = seat.pulse
         self._faces = [_Known(face, self._encode(face)) for face in faces]
         self._metrics = _open(params.metrics, seat.device) if seat.rank == 0 else {}
         self._picture: tuple[int, bytes] | None = None  # of this step, until a checkpoint has it
@@ -117,6 +118,7 @@ class Validation:
         Shape: (1, 3, H, W) in [0, 1] on the CPU.
         """
         face = known.face
+        self._pulse.beat(f"restoring face {face.face_id} for the validation")
         tokens = None
         if face.tokens is not None:
             sr_BNC, lq_BNC = (part.to(self._device) for part in face.tokens)

@@ -1,4 +1,6 @@
+import ctypes
 import os
+import re
 import signal
 import time
 from collections.abc import Iterator
@@ -27,7 +29,12 @@ def ray() -> Iterator[None]:
 
 
 def fit(
-    worker: distributed.Worker, folder: Path, *, max_failures: int = 3, **config: Any
+    worker: distributed.Worker,
+    folder: Path,
+    *,
+    max_failures: int = 3,
+    stall_limit_s: float = 1800,
+    **config: Any,
 ) -> tuple[Storage, list[News]]:
     news: list[News] = []
     checkpoint = distributed.fit(
@@ -36,7 +43,7 @@ def fit(
         name="small",
         storage=Storage(str(folder)),
         workers=1,
-        compute=Compute(cpus=0.5),
+        compute=Compute(cpus=0.5, stall_limit_s=stall_limit_s),
         listen=news.append,
         max_failures=max_failures,
     )
@@ -122,17 +129,30 @@ def test_what_a_person_must_mend_is_a_mistake_and_what_passes_is_a_loss(
 
 
 def die(config: dict[str, Any], seat: Seat) -> None:
-    del seat
-    Path(config["marks"], str(os.getpid())).touch()
-    os.kill(os.getpid(), signal.SIGKILL)
+    """Be killed the first time, and hang the second, with no thread of Python left to say so."""
+    seat.pulse.beat("reading rows for step 1")
+    marks = Path(config["marks"])
+    marks.joinpath(str(os.getpid())).touch()
+    if len(list(marks.iterdir())) == 1:
+        os.kill(os.getpid(), signal.SIGKILL)
+    time.sleep(1)  # it has given a sign by now
+    ctypes.PyDLL(None).sleep(1000)  # unlike `time.sleep`, this keeps the interpreter to itself
 
 
-def test_a_training_that_only_loses_workers_ends_after_some(tmp_path: Path) -> None:
+def test_a_training_that_only_loses_workers_ends_after_some(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
     marks = tmp_path / "marks"
     marks.mkdir()
-    with pytest.raises(TrainingError, match="lost 2 times with no checkpoint between"):
-        fit(die, tmp_path / "storage", max_failures=1, marks=str(marks))
+    told = (
+        r"worker 0 on node [\d.]+ has made no progress for {} s: reading rows for step 1, at "
+        r"tests/components/ray_training/test_distributed.py:\d+ \(die\)"
+    )
+    lost = "lost 2 times with no checkpoint between: " + told.format(r"1\d")
+    with pytest.raises(TrainingError, match=lost):
+        fit(die, tmp_path / "storage", max_failures=1, stall_limit_s=12, marks=str(marks))
     assert len(list(marks.iterdir())) == 2
+    assert any(re.search(told.format(r"[2-9]"), record.getMessage()) for record in caplog.records)
 
 
 def test_more_workers_than_the_machine_has_are_refused_at_once(tmp_path: Path) -> None:

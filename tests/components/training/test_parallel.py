@@ -65,19 +65,22 @@ def run(made: RestorerTraining, folder: Path, seat: dict[str, Any], **options: b
         so_far.extend(points)
         if checkpoint is not None:
             copytree(checkpoint, folder / f"{so_far[-1]['step']:.0f}", dirs_exist_ok=True)
-        if seat["world_size"] > 1:
-            dist.barrier()  # the parts of all ranks are there
+        if seat["world_size"] > 1:  # then the parts of all ranks are there, too
+            numbers: list[Any] = [None, None]
+            dist.all_gather_object(numbers, place.pulse.last.number)
+            assert numbers[0] == numbers[1], "a rank that waits would count as one that is behind"
 
     step, opponent = made.start(CPU, **options)
 
     def export(where: Path) -> None:
         made.export(step, where / "trained", is_first_rank=seat["rank"] == 0)
 
+    place = Seat(device=CPU, report=report, **{"num_streams": 2, "resume_from": None, **seat})
     loop.train(
         step,
         Rows,
         made.optimization,
-        Seat(device=CPU, report=report, **{"num_streams": 2, "resume_from": None, **seat}),
+        place,
         opponent=opponent,
         export=export,
     )
