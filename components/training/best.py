@@ -43,7 +43,10 @@ class BestModel:
         *,
         is_last: bool,
     ) -> None:
-        """Write the best model into a checkpoint whose last point of the history is `last`."""
+        """Write the best model into a checkpoint whose last point of the history is `last`.
+
+        All ranks must call it, since `export` may gather what is sharded.
+        """
         if last.get(BEST_STEP) == last["step"]:
             if self._kept.exists():
                 rmtree(self._kept)

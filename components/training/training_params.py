@@ -120,15 +120,6 @@ class TrainingParams(Params):
             )
         return self
 
-    @model_validator(mode="after")
-    def _the_best_model_is_whole(self) -> Self:
-        if self.parallel == "fsdp" and self.validation is not None and self.validation.keep_best:
-            raise ValueError(
-                f"validation.keep_best = {self.validation.keep_best} writes a model now and then, "
-                "which parallel = fsdp would have to gather each time: set keep_best to null"
-            )
-        return self
-
     def opponent(self) -> DiscriminatorParams | None:
         """Return the discriminator if the losses ask for one."""
         return self.discriminator if self.losses.adversarial is not None else None

@@ -13,6 +13,7 @@ from typing import Annotated, NamedTuple, Self
 
 import numpy as np
 import torch
+import torch.distributed as dist
 from pydantic import Field, PositiveInt, model_validator
 from torch import Tensor, nn
 
@@ -67,9 +68,9 @@ class Validation:
         seat: Seat,
         best: BestModel | None,
     ) -> None:
-        self.best = best if seat.rank == 0 else None
+        self.best = best
         self._every, self._step, self._device = params.every, step, seat.device
-        self._pulse = seat.pulse
+        self._pulse, self._world_size = seat.pulse, seat.world_size
         self._faces = [_Known(face, self._encode(face)) for face in faces]
         self._metrics = _open(params.metrics, seat.device) if seat.rank == 0 else {}
         self._picture: tuple[int, bytes] | None = None  # of this step, until a checkpoint has it
@@ -78,26 +79,39 @@ class Validation:
         return is_last or step % self._every == 0
 
     def measure(self, step: int, history: Sequence[HistoryPoint]) -> HistoryPoint:
-        """Restore the faces; return the mean scores, and which step is the best; {} beside rank 0.
+        """Restore the faces; return the mean scores, on rank 0, and which step is the best.
 
         `history` has the points before this step.
         """
         with _at_rest(self._step):
             restored = [self._restore(known) for known in self._faces]
-        if not self._metrics:
-            return {}
-        strip = _strip([known.face for known in self._faces], restored)
-        self._picture = (step, images.encode_png(strip))
         point: HistoryPoint = {"step": step}
+        if self._metrics:  # rank 0
+            strip = _strip([known.face for known in self._faces], restored)
+            self._picture = (step, images.encode_png(strip))
+            point |= self._scores(restored)
+        if self.best is not None:
+            best_step = self.best.step([*history, point]) if self._metrics else 0
+            point[BEST_STEP] = self._on_all(best_step)
+        return point
+
+    def _scores(self, restored: Sequence[Tensor]) -> HistoryPoint:
+        point: HistoryPoint = {}
         for name, metric in self._metrics.items():
             scores = [
                 metric(restored_B3HW, known.face.hq_B3HW)
                 for known, restored_B3HW in zip(self._faces, restored, strict=True)
             ]
             point[f"validation_{name}"] = float(np.mean(scores))
-        if self.best is not None:
-            point[BEST_STEP] = self.best.step([*history, point])
         return point
+
+    def _on_all(self, step: float) -> float:
+        """Return rank 0's answer: all ranks gather the best model if it is sharded."""
+        if self._world_size == 1:
+            return step
+        agreed = torch.tensor(int(step), device=self._device)
+        dist.broadcast(agreed, src=0)
+        return int(agreed)
 
     def write_picture(self, folder: Path) -> None:
         """Write the picture of this step, if there is one, into a checkpoint."""
@@ -151,8 +165,9 @@ def watching(
         return
     with tempfile.TemporaryDirectory(prefix="best-") as folder:
         best = None
-        if params.keep_best is not None and seat.rank == 0:
-            best = BestModel(params.keep_best, Path(folder), seat.resume_from)
+        if params.keep_best is not None:
+            kept = seat.resume_from if seat.rank == 0 else None  # once, however many ranks
+            best = BestModel(params.keep_best, Path(folder), kept)
         yield Validation(params, step, faces, seat, best)
 
 
