@@ -7,7 +7,7 @@ calls the real loop from the real `training_run`, over a step and rows that use 
 (the stages' own `work` is tested in `tests/pipelines`). The environment may hold: `KILL`, victims,
 and the rows before their ends; `PAUSE_S`, seconds that each batch takes; `HOLD`, a file that the
 last checkpoint waits for (it makes `exporting` beside it meanwhile); `LIMIT_S`, how long MLflow may
-be away; `WORKERS`, another number; `COMPUTE`, the waits.
+be away; `WORKERS`, another number; `COMPUTE`, the waits; `PARALLEL`, `fsdp` instead of `ddp`.
 """
 
 import json
@@ -31,6 +31,7 @@ from components.ray_training import training_run
 from components.tracking import outages
 from components.training import loop
 from components.training.optimization import OptimizationParams
+from components.training.parallel import Sharding, is_sharded, whole_tensors
 from components.training.sampler import RowStream, stacked
 from components.training.seat import TRAINED, Seat
 
@@ -131,13 +132,23 @@ def stream(number: int, num_streams: int) -> RowStream:
     )
 
 
-def make_step() -> Step:
+def make_step(parallel: str) -> Step:
     torch.manual_seed(1)
-    return Step()
+    step = Step()
+    if parallel == "fsdp":
+        Sharding(torch.device("cpu")).shard(step, [step.first, step.last])
+    return step
+
+
+def save(step: Step, folder: Path, rank: int) -> None:
+    """Write the weights, on rank 0; all ranks must call it."""
+    whole = whole_tensors(step, trained_only=False) if is_sharded(step) else step.state_dict()
+    if rank == 0:
+        save_file(whole, folder / "step.safetensors")
 
 
 def work(config: dict[str, Any], seat: Seat) -> None:
-    step = make_step()
+    step = make_step(config["parallel"])
 
     def batches(number: int) -> Rows:
         rows = stream(number, seat.num_streams)
@@ -150,12 +161,10 @@ def work(config: dict[str, Any], seat: Seat) -> None:
         return Rows(rows, config["pause_s"])
 
     def export(folder: Path) -> None:
-        if seat.rank:
-            return
         trained = folder / TRAINED
         trained.mkdir()
-        save_file(step.state_dict(), trained / "step.safetensors")
-        if config["hold"]:
+        save(step, trained, seat.rank)
+        if config["hold"] and seat.rank == 0:
             hold = Path(config["hold"])
             hold.with_name("exporting").touch()
             while not hold.exists():
@@ -164,18 +173,18 @@ def work(config: dict[str, Any], seat: Seat) -> None:
     loop.train(step, batches, OPTIMIZATION, seat, export=export)
 
 
-def work_without_ray(rank: int, folder: str) -> None:
-    """Train as `work` does, uninterrupted, without Ray; for two forked processes."""
+def work_without_ray(rank: int, folder: str, parallel: str = "ddp") -> None:
+    """Train as `work` does, uninterrupted, without Ray; for two processes."""
     torch.set_num_threads(1)
     dist.init_process_group(
         "gloo", store=dist.FileStore(f"{folder}/store", 2), rank=rank, world_size=2
     )
-    step = make_step()
+    step = make_step(parallel)
     points: list[dict[str, float]] = []
     seat = Seat(rank, 2, 2, torch.device("cpu"), None, lambda new, _: points.extend(new))
     loop.train(step, lambda number: Rows(stream(number, 2)), OPTIMIZATION, seat)
+    save(step, Path(folder), rank)
     if rank == 0:
-        save_file(step.state_dict(), Path(folder, "step.safetensors"))
         Path(folder, "history.json").write_text(json.dumps(points))
     dist.destroy_process_group()
 
@@ -202,6 +211,7 @@ def main(out: Path) -> None:
             "driver": os.getpid(),
             "pause_s": float(os.environ.get("PAUSE_S", 0)),
             "hold": os.environ.get("HOLD"),
+            "parallel": os.environ.get("PARALLEL", "ddp"),
         },
         compute=Compute(**json.loads(os.environ.get("COMPUTE", "{}"))),
         tags=dict,

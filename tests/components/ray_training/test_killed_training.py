@@ -22,6 +22,7 @@ def train(folder: Path, repository: Path, kills: list[tuple[str, int]]) -> int:
         env={
             **os.environ,
             "KILL": json.dumps(kills),
+            "PARALLEL": "fsdp",  # `tests/cluster/test_elastic.py` has DDP
             "PYTHONPATH": str(repository),
         },
         check=False,
@@ -34,9 +35,13 @@ def train(folder: Path, repository: Path, kills: list[tuple[str, int]]) -> int:
 def test_a_training_whose_ranks_and_driver_were_killed_ends_as_one_never_killed(
     tmp_path: Path, repository: Path
 ) -> None:
-    """Two ranks on Ray; each is killed once, then the driver, and the stage is started again."""
+    """Two sharded ranks; each is killed once, then the driver, and the stage is started again."""
+    mp.set_forkserver_preload([small_training.__name__])
     mp.start_processes(
-        small_training.work_without_ray, (str(tmp_path),), nprocs=2, start_method="fork"
+        small_training.work_without_ray,
+        (str(tmp_path), "fsdp"),
+        nprocs=2,
+        start_method="forkserver",
     )
     # Rows that the victim's rank (for the driver, rank 0) has read: steps 10, 20 and 28.
     kills = [("0", 60), ("1", 120), ("driver", 170)]
