@@ -16,7 +16,7 @@ from ray.train.v2.api.data_parallel_trainer import DataParallelTrainer
 from components.cluster import capacity
 from components.params import Compute
 from components.ray_training.conductor import End
-from components.ray_training.worker import MISTAKES, News, work
+from components.ray_training.worker import MISTAKES, News, disk_full, work
 from components.storage import Storage
 
 
@@ -63,6 +63,8 @@ def _about(failures: dict[int, Exception]) -> End:
         if isinstance(error, MISTAKES):
             trace = "".join(getattr(error, "__notes__", ()))
             return End("failed", f"worker {rank}: {type(error).__name__}: {error}\n{trace}")
+        if (told := disk_full(error)) is not None:  # while a checkpoint was stored
+            return End("failed", f"worker {rank}: {told}")
     rank, error = next(iter(failures.items()))
     return End("lost", f"worker {rank}: {error}")
 

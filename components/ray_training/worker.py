@@ -98,10 +98,7 @@ def _work(task: dict[str, Any], pulse: Pulse) -> None:
             pictures = () if checkpoint is None else _pictures(checkpoint)
             conductor.put.remote(News(points, pictures))
         if checkpoint is not None:
-            train.report(
-                {"step": points[-1]["step"]},
-                checkpoint=train.Checkpoint.from_directory(checkpoint),
-            )
+            _store(checkpoint, points[-1]["step"], conductor)
 
     worker, config = ray.cloudpickle.loads(task["worker"])
     last = train.get_checkpoint()
@@ -116,6 +113,34 @@ def _work(task: dict[str, Any], pulse: Pulse) -> None:
         seat = Seat(rank, world_size, num_streams, device, resume_from, report, pulse)
         with _mistakes_told():
             worker(config, seat)
+        _wait_until_stored()  # while someone watches
+
+
+def _store(checkpoint: Path, step: float, conductor: Any) -> None:
+    """Store a checkpoint while the training goes on, after the one before.
+
+    A restart finds it when the parts of all workers are there. An error of it ends the attempt.
+    """
+    import ray
+    from ray import train
+
+    _wait_until_stored()
+    folder = checkpoint.with_name(f"{checkpoint.name}-to-store")
+    checkpoint.rename(folder)  # Ray deletes it
+    train.report(
+        {"step": step},
+        checkpoint=train.Checkpoint.from_directory(folder),
+        checkpoint_upload_mode=train.CheckpointUploadMode.ASYNC,
+    )
+    if ray.get(conductor.is_to_stop.remote()):
+        _wait_until_stored()  # and end there: steps after it would be taken again
+
+
+def _wait_until_stored() -> None:
+    from ray import train
+
+    mode = train.CheckpointConsistencyMode.COMMITTED
+    train.get_all_reported_checkpoints(consistency_mode=mode)
 
 
 def _signs(conductor: Any, pulse: Pulse, limit_s: float) -> AbstractContextManager[None]:
@@ -159,6 +184,11 @@ def lack(error: Exception) -> str | None:
             "bf16, with more parts in compute's recompute, or with a smaller batch_size and more "
             "accumulate; 'hdrface plan' says what fits"
         )
+    return disk_full(error)
+
+
+def disk_full(error: Exception) -> str | None:
+    """Return what to do about a full disk, if that is what the error says."""
     # safetensors writes files with an error of its own, which has no errno.
     is_full = getattr(error, "errno", None) in (errno.ENOSPC, errno.EDQUOT)
     if is_full or f"os error {errno.ENOSPC}" in str(error):

@@ -24,7 +24,7 @@ class Seat:
 
     `report` is called by every rank at the same steps: with each new point of the history after
     `log_every` steps (after a resume, first with all points so far), and with a checkpoint's folder
-    after `checkpoint_every` steps and the last. The folder is deleted when `report` returns.
+    after `checkpoint_every` steps and the last. The folder is gone when `report` has returned.
     """
 
     # Number of this process. More than one, or a sharded training, need an initialised

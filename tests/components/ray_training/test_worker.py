@@ -52,3 +52,11 @@ def test_another_error_stays_as_it_is_and_names_its_rank() -> None:
     assert raised.value is error
     end = attempt._about({2: error})
     assert (end.how, end.said) == ("lost", "worker 2: [Errno 5] Input/output error")
+
+
+def test_a_disk_that_is_full_while_a_checkpoint_is_stored_is_told_as_well() -> None:
+    error = OSError(errno.ENOSPC, "Error writing bytes to file", "checkpoint/state.json")
+    end = attempt._about({0: RuntimeError("the other worker is gone"), 1: error})
+    assert end.how == "failed"
+    assert end.said.startswith("worker 1: a disk is full")
+    assert "free space where the checkpoints go" in end.said
