@@ -7,7 +7,7 @@ them apart: those that wait have come further.
 import logging
 import sys
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 from threading import Event, Thread
@@ -107,22 +107,22 @@ class Stalls:
             return
         fewest = min(sign.number for sign in self._signs.values())
         behind = [sign for sign in self._signs.values() if sign.number == fewest]
-        told = "; ".join(_told(sign, still_s[sign.rank]) for sign in behind)
         if least_s >= self._limit_s:
-            self.ended = told
+            self.ended = "; ".join(_told(sign, "which made", still_s) for sign in behind)
             for sign in behind:
                 self._end(sign.worker)
         elif not self._has_named:
             self._has_named = True
             log.warning(
-                "%s: after %.0f s of that (stall_limit_s), the training goes back to its last "
+                "%s; after %.0f s of that (stall_limit_s), the training goes back to its last "
                 "checkpoint",
-                *(told, self._limit_s),
+                "; ".join(_told(sign, "has made", still_s) for sign in behind),
+                self._limit_s,
             )
 
 
-def _told(sign: Sign, still_s: float) -> str:
+def _told(sign: Sign, made: str, still_s: Mapping[int, float]) -> str:
     return (
-        f"worker {sign.rank} on node {sign.node} has made no progress for {still_s:.0f} s: "
-        f"{sign.doing}, at {sign.where}"
+        f"worker {sign.rank} on node {sign.node} {made} no progress for "
+        f"{still_s[sign.rank]:.0f} s: {sign.doing}, at {sign.where}"
     )

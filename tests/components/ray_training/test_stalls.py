@@ -43,7 +43,7 @@ def test_the_worker_that_is_behind_is_named_once_and_later_ended(
     assert (ended, stalls.ended) == ([], "")
     stalls, ended = looked(*(one._replace(still_s=one.still_s + 500) for one in first))
     assert ended == [1]
-    assert stalls.ended.startswith("worker 1 on node 10.0.0.1 has made no progress for 605 s")
+    assert stalls.ended.startswith("worker 1 on node 10.0.0.1 which made no progress for 605 s")
 
 
 def test_nobody_is_named_while_one_worker_still_makes_progress(
