@@ -13,12 +13,12 @@ from components import cluster
 from components.assets.asset import Asset, at, shown
 from components.losses.perceptual import PYIQA_NAMES, needed_files
 from components.metrics.catalogue import CATALOGUE, CLIP_SHA256, NOT_SUPPORTED
+from components.stores import stores
 from components.training.step import LossParams
 from components.weights import fetch
 from components.weights.fetch import PublishedParams
 from components.weights.licences import LICENCES, licence_of
 from components.weights.manifest import Manifest
-from components.weights.store import stores
 
 # About what the selected files of a repository take. In float32: 866 M parameters of SD 2.1's UNet,
 # 84 M of its VAE, 340 M of its text encoder, 2.6 B of SDXL's UNet, 1.4 B of Wan 2.1's transformer,

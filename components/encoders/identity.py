@@ -3,7 +3,6 @@
 B batch, D embedding width.
 """
 
-import hashlib
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -14,6 +13,7 @@ import numpy.typing as npt
 
 from components import images
 from components.faces.template import TEMPLATE, TEMPLATE_SIZE
+from components.hashes import sha256_of
 from components.images import Image
 
 INPUT_SIZE = 112
@@ -40,7 +40,7 @@ class IdentityEncoder:
 
     def __init__(self, path: Path) -> None:
         self.path = find_network(path)
-        self.sha256 = hashlib.sha256(self.path.read_bytes()).hexdigest()
+        self.sha256 = sha256_of(self.path)
         self._session = _open(self.path)
         if not _takes_faces(self._session):
             shapes = [tensor.shape for tensor in self._session.get_inputs()]

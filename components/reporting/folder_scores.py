@@ -20,13 +20,14 @@ from components.encoders.identity import find_network
 from components.faces import landmarks
 from components.faces.cutter import Face, FaceCutter
 from components.faces.source import UnreadableError, open_source
+from components.hashes import sha256_of
 from components.metrics.catalogue import open_metrics
 from components.reporting import comparison
 from components.reporting.comparison import Comparison, FaceScores, Pair
 from components.restorers.catalogue import is_of_others
 from components.restorers.protocol import RestoresFaces
 from components.tracking.trained_models import locate, open_restorer
-from components.weights.manifest import RESTORER, Description, sha256_of
+from components.weights.manifest import RESTORER, Description
 
 METRICS = ("psnr", "ssim", "identity_angle")
 BOOTSTRAP_SAMPLES = 10_000

@@ -29,6 +29,7 @@ from torch import Tensor
 
 from components import images
 from components.backbones.color_fix import ColorFix
+from components.hashes import sha256_of
 from components.restorers.by_onnx import open_session
 from components.restorers.hdrface import as_cached, look_twice
 from components.restorers.protocol import (
@@ -40,7 +41,7 @@ from components.restorers.protocol import (
     where_from,
 )
 from components.restorers.spec import RestorerSpec
-from components.weights.manifest import FileRecord, check, sha256_of
+from components.weights.manifest import FileRecord, check
 from components.weights.prompt import PROMPT_FILE
 
 EXPORT = "export.json"

@@ -17,9 +17,9 @@ from torch import Tensor
 
 from components import images
 from components.backbones.color_fix import ColorFix
+from components.hashes import sha256_of
 from components.restorers.protocol import Intermediates, Restoration, refuse_intermediates
 from components.weights.checkpoints import read_tensors
-from components.weights.manifest import sha256_of
 from components.weights.placed import PlacedModule
 
 

@@ -15,7 +15,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from components.files import write_json
-from components.weights.manifest import FORMAT, RESTORER, Description, seal, sha256_of
+from components.hashes import sha256_of
+from components.weights.manifest import FORMAT, RESTORER, Description, seal
 
 if TYPE_CHECKING:
     import torch

@@ -15,12 +15,13 @@ from pathlib import Path, PurePosixPath
 from typing import TYPE_CHECKING, Any, TypeVar
 
 from components.files import write_json
+from components.stores import stores
 from components.tracking import artifacts, client, package
 from components.tracking.outages import LIMIT_S, Server
 from components.tracking.package import LINEAGE
 from components.tracking.runs import MODEL_PATH
 from components.weights.manifest import DESCRIPTIONS, RESTORER, Description
-from components.weights.store import NEEDS, Closure, bring, carried, packed, stores
+from components.weights.store import NEEDS, Closure, bring, carried, packed
 
 if TYPE_CHECKING:
     from mlflow.entities.model_registry import ModelVersion, RegisteredModel

@@ -15,8 +15,8 @@ from typing import Self
 
 from torch import Tensor, nn
 
+from components.hashes import sha256_of
 from components.weights.checkpoints import misfits, read_tensors, shapes_of
-from components.weights.manifest import sha256_of
 
 FUSION_FILE = "fusion.pth"
 PROJECTION_FILE = "projection.pth"

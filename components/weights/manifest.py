@@ -8,7 +8,7 @@ from a colleague or from a store are the same weights.
 
 import hashlib
 import json
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
@@ -17,6 +17,7 @@ from typing import Any, Final, Literal, Self
 from pydantic import BaseModel, ConfigDict, Field, NonNegativeInt, ValidationError, field_validator
 
 from components.files import write_json
+from components.hashes import read_sha256, sha256_of
 
 MANIFEST = "manifest.json"
 RESTORER = "restorer.json"
@@ -184,32 +185,39 @@ def seal(folder: Path) -> str:
     return fingerprint
 
 
-def records_of(folder: Path, relatives: Iterable[str] | None = None) -> dict[str, FileRecord]:
-    """Measure and hash files below a folder (all but the description), sorted by name."""
-    if relatives is None:
-        found = (path for path in folder.rglob("*") if path.is_file())
-        names = (path.relative_to(folder).as_posix() for path in found)
-        relatives = (name for name in names if name not in DESCRIPTIONS)
-    ordered = sorted(relatives)
-    # hashlib releases the GIL, so several large files are hashed at once.
-    with ThreadPoolExecutor() as pool:
-        records = list(pool.map(record_of, (folder / relative for relative in ordered)))
-    return dict(zip(ordered, records, strict=True))
+def records_of(folder: Path) -> dict[str, FileRecord]:
+    """Measure and hash the files below a folder, all but the description, sorted by name."""
+    found = (path for path in folder.rglob("*") if path.is_file())
+    names = (path.relative_to(folder).as_posix() for path in found)
+    return _records(folder, [name for name in names if name not in DESCRIPTIONS], sha256_of)
 
 
 def record_of(file: Path) -> FileRecord:
     """Measure and hash one file."""
-    return FileRecord(bytes=file.stat().st_size, sha256=sha256_of(file))
+    return _record(file, sha256_of)
 
 
-def sha256_of(file: Path) -> str:
-    """Return the hex SHA-256 of a file's bytes."""
-    with file.open("rb") as stream:
-        return hashlib.file_digest(stream, "sha256").hexdigest()
+def _records(
+    folder: Path, relatives: Iterable[str], hash_of: Callable[[Path], str]
+) -> dict[str, FileRecord]:
+    ordered = sorted(relatives)
+    # hashlib releases the GIL, so several large files are hashed at once.
+    with ThreadPoolExecutor() as pool:
+        records = list(pool.map(lambda name: _record(folder / name, hash_of), ordered))
+    return dict(zip(ordered, records, strict=True))
 
 
-def check(root: Path, files: Mapping[str, FileRecord], *, remedy: str) -> None:
+def _record(file: Path, hash_of: Callable[[Path], str]) -> FileRecord:
+    return FileRecord(bytes=file.stat().st_size, sha256=hash_of(file))
+
+
+def check(
+    root: Path, files: Mapping[str, FileRecord], *, remedy: str, every_byte: bool = False
+) -> None:
     """Check every file below `root` against its record, sizes first, since they cost nothing.
+
+    A large file that was hashed on this machine before is read again only if it has changed since
+    (`components.hashes`), or if `every_byte` is asked for.
 
     Raises: FileNotFoundError or ValueError naming the first file (in name order) that is missing or
     differs, what was expected, and `remedy`.
@@ -220,7 +228,7 @@ def check(root: Path, files: Mapping[str, FileRecord], *, remedy: str) -> None:
             raise FileNotFoundError(f"{path} is missing: {remedy}")
         if (size := path.stat().st_size) != expected.bytes:
             raise ValueError(f"{path} has {size} bytes, {expected.bytes} expected: {remedy}")
-    for relative, found in records_of(root, files).items():
+    for relative, found in _records(root, files, read_sha256 if every_byte else sha256_of).items():
         if found.sha256 != files[relative].sha256:
             raise ValueError(
                 f"{root / relative} has SHA-256 {found.sha256}, "

@@ -12,9 +12,11 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
+from components.hashes import sha256_of
 from components.storage import Storage, data_root
-from components.weights.manifest import DESCRIPTIONS, RESULTS, Description, sha256_of
-from components.weights.store import closure, enter, stores
+from components.stores import stores
+from components.weights.manifest import DESCRIPTIONS, RESULTS, Description
+from components.weights.store import closure, enter
 
 
 @dataclass(frozen=True)

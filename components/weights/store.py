@@ -1,10 +1,9 @@
 """Where networks lie on this machine, and how to copy them to another.
 
-A store is a folder of folders, each named by its fingerprint: `$HDRFACE_STORE`, otherwise
-`~/.cache/hdrface`. A network that is named by its fingerprint lies beside its owner or in a store.
+A store (`components.stores`) is a folder of folders, each named by its fingerprint. A network that
+is named by its fingerprint lies beside its owner or in a store.
 """
 
-import os
 import shutil
 from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
@@ -12,6 +11,7 @@ from pathlib import Path
 from typing import Any
 from uuid import uuid4
 
+from components.stores import STORE_VARIABLE, stores
 from components.weights.manifest import (
     MANIFEST,
     RESTORER,
@@ -21,7 +21,6 @@ from components.weights.manifest import (
     check,
 )
 
-STORE_VARIABLE = "HDRFACE_STORE"
 NEEDS = "needs"  # of a trained folder that carries what it names: needs/FINGERPRINT/
 Put = Callable[[Path, Path], object]  # copy or link: (source, target)
 Closure = Sequence[tuple[Description, Mapping[str, Path]]]  # as `closure` gives it
@@ -52,17 +51,14 @@ class WeightsFolder:
         return path
 
 
-def stores() -> list[Path]:
-    """List the stores of this machine, the preferred one first."""
-    named = os.environ.get(STORE_VARIABLE)
-    default = Path.home() / ".cache" / "hdrface"
-    return [Path(named).expanduser(), default] if named else [default]
-
-
-def open_weights(folder: Path, *, replaced: Collection[str] = ()) -> WeightsFolder:
+def open_weights(
+    folder: Path, *, replaced: Collection[str] = (), every_byte: bool = False
+) -> WeightsFolder:
     """Open a folder of weights, such as `data/weights/sd21`, and verify every file of it.
 
-    Parts in `replaced`, folders of the layout, are not looked at: the caller has its own.
+    Parts in `replaced`, folders of the layout, are not looked at: the caller has its own. Large
+    files that this machine has read before are read again only if they have changed since, or with
+    `every_byte`.
 
     Raises: FileNotFoundError or ValueError naming the first wrong file and a remedy.
     """
@@ -78,7 +74,7 @@ def open_weights(folder: Path, *, replaced: Collection[str] = ()) -> WeightsFold
     }
     root = _root(folder, manifest, files)
     remake = f"run 'dvc repro --force weights@{manifest.name}'"
-    check(root, files, remedy=remake)
+    check(root, files, remedy=remake, every_byte=every_byte)
     if (
         fingerprint := Description.read(folder, MANIFEST).computed_fingerprint()
     ) != manifest.fingerprint:
@@ -89,14 +85,16 @@ def open_weights(folder: Path, *, replaced: Collection[str] = ()) -> WeightsFold
     return WeightsFolder(manifest.name, manifest.fingerprint, root, manifest.licence, manifest)
 
 
-def open_model(folder: Path) -> Description:
+def open_model(folder: Path, *, every_byte: bool = False) -> Description:
     """Read a trained folder's description after verifying every file of it.
+
+    Large files are read as by `open_weights`.
 
     Raises: FileNotFoundError or ValueError naming the first wrong file.
     """
     description = Description.read(folder, RESTORER)
     remedy = "copy the folder again from where it was trained, or train it again with 'dvc repro'"
-    check(folder, description.files, remedy=remedy)
+    check(folder, description.files, remedy=remedy, every_byte=every_byte)
     if (fingerprint := description.computed_fingerprint()) != description.fingerprint:
         raise ValueError(
             f"{folder} calls itself {description.fingerprint}, "

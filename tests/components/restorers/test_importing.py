@@ -14,11 +14,12 @@ from torch import Tensor
 
 from components.encoders.codebook import Codebook, CodebookSizes, published
 from components.encoders.dinov3 import DINOv3
+from components.hashes import sha256_of
 from components.restorers.folder import begin_restorer, load_restorer
 from components.restorers.import_osdface import import_osdface
 from components.restorers.import_sd21 import import_sd21
 from components.restorers.spec import RestorerSpec
-from components.weights.manifest import Description, sha256_of
+from components.weights.manifest import Description
 from components.weights.store import open_weights
 from tests.offloading import assert_offloads
 from tests.published_layouts import (

@@ -3,8 +3,9 @@ from pathlib import Path
 import pytest
 
 from components.storage import ROOT_VARIABLE
+from components.stores import STORE_VARIABLE
 from components.weights.shared import share, share_file
-from components.weights.store import STORE_VARIABLE, open_model, open_weights
+from components.weights.store import open_model, open_weights
 from tests.components.weights.test_store import make_restorer, make_weights
 from tests.servers import BUCKET, s3_environment, s3_server
 

@@ -1,11 +1,14 @@
 """The store: found by fingerprint, verified on opening, copied as a whole."""
 
+import hashlib
 import json
+import os
 import shutil
 from pathlib import Path
 
 import pytest
 
+from components.stores import stores
 from components.weights.manifest import seal, write_manifest
 from components.weights.store import (
     bring,
@@ -14,7 +17,6 @@ from components.weights.store import (
     link,
     open_model,
     open_weights,
-    stores,
 )
 
 
@@ -191,3 +193,33 @@ def test_copying_twice_is_the_same_and_repairs_a_damaged_entry(tmp_path: Path) -
     bring(tmp_path / "sd21", tmp_path / "travel")
     assert open_weights(place).fingerprint == place.name
     assert [p.name for p in (tmp_path / "travel").iterdir()] == [place.name]
+
+
+def test_a_second_start_reads_large_files_only_if_it_is_told_to(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    weights, model = tmp_path / "sd21", tmp_path / "sd21-sdfm"
+    make_weights(weights)
+    make_restorer(model)
+    for folder in (weights, model):
+        (folder / "large.safetensors").write_bytes(bytes(1 << 20))
+        os.utime(folder / "large.safetensors", (1e9, 1e9))
+    write_manifest(
+        weights, name="sd21", kind="stand-in", source="here", revision=None, licence="Apache-2.0"
+    )
+    seal(model)
+
+    read: list[str] = []
+    digest = hashlib.file_digest
+
+    def noted(stream, kind):  # type: ignore[no-untyped-def]
+        read.append(Path(stream.name).name)
+        return digest(stream, kind)
+
+    monkeypatch.setattr(hashlib, "file_digest", noted)
+    open_weights(weights)
+    open_model(model)
+    assert "large.safetensors" not in read
+    open_weights(weights, every_byte=True)
+    open_model(model, every_byte=True)
+    assert read.count("large.safetensors") == 2
