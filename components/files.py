@@ -21,8 +21,10 @@ def write_bytes(file: Path, data: bytes) -> None:
 def link(file: Path, target: Path) -> None:
     """Make `target` the same file, as a whole: a hard link, or a copy on another file system.
 
-    Neither may be written in place afterwards. Folders above the target are made.
+    Neither may be written in place afterwards. Folders above the target are made. What a symbolic
+    link leads to is linked, since the link itself may be moved or lead nowhere later.
     """
+    file = file.resolve()
     target.parent.mkdir(parents=True, exist_ok=True)
     beside = target.with_name(f".{target.name}.{os.getpid()}")
     try:

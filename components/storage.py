@@ -25,6 +25,8 @@ from urllib.parse import urlsplit
 import pyarrow as pa
 from pyarrow import fs as arrow_fs
 
+from components import files
+
 ROOT_VARIABLE = "HDRFACE_ROOT"
 # These variables of the driver's environment decide how S3 is reached; workers get the same.
 _SETTINGS_PREFIX = "AWS_"
@@ -107,10 +109,27 @@ class Storage:
 
             self._again(name, lambda path: self._write(path, copy))
 
+    def add(self, file: Path, name: str) -> None:
+        """Make a finished local file one of this storage: as a link where that is possible.
+
+        It may not be written in place afterwards. Otherwise its content is copied, as by `put`.
+        """
+        target = Path(self.path) / name
+        if self.is_folder:
+            target.parent.mkdir(parents=True, exist_ok=True)
+            if file.stat().st_dev == target.parent.stat().st_dev:
+                files.link(file, target)
+                return
+        self.put(file, name)
+
     def get(self, name: str, file: Path) -> None:
-        """Copy a file to a local one, which is complete only when this returns."""
+        """Copy a file to a local one, which is complete only when this returns.
+
+        An older file there is replaced and not written in place: others may be linked to it.
+        """
 
         def copy(path: str) -> None:
+            file.unlink(missing_ok=True)
             with self.filesystem.open_input_stream(path) as stream, file.open("wb") as opened:
                 while chunk := stream.read(_CHUNK):
                     opened.write(chunk)

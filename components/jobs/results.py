@@ -18,7 +18,7 @@ from pathlib import Path
 
 import yaml
 
-from components import git
+from components import files, git
 from components.jobs import push_outs
 from components.storage import Storage, open_storage
 
@@ -112,12 +112,11 @@ def _merge_lock(folder: Path, last: Storage) -> None:
         merged = yaml.safe_load(lock)
         merged["stages"] |= (yaml.safe_load(here) or {}).get("stages", {})
         lock = yaml.safe_dump(merged, sort_keys=False).encode()
-    (folder / LOCK).write_bytes(lock)
+    files.write_bytes(folder / LOCK, lock)
     # DVC's remote has no metrics: they are in git and in the job's folder.
     for name in last.sizes():
         if name.startswith(f"{_METRICS}/") and (goes_on or not (folder / name).exists()):
-            (folder / name).parent.mkdir(parents=True, exist_ok=True)
-            (folder / name).write_bytes(last.read(name))
+            files.write_bytes(folder / name, last.read(name))
 
 
 def send(folder: Path, root: Storage, job: str) -> None:
@@ -205,8 +204,8 @@ def land(folder: Path, job: str, names: list[str], sent: Mapping[str, str]) -> N
         return
     target = folder if _is_as_sent(folder, names, sent, results) else folder / BESIDE / job
     for name, data in results.items():
-        (target / name).parent.mkdir(parents=True, exist_ok=True)
-        (target / name).write_bytes(data)
+        # Not in place: DVC may have linked the older report to its cache.
+        files.write_bytes(target / name, data)
     if target == folder:
         use_remote(folder, root)
         log.info("%d results of %s are here; 'dvc pull' brings the rest", len(results), job)

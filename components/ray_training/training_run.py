@@ -16,7 +16,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from components import cluster, git, history, lineage
+from components import cluster, files, git, history, lineage
 from components.history import BEST_STEP, HISTORY, HistoryPoint
 from components.params import Compute, ElasticBatch, Workers
 from components.progress import Progress
@@ -111,7 +111,7 @@ def run(
                 _tell_best(points)
                 trained = partial / TRAINED
                 _copy(checkpoint / TRAINED, trained)
-                (trained / HISTORY).write_bytes(history.encode(points))
+                files.write_bytes(trained / HISTORY, history.encode(points))
                 with _checkpoint_kept():
                     tracked.log_points(points)  # if the training was complete already, all of them
                     tracked.log_model(trained)
@@ -161,9 +161,13 @@ def _storage(partial: Path, fingerprint: str) -> Storage:
 
 
 def _copy(source: Storage, target: Path) -> None:
+    """Copy a folder, by links where it lies on the same file system: its checkpoint is deleted."""
     for name in source.sizes():
-        (target / name).parent.mkdir(parents=True, exist_ok=True)
-        source.get(name, target / name)
+        if source.is_folder:
+            files.link(Path(source.path) / name, target / name)
+        else:
+            (target / name).parent.mkdir(parents=True, exist_ok=True)
+            source.get(name, target / name)
 
 
 def _replace(out: Path, trained: Path) -> None:

@@ -1,7 +1,7 @@
 """Files of a run: sent to the server's store, or linked where that is a folder of this machine.
 
-A model of 41 GB need not be copied then. (DVC's cache is a copy of its own, to which the trained
-folder is linked afterwards.)
+A model of 41 GB is there once then: DVC links its cache to the same file (`.dvc/config`), and the
+store does (`registry`). Nobody writes it in place, and whoever deletes one name leaves the others.
 """
 
 from pathlib import Path
@@ -16,7 +16,7 @@ if TYPE_CHECKING:
 
 def store_file(client: "MlflowClient", run_id: str, file: Path, place: str) -> None:
     """Store a finished file, which nobody writes in place any more, as artifact `place`/NAME."""
-    folder = _folder_of(client, run_id)
+    folder = folder_of(client, run_id)
     if folder is None:
         client.log_artifact(run_id, str(file), place)
     else:
@@ -25,7 +25,7 @@ def store_file(client: "MlflowClient", run_id: str, file: Path, place: str) -> N
 
 def store_folder(client: "MlflowClient", run_id: str, folder: Path, place: str) -> None:
     """Store a folder of finished files, with those below it, as artifacts under `place`."""
-    target = _folder_of(client, run_id)
+    target = folder_of(client, run_id)
     if target is None:
         client.log_artifacts(run_id, str(folder), place)
         return
@@ -34,8 +34,8 @@ def store_folder(client: "MlflowClient", run_id: str, folder: Path, place: str) 
             files.link(file, target / place / file.relative_to(folder))
 
 
-def _folder_of(client: "MlflowClient", run_id: str) -> Path | None:
-    """Return the folder where a run's artifacts lie, if it is on this machine."""
+def folder_of(client: "MlflowClient", run_id: str) -> Path | None:
+    """Return the folder where a run's artifacts lie, if MLflow keeps them on this machine."""
     address = urlsplit(client.get_run(run_id).info.artifact_uri)
     if address.scheme == "file" and address.netloc in ("", "localhost"):
         return Path(unquote(address.path))

@@ -14,13 +14,13 @@ from functools import partial
 from pathlib import Path, PurePosixPath
 from typing import TYPE_CHECKING, Any, TypeVar
 
-from components.files import write_json
+from components import files
 from components.stores import stores
 from components.tracking import artifacts, client, package
 from components.tracking.outages import LIMIT_S, Server
 from components.tracking.package import LINEAGE
 from components.tracking.runs import MODEL_PATH
-from components.weights.manifest import DESCRIPTIONS, RESTORER, Description
+from components.weights.manifest import RESTORER, Description
 from components.weights.store import NEEDS, Closure, bring, carried, packed
 
 if TYPE_CHECKING:
@@ -88,16 +88,16 @@ class Registry:
                 place = str((PurePosixPath(MODEL_PATH) / path).parent)
                 self._transfer(partial(artifacts.store_file, self._client, run_id, file, place))
         with tempfile.TemporaryDirectory() as folder:
-            files = Path(folder) / "package"
-            package.write(files, story)
-            self._transfer(partial(self._client.log_artifacts, run_id, str(files), MODEL_PATH))
+            written = Path(folder) / "package"
+            package.write(written, story)
+            self._transfer(partial(self._client.log_artifacts, run_id, str(written), MODEL_PATH))
         return self._create(trained.fingerprint, run_id, tags)
 
     def keep_scores(self, version: "ModelVersion", scores: Mapping[str, Any]) -> None:
         """Store the scores of every test face with a version; they replace older ones."""
         with tempfile.TemporaryDirectory() as folder:
             file = Path(folder) / SCORES
-            write_json(file, scores, sort_keys=True)
+            files.write_json(file, scores, sort_keys=True)
             self._transfer(
                 partial(self._client.log_artifact, version.run_id, str(file), MODEL_PATH)
             )
@@ -181,7 +181,8 @@ class Registry:
     def fetch(self, version: "ModelVersion") -> Path:
         """Fetch a version into this machine's store; return its folder there, for `load_restorer`.
 
-        What the store has already is not downloaded. No code of the version runs.
+        What the store has already is not downloaded, and files of this machine are linked where
+        the file system can. No code of the version runs.
 
         Raises: FileNotFoundError or ValueError naming a missing or damaged file.
         """
@@ -196,20 +197,19 @@ class Registry:
         place = store / fingerprint
         if (place / RESTORER).is_file():  # entered as a whole, after all that it names
             return place
+        here = self._ask(lambda: artifacts.folder_of(self._client, run_id))
+        if here is not None:
+            folder = here / MODEL_PATH
+            return bring(folder, store, carried(folder), put=files.link)
         store.mkdir(parents=True, exist_ok=True)
         with tempfile.TemporaryDirectory(dir=store) as temporary:
             folder = Path(temporary)
-            for path, _ in self._files(run_id):
-                if _is_wanted(PurePosixPath(path), store):
-                    place = (folder / path).parent
-                    place.mkdir(parents=True, exist_ok=True)
-                    self._transfer(
-                        partial(
-                            self._client.download_artifacts,
-                            *(run_id, f"{MODEL_PATH}/{path}", str(place)),
-                        )
-                    )
-            return bring(folder, store, carried(folder))
+            for path in _wanted([PurePosixPath(path) for path, _ in self._files(run_id)], store):
+                place = (folder / path).parent
+                place.mkdir(parents=True, exist_ok=True)
+                source = f"{MODEL_PATH}/{path}"
+                self._transfer(partial(self._client.download_artifacts, run_id, source, str(place)))
+            return bring(folder, store, carried(folder), put=files.link)
 
     @property
     def _remedy(self) -> str:
@@ -313,8 +313,15 @@ def find(reference: str) -> tuple[Registry, "ModelVersion"]:
     return registry, registry.version(asked["version"])
 
 
-def _is_wanted(path: PurePosixPath, store: Path) -> bool:
-    """Return whether a version's file is part of a trained folder that the store lacks."""
-    if path.parts[0] == NEEDS:
-        return not any((store / path.parts[1] / name).is_file() for name in DESCRIPTIONS)
-    return path.parts[0] != package.CODE
+def _wanted(paths: Sequence[PurePosixPath], store: Path) -> list[PurePosixPath]:
+    """Return the files of a version that a store needs: whole folders, of which it lacks a file."""
+    lacking = {
+        path.parts[1]
+        for path in paths
+        if path.parts[0] == NEEDS and not store.joinpath(*path.parts[1:]).is_file()
+    }
+    return [
+        path
+        for path in paths
+        if (path.parts[1] in lacking if path.parts[0] == NEEDS else path.parts[0] != package.CODE)
+    ]

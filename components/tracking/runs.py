@@ -188,7 +188,7 @@ def log_evaluation(run_id: str, metrics: Mapping[str, float], pictures: Sequence
 
 
 def download_model(run_id: str, folder: Path) -> Path:
-    """Fetch the artifact `model` of a run into a folder; return its place there.
+    """Fetch the artifact `model` of a run into a folder, unless it lies here; return its place.
 
     Raises: ValueError if there is no such run, or it has no model; otherwise as `run_of`.
     """
@@ -197,6 +197,10 @@ def download_model(run_id: str, folder: Path) -> Path:
     client = open_client()
 
     def download() -> Path:
+        if (here := artifacts.folder_of(client, run_id)) is not None:
+            if not (here / MODEL_PATH).is_dir():
+                raise FileNotFoundError(f"{here / MODEL_PATH} is missing")
+            return here / MODEL_PATH
         with time_to_transfer():
             return Path(client.download_artifacts(run_id, MODEL_PATH, str(folder)))
 

@@ -8,15 +8,15 @@ import contextlib
 import fcntl
 import os
 import tempfile
-from collections.abc import Iterator
+from collections.abc import Collection, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
 from components.hashes import sha256_of
 from components.storage import Storage, data_root
 from components.stores import stores
-from components.weights.manifest import DESCRIPTIONS, RESULTS, Description
-from components.weights.store import closure, enter
+from components.weights.manifest import DESCRIPTIONS, MANIFEST, RESTORER, RESULTS, Description
+from components.weights.store import closure, enter, replaced_by, without
 
 
 @dataclass(frozen=True)
@@ -72,11 +72,13 @@ def share(folder: Path) -> SharedFolder:
     if root is None:
         return SharedFolder(folder.absolute(), fingerprint, None)
     place = root / "store"
-    if not any((place / fingerprint).size(name) for name in DESCRIPTIONS):
+    if not _is_shared(place, Description.read(folder)):
         for description, files in closure(folder):
             target = place / description.fingerprint
+            there = target.sizes()
             for relative, source in files.items():
-                target.put(source, relative)
+                if there.get(relative) != description.files[relative].bytes:
+                    target.add(source, relative)
             target.put(description.file, description.file.name)  # last: it says that all is there
     return SharedFolder(folder.absolute(), fingerprint, place)
 
@@ -93,17 +95,28 @@ def share_file(file: Path) -> SharedFile:
     return SharedFile(file.absolute(), digest, place)
 
 
-def _fetch(place: Storage, fingerprint: str) -> Path:
+def _is_shared(place: Storage, description: Description) -> bool:
+    """Return whether a folder is there as a whole; weights may lack what their owner replaces."""
+    there = (place / description.fingerprint).sizes()
+    if description.file.name not in there:
+        return False
+    return all(there.get(name) == record.bytes for name, record in description.files.items())
+
+
+def _fetch(place: Storage, fingerprint: str, replaced: Collection[str] = ()) -> Path:
     """Copy what a folder names, and then the folder, into this machine's store."""
     target = stores()[0] / fingerprint
     with _alone(target), tempfile.TemporaryDirectory() as folder:
-        if any((target / name).is_file() for name in DESCRIPTIONS):
+        if (target / RESTORER).is_file():  # entered after all that it names
             return target
-        description = _description(place / fingerprint, Path(folder))
+        if (target / MANIFEST).is_file():
+            description = Description.read(target)
+        else:
+            description = _description(place / fingerprint, Path(folder))
         for role, need in description.needs.items():
             if role != RESULTS:
-                _fetch(place, str(need["fingerprint"]))
-        files = {relative: Path(relative) for relative in description.files}
+                _fetch(place, str(need["fingerprint"]), replaced_by(description, role))
+        files = {name: Path(name) for name in without(description.files, replaced)}
         return enter(
             target.parent,
             description,

@@ -17,6 +17,7 @@ from components.weights.manifest import (
     RESTORER,
     RESULTS,
     Description,
+    FileRecord,
     Manifest,
     check,
 )
@@ -67,11 +68,7 @@ def open_weights(
             f"{folder / MANIFEST} is missing: run 'dvc repro weights@{folder.name}'"
         )
     manifest = Manifest.read(folder)
-    files = {
-        name: record
-        for name, record in manifest.files.items()
-        if name.partition("/")[0] not in replaced
-    }
+    files = without(manifest.files, replaced)
     root = _root(folder, manifest, files)
     remake = f"run 'dvc repro --force weights@{manifest.name}'"
     check(root, files, remedy=remake, every_byte=every_byte)
@@ -138,36 +135,56 @@ def find_need(folder: Path, need: Mapping[str, Any], hints: Sequence[Path] = ())
     return find(fingerprint, [*hints, *own, folder.parent / fingerprint])
 
 
-def bring(folder: Path, store: Path, hints: Sequence[Path] = ()) -> Path:
+def bring(
+    folder: Path, store: Path, hints: Sequence[Path] = (), *, put: Put = shutil.copyfile
+) -> Path:
     """Copy a trained folder or weights, with all that they name, into a store; return the place.
 
     The store can then be copied to another machine as it is. Everything is verified first.
     """
     place = store
     for description, files in closure(folder, hints):
-        place = enter(store, description, files, shutil.copyfile)
+        place = enter(store, description, files, put)
     return place
 
 
 def closure(
-    folder: Path, hints: Sequence[Path] = ()
+    folder: Path, hints: Sequence[Path] = (), *, replaced: Collection[str] = ()
 ) -> Iterator[tuple[Description, Mapping[str, Path]]]:
     """Verify what a folder names, what that names, and last the folder; return them in this order.
 
-    Each comes as its description and the places of its files.
+    Each comes as its description and the places of its files. Weights come without the parts in
+    `replaced`, folders of the layout: those that a trained folder has of its own.
 
     Raises: FileNotFoundError or ValueError naming the first wrong file.
     """
     description = Description.read(folder)
     root = folder
     if description.file.name == MANIFEST:
-        root = open_weights(folder).root
+        root = open_weights(folder, replaced=replaced).root
     else:
         open_model(folder)
         for role, need in description.needs.items():
             if role != RESULTS:
-                yield from closure(find_need(folder, need, hints), hints)
-    yield description, {relative: root / relative for relative in description.files}
+                own = replaced_by(description, role)
+                yield from closure(find_need(folder, need, hints), hints, replaced=own)
+    yield description, {name: root / name for name in without(description.files, replaced)}
+
+
+def replaced_by(trained: Description, role: str) -> frozenset[str]:
+    """Return the parts of what a trained folder names that it has of its own.
+
+    A generator that was trained in full (`unet/`, `transformer/`) replaces the backbone's.
+    """
+    own = {name.partition("/")[0] for name in trained.files if "/" in name}
+    return frozenset(own) if role == "backbone" else frozenset()
+
+
+def without(files: Mapping[str, FileRecord], replaced: Collection[str]) -> dict[str, FileRecord]:
+    """Leave out the files of some parts."""
+    return {
+        name: record for name, record in files.items() if name.partition("/")[0] not in replaced
+    }
 
 
 def packed(closure: Closure) -> Iterator[tuple[str, Path]]:
@@ -208,31 +225,45 @@ def link(folder: Path, layout: Path) -> Path:
 
 
 def enter(store: Path, description: Description, files: Mapping[str, Path], put: Put) -> Path:
-    """Make `store/FINGERPRINT` from a description and its files; an intact one stays."""
+    """Make `store/FINGERPRINT` of a description and the places of its files; return it.
+
+    Of weights, some files may be missing there (see `closure`). In a folder that is there already,
+    files that are missing or damaged are put in their place, one by one: others may be reading.
+    """
     target = store / description.fingerprint
-    if _is_intact(target, description):
-        return target
-    partial = store / f"{description.fingerprint}.{uuid4().hex}.partial"
+    if not (target / description.file.name).is_file():
+        _make(target, description, files, put)
+    for relative, source in files.items():
+        if not _is_intact(target, relative, description):
+            beside = target / f".{uuid4().hex}.partial"
+            try:
+                put(source, beside)
+                (target / relative).parent.mkdir(parents=True, exist_ok=True)
+                beside.replace(target / relative)
+            finally:
+                beside.unlink(missing_ok=True)
+    return target
+
+
+def _make(target: Path, description: Description, files: Mapping[str, Path], put: Put) -> None:
+    partial = target.with_name(f"{target.name}.{uuid4().hex}.partial")
     for relative, source in files.items():
         (partial / relative).parent.mkdir(parents=True, exist_ok=True)
         put(source, partial / relative)
     shutil.copyfile(description.file, partial / description.file.name)
-    if target.exists():  # damaged: its links may be dead, for example after a cache was emptied
+    if target.exists():  # without a description it is nobody's
         shutil.rmtree(target)
     try:
         partial.rename(target)
     except OSError:  # another process has added the same content
         shutil.rmtree(partial)
-        if not _is_intact(target, description):
+        if not (target / description.file.name).is_file():
             raise
-    return target
 
 
-def _is_intact(folder: Path, description: Description) -> bool:
-    if not (folder / description.file.name).is_file():
-        return False
+def _is_intact(folder: Path, relative: str, description: Description) -> bool:
     try:
-        check(folder, description.files, remedy="")
+        check(folder, {relative: description.files[relative]}, remedy="")
     except (FileNotFoundError, ValueError):
         return False
     return True

@@ -20,6 +20,16 @@ def test_a_linked_file_takes_no_room_and_replaces_what_was_there(tmp_path: Path)
     assert [entry.name for entry in target.parent.iterdir()] == ["weights"]
 
 
+def test_what_a_symbolic_link_leads_to_is_linked(tmp_path: Path) -> None:
+    """As DVC makes them to a cache on another disk, and the hub's cache to its blobs."""
+    (tmp_path / "blob").write_bytes(b"weights")
+    (tmp_path / "weights").symlink_to("blob")
+    files.link(tmp_path / "weights", tmp_path / "below" / "weights")
+    (tmp_path / "weights").unlink()
+    (tmp_path / "blob").unlink()
+    assert (tmp_path / "below" / "weights").read_bytes() == b"weights"
+
+
 def test_on_another_file_system_a_linked_file_is_a_copy(tmp_path: Path) -> None:
     memory = Path("/dev/shm")
     if not memory.is_dir() or memory.stat().st_dev == tmp_path.stat().st_dev:

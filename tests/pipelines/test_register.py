@@ -136,6 +136,10 @@ def test_the_champion_restores_the_same_bytes_as_the_folder_anywhere(
     finally:
         for elsewhere, place in zip(hidden, places, strict=True):
             elsewhere.rename(place)
+    trained = models / SDFM / "unet" / "diffusion_pytorch_model.safetensors"
+    assert trained.samefile(folder / "unet" / trained.name)  # MLflow and the store have no copies
+    # The generator was trained in full: nobody needs the one that it started from.
+    assert not list((project.root / "mlartifacts").rglob("needs/*/unet"))
     assert set(loaded.metadata.signature.inputs.input_types()) == {mlflow.types.DataType.binary}
 
 

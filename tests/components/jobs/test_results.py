@@ -141,7 +141,9 @@ def test_a_stage_that_the_tree_has_run_since_is_kept(checkout: Path, root: Stora
     assert (second / "metrics/one.json").read_text() == "new\nb\nb\n"
 
 
-def test_results_come_once_and_beside_a_tree_that_changed(checkout: Path, root: Storage) -> None:
+def test_results_come_once_and_beside_a_tree_that_changed(
+    checkout: Path, root: Storage, tmp_path: Path
+) -> None:
     sent = sent_of(checkout, root)
     job = begin(checkout, root, "job")
     dvc(job, "repro")
@@ -150,6 +152,10 @@ def test_results_come_once_and_beside_a_tree_that_changed(checkout: Path, root: 
     for _ in range(2):  # to attach again changes nothing
         results.land(checkout, "job", names(checkout), sent)
         assert not (checkout / results.BESIDE).exists()
+    # What DVC has linked to its cache is not written in place.
+    (tmp_path / "cached").hardlink_to(checkout / "metrics" / "one.json")
+    results.land(checkout, "job", names(checkout), sent)
+    assert not (checkout / "metrics" / "one.json").samefile(tmp_path / "cached")
     dvc(checkout, "pull", "--quiet")
     assert "Running stage" not in dvc(checkout, "repro")
 

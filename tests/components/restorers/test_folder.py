@@ -189,6 +189,8 @@ def test_a_generator_trained_in_full_needs_no_other(
     assert torch.equal(load_restorer(folder).restore(faces(1), ["a"], [0]).restored_B3HW, before)
     shutil.rmtree(weights / generator)
     assert torch.equal(load_restorer(folder).restore(faces(1), ["a"], [0]).restored_B3HW, before)
+    brought = load_restorer(bring(folder, tmp_path / "store"))
+    assert torch.equal(brought.restore(faces(1), ["a"], [0]).restored_B3HW, before)
     (weights / "vae" / "config.json").write_bytes(b"damaged")
     with pytest.raises(ValueError, match=r"vae/config\.json has 7 bytes"):
         load_restorer(folder)

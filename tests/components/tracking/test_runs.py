@@ -103,6 +103,12 @@ def test_the_model_is_an_artifact_beside_the_database(tmp_path: Path) -> None:
     stored = list((tmp_path / "mlartifacts").rglob("model/unet/weights.safetensors"))
     assert len(stored) == 1
     assert stored[0].samefile(folder / "unet" / "weights.safetensors")  # not a second one
+    downloads = tmp_path / "downloads"
+    downloads.mkdir()
+    assert runs.download_model(run.id, downloads) / "unet" / "weights.safetensors" == stored[0]
+    assert not list(downloads.iterdir())
+    with pytest.raises(ValueError, match=rf"run {begin('def').id} at .* has no model"):
+        runs.download_model(begin("def").id, downloads)
 
 
 @pytest.mark.usefixtures("database")

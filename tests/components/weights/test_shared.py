@@ -6,7 +6,7 @@ from components.storage import ROOT_VARIABLE
 from components.stores import STORE_VARIABLE
 from components.weights.shared import share, share_file
 from components.weights.store import open_model, open_weights
-from tests.components.weights.test_store import make_restorer, make_weights
+from tests.components.weights.test_store import make_full, make_restorer, make_weights
 from tests.servers import BUCKET, s3_environment, s3_server
 
 
@@ -77,3 +77,24 @@ def test_a_damaged_folder_is_not_shared(
     with pytest.raises(ValueError, match="safetensors"):
         share(model)
     assert not list((tmp_path / "root").rglob("restorer.json"))
+
+
+@pytest.mark.usefixtures("elsewhere")
+def test_weights_are_whole_for_who_needs_them_whole(tmp_path: Path) -> None:
+    """Also where a generator that was trained in full came first, without the one it replaces."""
+    weights = tmp_path / "sd21"
+    fingerprint = make_weights(weights)
+    make_full(tmp_path / "full", (fingerprint, "../sd21"))
+    model = share(tmp_path / "full").local()
+    with pytest.raises(FileNotFoundError, match=r"unet/model\.safetensors of .* lies in none of"):
+        open_weights(model.parent / fingerprint)
+    assert open_weights(share(weights).local()).root == model.parent / fingerprint
+
+
+def test_in_a_root_on_the_same_file_system_a_model_takes_no_room(
+    model: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv(ROOT_VARIABLE, str(tmp_path / "root"))
+    shared = share(model).local()
+    assert shared != model
+    assert (shared / "fusion.safetensors").samefile(model / "fusion.safetensors")

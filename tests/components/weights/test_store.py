@@ -223,3 +223,41 @@ def test_a_second_start_reads_large_files_only_if_it_is_told_to(
     open_weights(weights, every_byte=True)
     open_model(model, every_byte=True)
     assert read.count("large.safetensors") == 2
+
+
+def make_full(folder: Path, weights: tuple[str, str]) -> str:
+    """Make a trained folder that has a `unet` of its own."""
+    (folder / "unet").mkdir(parents=True)
+    (folder / "unet" / "model.safetensors").write_bytes(b"trained")
+    (folder / "restorer.json").write_text(
+        json.dumps(
+            {
+                "format": 2,
+                "needs": {
+                    "backbone": {"name": "sd21", "fingerprint": weights[0], "hint": weights[1]}
+                },
+            }
+        )
+    )
+    return seal(folder)
+
+
+def test_what_a_trained_folder_replaces_is_neither_read_nor_copied(tmp_path: Path) -> None:
+    """And who needs those weights whole completes them, where the folder was brought before."""
+    weights, store = tmp_path / "sd21", tmp_path / "travel"
+    fingerprint = make_weights(weights)
+    make_full(tmp_path / "full", (fingerprint, "../sd21"))
+    generator = (weights / "unet" / "model.safetensors").read_bytes()
+    (weights / "unet" / "model.safetensors").write_bytes(b"damaged")
+    bring(tmp_path / "full", store)
+    (weights / "unet" / "model.safetensors").write_bytes(generator)
+    assert not (store / fingerprint / "unet").exists()
+    assert open_weights(store / fingerprint, replaced=["unet"]).path("vae").is_dir()
+    with pytest.raises(FileNotFoundError, match=r"unet/model\.safetensors of .* lies in none of"):
+        open_weights(store / fingerprint)
+
+    bring(weights, store)
+    assert open_weights(store / fingerprint).fingerprint == fingerprint
+    bring(tmp_path / "full", store)
+    assert open_weights(store / fingerprint).root == store / fingerprint
+    assert not list(store.rglob("*.partial"))
