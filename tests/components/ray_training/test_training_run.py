@@ -5,8 +5,9 @@ import pytest
 from mlflow import MlflowClient
 
 from components.progress import Progress
-from components.ray_training.training_run import Recorder, Training, _replace, _resume
+from components.ray_training.training_run import Recorder, Training, _copy, _replace, _resume
 from components.ray_training.worker import News, Picture
+from components.storage import Storage
 from components.tracking.runs import TrainingRun
 
 
@@ -106,3 +107,17 @@ def test_a_result_replaces_an_older_one_as_a_whole(tmp_path: Path) -> None:
     _replace(out, trained)
     assert [file.name for file in out.iterdir()] == ["new"]
     assert [file.name for file in out.parent.iterdir()] == ["sd21-sdfm"]
+
+
+def test_a_result_is_linked_from_its_checkpoint_and_writes_into_no_older_file(
+    tmp_path: Path,
+) -> None:
+    """The older one is of a training that ended after MLflow had linked to it."""
+    checkpoint, trained = tmp_path / "checkpoint" / "unet", tmp_path / "trained" / "unet"
+    for folder, content in ((checkpoint, b"new"), (trained, b"old")):
+        folder.mkdir(parents=True)
+        (folder / "weights").write_bytes(content)
+    (tmp_path / "artifact").hardlink_to(trained / "weights")
+    _copy(Storage(str(checkpoint.parent)), trained.parent)
+    assert (trained / "weights").samefile(checkpoint / "weights")
+    assert (tmp_path / "artifact").read_bytes() == b"old"
