@@ -46,7 +46,8 @@ class TimeVector(nn.Module):
     def forward(self, unused_BF: Tensor) -> Tensor:
         vector_D: Tensor = self.vector
         device = unused_BF.device.type
-        if torch.is_autocast_enabled(device):  # as the layer's own output would be
+        # On the meta device, where costs are counted, nothing is autocast: PyTorch refuses to ask.
+        if device != "meta" and torch.is_autocast_enabled(device):  # as the layer's own output
             vector_D = vector_D.to(torch.get_autocast_dtype(device))
         return vector_D.expand(unused_BF.shape[0], *vector_D.shape)
 

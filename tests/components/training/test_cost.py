@@ -165,6 +165,15 @@ def test_the_meta_device_keeps_what_a_cpu_keeps(
     assert cost.kept.boundaries < cost.kept.everything
 
 
+def test_a_step_of_vectors_of_time_is_counted_too() -> None:
+    qwen = FAMILIES["qwen"].of_sizes(QWEN_VAE, MMDIT)
+    latent, condition = meta(1, 4, 16, 16), meta(1, 9, qwen.condition_width)
+    noise = qwen.training_noise(latent, torch.Generator(), clean_condition=1)
+    whole = tera(lambda: qwen.step(latent, condition, noise))
+    qwen.fold_time()
+    assert 0 < tera(lambda: qwen.step(latent, condition, noise)) < whole
+
+
 def test_frozen_vectors_are_counted_apart() -> None:
     network = nn.Sequential(nn.Linear(3, 4), nn.LayerNorm(4)).requires_grad_(requires_grad=False)
     assert frozen_numbers(network) == (12, 4 + 8)
