@@ -2,7 +2,7 @@
 
 `bf16`: matrices of frozen networks are stored in bfloat16, and generator, autoencoder and
 discriminator compute in it. What trains stays float32 unless its optimizer has `weights: bf16`. The
-gate, normalisations and losses stay float32.
+gate, normalisations, losses and the layer that sees a picture stay float32.
 """
 
 import contextlib
@@ -10,7 +10,7 @@ from collections.abc import Iterable
 from typing import Any, Literal
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 
 Precision = Literal["float32", "bf16"]
@@ -33,7 +33,8 @@ def settle(
     """Bring modules to `device` with each parameter in the numbers it is kept in, one by one.
 
     With `bf16`, frozen matrices become bfloat16: half of the memory. Matrices that train become
-    what `trained` says, vectors (biases, scales of normalisations), which take no room, float32.
+    what `trained` says, vectors (biases, scales of normalisations), which take no room, float32. A
+    layer that sees a picture stays float32, and computes in it from now on.
 
     Each parameter is copied even where nothing changes: one that is mapped from a file may not be
     aligned, and a training writes in place. The old one is let go before the next one is made, so
@@ -41,8 +42,12 @@ def settle(
     network: `network.modules()`), own parameters and buffers are settled, not those below.
     """
     for part in parts:
+        kept: Precision = precision
+        if precision == "bf16" and _sees_pictures(part):
+            kept = "float32"
+            part.forward = _InFloat32(part.forward)
         for parameter in part.parameters(recurse=False):
-            dtype = _kept_in(parameter, trained if parameter.requires_grad else precision)
+            dtype = _kept_in(parameter, trained if parameter.requires_grad else kept)
             parameter.data = parameter.data.to(device, dtype, copy=True)
         for name, buffer in part.named_buffers(recurse=False):
             setattr(part, name, buffer.to(device))
@@ -53,6 +58,25 @@ def _kept_in(parameter: nn.Parameter, precision: Precision) -> torch.dtype:
         return parameter.dtype
     is_small = precision == "bf16" and parameter.dim() > 1
     return torch.bfloat16 if is_small else torch.float32
+
+
+def _sees_pictures(part: nn.Module) -> bool:
+    """Return whether a layer is an autoencoder's first, which takes RGB.
+
+    8 bits do not survive bfloat16: in its upper half, it rounds nearly every k / 255 up to the next
+    multiple of 1 / 256. Faces came back 0.19 levels brighter, and TAESD3's encoder lost 0.075 dB of
+    33.3 (0.165 dB on one face); with this layer in float32, it loses 0.006 dB.
+    """
+    return isinstance(part, nn.Conv2d | nn.Conv3d) and part.in_channels == 3
+
+
+class _InFloat32:
+    def __init__(self, forward: Any) -> None:
+        self._forward = forward
+
+    def __call__(self, picture: Tensor, *args: Any) -> Any:
+        with torch.autocast(picture.device.type, enabled=False):
+            return self._forward(picture.float(), *args)
 
 
 def recomputing(modules: Iterable[nn.Module]) -> None:
