@@ -34,17 +34,20 @@ class Rows:
 
     def __init__(self, shapes: Shapes, device: torch.device) -> None:
         self.position, self._shapes, self._device = 0, shapes, device
+        self._drawn: dict[int, Batch] = {}
 
     def seek(self, position: int) -> None:
         self.position = position
 
     def take(self, count: int) -> Batch:
         self.position += count
-        shapes, draw = self._shapes, torch.Generator().manual_seed(1)
-        hq = torch.rand(count, 3, shapes.side, shapes.side, generator=draw)
-        latents = torch.randn(2, count, *shapes.latent, generator=draw)
-        tokens = torch.randn(2, count, *shapes.tokens, generator=draw)
-        return Batch(*(one.to(self._device) for one in (hq, *latents, *tokens)))
+        if count not in self._drawn:
+            shapes, draw = self._shapes, torch.Generator().manual_seed(1)
+            hq = torch.rand(count, 3, shapes.side, shapes.side, generator=draw)
+            latents = torch.randn(2, count, *shapes.latent, generator=draw)
+            tokens = torch.randn(2, count, *shapes.tokens, generator=draw)
+            self._drawn[count] = Batch(hq, *latents, *tokens)
+        return Batch(*(one.to(self._device) for one in self._drawn[count] if one is not None))
 
 
 def sizes(backbone: str, *, num_blocks: int | None = None, tiny: bool = False) -> Sizes:

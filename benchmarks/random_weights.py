@@ -46,6 +46,15 @@ def write_discriminator(folder: Path, backbone: str, sizes: Mapping[str, Any]) -
     _seal(folder)
 
 
+def write_encoder(folder: Path, sizes: Mapping[str, Any]) -> None:
+    """Write DINOv3 in transformers' layout, as it initialises itself."""
+    from transformers.models.dinov3_vit.configuration_dinov3_vit import DINOv3ViTConfig
+    from transformers.models.dinov3_vit.modeling_dinov3_vit import DINOv3ViTModel
+
+    torch.manual_seed(0)
+    DINOv3ViTModel(DINOv3ViTConfig(**sizes["encoder"])).save_pretrained(folder)
+
+
 def write_arcface(file: Path) -> None:
     """Write an iResNet-50 under the published keys."""
     torch.manual_seed(0)
