@@ -28,6 +28,7 @@ from typing import Any
 import psutil  # type: ignore[import-untyped]
 import torch
 import torch.distributed as dist
+from torch import multiprocessing
 
 from benchmarks import machine, paper_training
 from benchmarks.paper_training import Rows, Shapes
@@ -112,7 +113,8 @@ def _join(rank: int, job: Job) -> torch.device:
         torch.cuda.set_device(device)
     else:
         torch.set_num_threads(max(1, (os.cpu_count() or 1) // job.processes))
-    store = dist.FileStore(str(job.folder / "meeting"), job.processes)
+    meeting = str(job.folder / "meeting")
+    store = dist.FileStore(meeting, job.processes)  # type: ignore[attr-defined]
     dist.init_process_group(backend, store=store, rank=rank, world_size=job.processes)
     return device
 
@@ -157,7 +159,7 @@ def measure(folder: Path, backbone: str, arguments: argparse.Namespace) -> dict[
     shapes = paper_training.shapes_of(backbone, described)
     made = paper_training.training(params, backbone, described, shapes)
     job = Job(folder, made, compute, shapes, processes, arguments.device, arguments.steps)
-    torch.multiprocessing.spawn(train, (job,), nprocs=processes)  # type: ignore[no-untyped-call]
+    multiprocessing.spawn(train, (job,), nprocs=processes)  # type: ignore[attr-defined, no-untyped-call]
     found = [json.loads((folder / f"{rank}.json").read_bytes()) for rank in range(processes)]
     last, *_ = [one.pop("last_step") for one in found]  # the same of all
     return {

@@ -19,6 +19,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from torch import multiprocessing
 
 from benchmarks import machine, paper_training, random_weights
 from benchmarks.paper_training import Rows, Shapes
@@ -146,7 +147,7 @@ def measure(folder: Path, backbone: str, arguments: argparse.Namespace) -> dict[
     found: dict[str, Any] = {}
     for side, precision in precisions.items():
         job = _job(folder, backbone, described, shapes, precision, arguments)
-        torch.multiprocessing.spawn(_side, (side, job), nprocs=1)  # type: ignore[no-untyped-call]
+        multiprocessing.spawn(_side, (side, job), nprocs=1)  # type: ignore[attr-defined, no-untyped-call]
         found[side] = {
             "precision": precision,
             **json.loads((folder / f"{side}.json").read_bytes()),

@@ -67,7 +67,9 @@ def sizes(backbone: str, *, num_blocks: int | None = None, tiny: bool = False) -
             if num_blocks is not None and "num_layers" in network.get(part, {}):
                 network[part] = {**network[part], "num_layers": num_blocks}
         found.append(network)
-    return Sizes(values["faces"]["size"], *found, values["features"][backbone]["encoder_size"])
+    ours, theirs, encoder = found
+    side, encoder_side = values["faces"]["size"], values["features"][backbone]["encoder_size"]
+    return Sizes(side, ours, theirs, encoder, encoder_side)
 
 
 def shapes_of(backbone: str, described: Sizes) -> Shapes:

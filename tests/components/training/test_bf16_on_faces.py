@@ -23,7 +23,7 @@ from components.training.precision import Precision, computing, settle
 CPU = torch.device("cpu")
 CONVOLUTION = torch.ops.aten.convolution.default
 COUNT, CROP = 4, 128
-LEAST_DB = 0.1
+MOST_DB = 0.1  # what bfloat16 may cost a face
 
 
 class AsAGpuDoes(TorchDispatchMode):
@@ -103,5 +103,5 @@ def test_both_halves_of_an_autoencoder_lose_less_than_a_tenth_of_a_decibel(
     by_decoder = computed(decoder, latent, "bf16")
     for rounded in (by_encoder, by_decoder):
         assert not torch.equal(rounded, exact)
-        assert (psnr(rounded, faces) - psnr(exact, faces)).abs().max() < LEAST_DB
+        assert (psnr(rounded, faces) - psnr(exact, faces)).abs().max() < MOST_DB
         assert abs((rounded - exact).mean() * 127.5) < 0.05  # levels of 255: no brighter or darker
