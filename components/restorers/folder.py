@@ -25,6 +25,7 @@ from components.backbones.catalogue import FAMILIES
 from components.encoders.dinov3 import DINOv3
 from components.files import write_json
 from components.fusion.condition import CodebookCondition, TextCondition, TokenCondition
+from components.restorers import engine
 from components.restorers.catalogue import kind_of, open_adopted
 from components.restorers.hdrface import Condition, HDRFace
 from components.restorers.protocol import RestoresFaces
@@ -124,7 +125,7 @@ def load_restorer(
 ) -> RestoresFaces:
     """Load a restorer folder, ready to restore, with everything that it names by hash.
 
-    What depends on the fixed timestep alone is computed here, once, and its layers are freed.
+    Its networks are prepared for inference (see `components.restorers.engine`).
     What it names is looked for at `hints`, where it lay last, and in the stores (see
     `components.weights.store`). Raises: FileNotFoundError or ValueError naming what is missing
     or damaged.
@@ -190,7 +191,7 @@ def _load_trained(
         intermediate=intermediate,
         fingerprint=described.fingerprint,
     )
-    return restorer.eval().requires_grad_(requires_grad=False).to(device)
+    return engine.prepare(restorer, device)
 
 
 def _results(
@@ -214,7 +215,6 @@ def _load_backbone(spec: RestorerSpec, folder: Path, weights: WeightsFolder) -> 
         backbone = family(weights.root).float()
         backbone.change_base(spec.mlp, spec.base_numbers)
         backbone.load_low_rank(folder, spec.trainable, spec.lora)
-    backbone.fold_time()
     return backbone
 
 
