@@ -106,7 +106,8 @@ class StableDiffusion(Backbone):
 
     def decode(self, latent_BCHW: Tensor) -> Tensor:
         unscaled_BCHW = latent_BCHW / self.vae.config.scaling_factor
-        return (self.decode_signed(self.vae, unscaled_BCHW) + 1) / 2
+        # In bfloat16, numbers near 2 are further apart than 8 bits of a picture.
+        return (self.decode_signed(self.vae, unscaled_BCHW).float() + 1) / 2
 
     @classmethod
     def lora_writer(cls) -> Any:

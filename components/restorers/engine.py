@@ -8,16 +8,27 @@ import torch
 
 from components.restorers.hdrface import HDRFace
 from components.weights import lora
+from components.weights.precision import Precision, settle
 
 
-def prepare(restorer: HDRFace, device: torch.device) -> HDRFace:
+def prepare(restorer: HDRFace, device: torch.device, precision: Precision) -> HDRFace:
     """Make a restorer that was just opened ready to restore on `device`, in place; return it.
 
     Nothing trains any more. Low-rank layers become part of the weights that they change, except
     conditional ones, which act on half of the tokens. What depends on the fixed timestep alone
     becomes constants. Such a restorer is the same function, and cannot be saved as it was trained.
+
+    With `bf16`, matrices of generator, autoencoder and encoder are stored in bfloat16 and computed
+    in it. The gate, normalisations and the restorer that comes first keep their numbers.
     """
+    backbone = restorer.backbone
     if restorer.spec.trainable == "lora":
-        lora.merge(restorer.backbone.generator)
-    restorer.backbone.fold_time()
-    return restorer.eval().requires_grad_(requires_grad=False).to(device)
+        lora.merge(backbone.generator)
+    backbone.fold_time()
+    restorer.eval().requires_grad_(requires_grad=False)
+    restorer.precision = precision
+    if precision == "bf16":
+        settle(backbone.modules(), precision, device)
+        if restorer.encoder is not None:
+            settle(restorer.encoder.modules(), precision, device)
+    return restorer.to(device)

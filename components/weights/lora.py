@@ -92,12 +92,11 @@ def merge(network: Any) -> None:
     """
     from peft.tuners.lora import LoraLayer
 
-    for module in network.modules():
-        if isinstance(module, LoraLayer):
-            layer: Any = module.get_base_layer()
-            change = module.get_delta_weight(ADAPTER).float()  # type: ignore[operator]
-            merged = (change + layer.weight).to(layer.weight.dtype)
-            layer.weight = nn.Parameter(merged, requires_grad=False)
+    layered: list[Any] = [one for one in network.modules() if isinstance(one, LoraLayer)]
+    for module in layered:
+        layer = module.get_base_layer()
+        merged = module.get_delta_weight(ADAPTER).float() + layer.weight
+        layer.weight = nn.Parameter(merged.to(layer.weight.dtype), requires_grad=False)
     network.unload_lora()
 
 
