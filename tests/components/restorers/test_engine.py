@@ -5,14 +5,15 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from components import images
 from components.backbones.backbone import Backbone
 from components.backbones.catalogue import FAMILIES, BackboneName
+from components.backbones.upsampling import EnlargingConvolution
 from components.restorers.folder import load_restorer
 from components.restorers.hdrface import HDRFace
-from tests.small_networks import SIZE, trained
+from tests.small_networks import SIZE, VAE, trained
 
 RANK = 2
 
@@ -87,3 +88,26 @@ def test_a_picture_that_is_not_finite_in_bf16_is_refused(tmp_path: Path, network
     restorer.backbone.vae.decoder.conv_in.weight.fill_(3e38)
     with pytest.raises(ArithmeticError, match="in bf16: restore with precision float32"):
         restorer.restore(faces(1), ["a"], [0])
+
+
+def test_the_decoder_enlarges_with_fewer_multiplications_and_gives_the_same_picture(
+    tmp_path: Path, networks: Path
+) -> None:
+    prepared = opened(trained(tmp_path, networks, "sd21", "text")).backbone
+    kinds = [type(one).__name__ for one in prepared.vae.decoder.modules()]
+    assert kinds.count("EnlargingConvolution") == len(VAE["block_out_channels"]) - 1
+    assert "Upsample2D" not in kinds
+    latent = torch.randn(2, 4, 16, 12, generator=torch.Generator().manual_seed(1))
+    with torch.no_grad():
+        expected = FAMILIES["sd21"](networks / "sd21").float().decode(latent)
+        torch.testing.assert_close(prepared.decode(latent), expected, atol=1e-5, rtol=0)
+
+
+def test_an_enlarging_convolution_is_that_of_repeated_pixels() -> None:
+    torch.manual_seed(0)
+    convolution = nn.Conv2d(5, 7, 3, padding=1)
+    x = torch.randn(2, 5, 6, 9)
+    with torch.no_grad():
+        repeated = x.repeat_interleave(2, dim=2).repeat_interleave(2, dim=3)
+        found = EnlargingConvolution(convolution)(x)
+        torch.testing.assert_close(found, convolution(repeated), atol=1e-6, rtol=1e-5)
