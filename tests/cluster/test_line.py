@@ -20,7 +20,7 @@ from tests.end_to_end.checkout import Checkout
 from tests.faulty_proxy import FaultyProxy
 from tests.servers import BUCKET, S3_SECRET, MlflowServer, postgres, s3_environment, s3_server
 
-pytestmark = [pytest.mark.cluster]
+pytestmark = [pytest.mark.cluster, pytest.mark.slow]
 
 ROOT = f"s3://{BUCKET}/root"
 # `smoke` for one backbone behind the other and against its opponent, as in `paper-qwen`, with
