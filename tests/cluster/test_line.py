@@ -28,7 +28,6 @@ ROOT = f"s3://{BUCKET}/root"
 # so that any node is one.
 PROFILE = (
     *("smoke", "plain.backbones=[sd21]", "train.backbones=[qwen]", "~intermediates.sd21"),
-    "weights.networks=[sd21,qwen,qwen-discriminator,dinov3]",
     *("report.names=[qwen-sdfm]", "register.candidates=[qwen-sdfm]"),
     *("samples.count=30", "faces.files_per_shard=3", "degrade.variants=2"),
     *("train.sd21.workers=2", "train.qwen.workers=2"),
