@@ -17,12 +17,10 @@ from components.restorers.folder import load_restorer
 from components.tracking import manual, registry
 from components.tracking.outages import TrackingError
 from components.tracking.registry import Champions
-from components.weights.manifest import Description
 from components.weights.store import closure
 from pipelines import cli
 from tests.mlflow_database import KillAfter, Killed
 from tests.pipelines.registered import NAMES, RULE, Project, make_models
-from tests.servers import MlflowServer, s3_environment, s3_server
 from tests.small_networks import SIZE
 
 SDFM, TEXT = NAMES
@@ -301,22 +299,3 @@ def test_an_absent_server_is_told_at_once(
     monkeypatch.setattr(registry, "_ASKING_LIMIT_S", 0)
     with pytest.raises(TrackingError, match=rf"MLflow at {nobody} \(MLFLOW_TRACKING_URI\) has not"):
         project.register(SDFM)
-
-
-@pytest.mark.cluster
-def test_a_server_with_its_artifacts_in_s3_does_as_well(
-    project: Project, empty_database: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    pytest.importorskip("moto")
-    store = f"sqlite:///{shutil.copy(empty_database, project.root / 'server.db')}"
-    with (
-        s3_server() as endpoint,
-        MlflowServer(store, s3_environment(endpoint), project.root / "log") as server,
-    ):
-        monkeypatch.setenv("MLFLOW_TRACKING_URI", server.url)
-        project.ready(TEXT, gain=1)
-        outcome = project.register(TEXT)
-        assert outcome[TEXT]["alias"] == "champion"
-        assert project.register(TEXT) == outcome
-        folder = project.registry.fetch(project.registry.version_at("champion"))
-    assert Description.read(folder).fingerprint == project.fingerprint(TEXT)
