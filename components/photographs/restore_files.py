@@ -38,7 +38,6 @@ from components.restorers.hdrface import HDRFace
 from components.restorers.protocol import RestoresFaces
 from components.tracking.trained_models import open_restorer
 from components.weights.manifest import RESTORER
-from components.weights.precision import Precision
 
 log = logging.getLogger(__name__)
 
@@ -127,9 +126,11 @@ def load(model: str, tools: Tools, downloads: Path) -> PhotographRestorer:
         angle = IdentityAngle(tools.identity_network)
     if tools.upscaler is not None:
         upscale = SuperResolution(tools.upscaler, device=device)
-    numbers: dict[str, Any] = {"device": torch.device(device), "precision": tools.precision}
-    opened = open_restorer(model, downloads, **numbers)
-    firsts = [open_restorer(name, downloads, **numbers) for name in _first_restorers(tools)]
+    opened = open_restorer(model, downloads, device=torch.device(device))
+    firsts = [
+        open_restorer(name, downloads, device=torch.device(device))
+        for name in _first_restorers(tools)
+    ]
     restorer = _building_on(opened, firsts, tools, angle)
     faces = FaceRestorer(restorer, batch_size=tools.batch_size)
     return PhotographRestorer(faces, detector=detector, angle=angle, upscale=upscale)
@@ -274,7 +275,7 @@ def _finish(
             yield _failed(waiting[0].job, error)
         return
     for one, restored in zip(waiting, together, strict=True):
-        yield _write(one, restored, output.quality, restorer.restorer.precision)
+        yield _write(one, restored, output.quality)
 
 
 def _restore_video(
@@ -294,12 +295,10 @@ def _restore_video(
         return _failed(job, error)
     finally:
         partial.unlink(missing_ok=True)
-    return _done(job, record, began, restorer.restorer.precision)
+    return _done(job, record, began)
 
 
-def _write(
-    one: _Waiting, restored: RestoredPhotograph, quality: int, precision: Precision
-) -> Result:
+def _write(one: _Waiting, restored: RestoredPhotograph, quality: int) -> Result:
     job = one.job
     try:
         assert job.format is not None
@@ -307,19 +306,17 @@ def _write(
         files.write_bytes(job.target, encoded)
     except (OSError, ValueError) as error:
         return _failed(job, error)
-    return _done(job, restored.record, one.began, precision)
+    return _done(job, restored.record, one.began)
 
 
-def _done(
-    job: Job, record: PhotographRecord | VideoRecord, began: float, precision: Precision
-) -> Result:
+def _done(job: Job, record: PhotographRecord | VideoRecord, began: float) -> Result:
     return Result(
         input=str(job.source),
         output=str(job.target),
         status="restored" if record.num_restored else "unchanged",
         reason=record.note,
         seconds=round(time.monotonic() - began, 3),
-        record={**asdict(record), "precision": precision},
+        record=asdict(record),
     )
 
 

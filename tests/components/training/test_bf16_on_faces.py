@@ -18,7 +18,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 from torch.utils._python_dispatch import TorchDispatchMode
 
-from components.weights.precision import Precision, computing, settle
+from components.training.precision import Precision, computing, settle
 
 CPU = torch.device("cpu")
 CONVOLUTION = torch.ops.aten.convolution.default
