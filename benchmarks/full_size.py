@@ -197,7 +197,7 @@ def main() -> None:
     before = machine.facts()
     how = {key: getattr(arguments, key) for key in ("precision", "device", "steps")}
     how |= {key: before[key] for key in ("date", "git", "load_before")}
-    rows = _rows_of_other_runs()
+    rows = machine.kept("full_size")  # a run of one backbone leaves the other's row
     for backbone in [arguments.backbone] if arguments.backbone else BACKBONES:
         with tempfile.TemporaryDirectory(prefix="full-size-") as name:
             os.environ["TORCH_HOME"] = name  # where the perceptual losses' networks are looked for
@@ -205,15 +205,6 @@ def main() -> None:
         _tell(backbone, rows[backbone])
     if not arguments.tiny:
         print(machine.save("full_size", before, rows))
-
-
-def _rows_of_other_runs() -> dict[str, Any]:
-    """Return what the results file has: a run of one backbone leaves the other's row."""
-    file = machine.RESULTS / "full_size.json"
-    if not file.is_file():
-        return {}
-    rows: dict[str, Any] = json.loads(file.read_bytes())["results"]
-    return rows
 
 
 def _tell(backbone: str, row: Mapping[str, Any]) -> None:

@@ -45,6 +45,13 @@ def save(name: str, before: Mapping[str, Any], results: Mapping[str, Any]) -> Pa
     return file
 
 
+def kept(name: str) -> dict[str, Any]:
+    """Return the results in `results/NAME.json`, for a run that measures some of them; {}: none."""
+    file = RESULTS / f"{name}.json"
+    results: dict[str, Any] = json.loads(file.read_bytes())["results"] if file.is_file() else {}
+    return results
+
+
 def _cpu() -> str:
     listing = Path("/proc/cpuinfo")
     if listing.is_file():

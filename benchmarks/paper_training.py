@@ -91,18 +91,18 @@ def parameters(
 
     `changes` are of the section train.BACKBONE, in Hydra's grammar.
     """
-    section = f"train.{backbone}"
+    section, profile = f"train.{backbone}", f"paper-{backbone}"
     places = [
         f"weights={folder / backbone}",
         f"discriminator.weights={folder / backbone}-discriminator",
         "validation=null",
         "optimization.log_every=1",
     ]
-    if backbone == "sd21":
+    if yaml.safe_load(profiles.compose(profile))["train"][backbone]["losses"]["identity"]:
         places.append(f"losses.identity.network={folder / 'arcface.pth'}")
     overrides = [f"{section}.{change}" for change in (*changes, *places)]
     overrides.append(f"compute.train.recompute=[{','.join(recompute)}]")
-    values = yaml.safe_load(profiles.compose(f"paper-{backbone}", overrides))
+    values = yaml.safe_load(profiles.compose(profile, overrides))
     params = Stage.load("train").params.parse(section, values)
     assert isinstance(params, TrainingParams)
     return params, Compute.parse("compute.train", values)

@@ -8,6 +8,7 @@ import pytest
 # One of each for the whole run.
 pytest_plugins = [
     "tests.browser",
+    "tests.hashed_files",
     "tests.ray_session",
     "tests.small_networks",
     "tests.mlflow_database",

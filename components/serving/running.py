@@ -19,6 +19,7 @@ from components.serving.params import ServeParams
 log = logging.getLogger(__name__)
 
 APP = "hdrface"
+_ANSWERS_WITHIN_S = 60.0
 
 
 def run(params: ServeParams, *, host: str, port: int) -> None:
@@ -49,7 +50,11 @@ def _tell_of(names: Iterable[str]) -> None:
     """Log what each model restores with, or why it cannot: Serve calls it ready in both cases."""
     for name in names:
         model = serve.get_deployment_handle(f"model-{name}", APP)
-        state: ModelState = model.state.remote().result(timeout_s=60)
+        try:
+            state: ModelState = model.state.remote().result(timeout_s=_ANSWERS_WITHIN_S)
+        except TimeoutError:
+            log.warning("model %s has not said what it restores with: it is busy", name)
+            continue
         if state.version is None:
             log.warning("model %s restores nothing yet: %s", name, state.problem)
         else:

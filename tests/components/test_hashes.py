@@ -22,20 +22,6 @@ def store(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     return tmp_path / "store"
 
 
-@pytest.fixture
-def reads(monkeypatch: pytest.MonkeyPatch) -> list[str]:
-    """List the names of the files that were read, in order."""
-    read: list[str] = []
-    digest = hashlib.file_digest
-
-    def noted(stream, kind):  # type: ignore[no-untyped-def]
-        read.append(Path(stream.name).name)
-        return digest(stream, kind)
-
-    monkeypatch.setattr(hashlib, "file_digest", noted)
-    return read
-
-
 def make(file: Path, size: int = LARGE, byte: bytes = b"a", age_s: float = 60) -> str:
     """Write a file that was last changed `age_s` seconds ago; return its hash."""
     file.write_bytes(byte * size)

@@ -22,6 +22,7 @@ from components.serving.params import load
 from tests.components.photographs.test_restoration import SHOWN
 from tests.end_to_end.checkout import REPOSITORY
 from tests.endpoint import HEADERS, Endpoint, picture
+from tests.onnx_networks import onnx_network
 from tests.small_networks import SIZE, trained
 
 pytestmark = [pytest.mark.ray, pytest.mark.slow]
@@ -38,8 +39,10 @@ def endpoint(
     with pytest.MonkeyPatch.context() as patch:
         patch.chdir(repository)
         use("tiny", file=folder / "params.yaml")
+    onnx_network(folder / "half.onnx", side=SIZE)
     settings = [
-        *(f"models={{small: {model}}}", "self_test_psnr=5", f"max_queued={MAX_QUEUED}"),
+        f"models={{small: {model}, half: 'onnx:half.onnx'}}",
+        *("self_test_psnr=5", f"max_queued={MAX_QUEUED}"),
         *("ingress.min=2", "ingress.max=2"),  # the page's one process is behind both
     ]
     if DETECTOR.is_file():
@@ -61,7 +64,8 @@ def test_equal_requests_get_equal_answers_that_name_the_model(endpoint: Endpoint
         assert np.abs(apart).max() <= 1  # sums of another batch
     assert answers[0].headers["x-hdrface-model"] == "sd21-sdfm"
     models: list[dict[str, Any]] = httpx.get(f"{endpoint.url}/v1/models").json()
-    assert [(model["name"], model["size"]) for model in models] == [("small", SIZE)]
+    expected = [("small", SIZE), ("half", SIZE)]
+    assert [(model["name"], model["size"]) for model in models] == expected
     wait_until_counted(endpoint, 'hdrface_requests_total{model="small",status="200"}')
 
 

@@ -16,25 +16,27 @@ from PIL import Image
 from safetensors.torch import load_file
 from torch import Tensor, nn
 from torch.nn import functional as F
-from torch.utils._python_dispatch import TorchDispatchMode
+from torch.overrides import TorchFunctionMode
 
 from components.training.precision import Precision, computing, settle
 
 CPU = torch.device("cpu")
-CONVOLUTION = torch.ops.aten.convolution.default
 COUNT, CROP = 4, 128
 MOST_DB = 0.1  # what bfloat16 may cost a face
 
 
-class AsAGpuDoes(TorchDispatchMode):
-    def __torch_dispatch__(
+class AsAGpuDoes(TorchFunctionMode):
+    def __torch_function__(
         self, func: Any, types: Any, args: Any = (), kwargs: dict[str, Any] | None = None
     ) -> Any:
         del types
-        if func is not CONVOLUTION or args[0].dtype != torch.bfloat16:
-            return func(*args, **(kwargs or {}))
-        exact = [value.float() if isinstance(value, Tensor) else value for value in args]
-        return func(*exact).bfloat16()
+        options = kwargs or {}
+        is_small = torch.is_autocast_enabled("cpu") or args[0].dtype == torch.bfloat16
+        if func is not F.conv2d or not is_small:
+            return func(*args, **options)
+        rounded = [one.bfloat16().float() if isinstance(one, Tensor) else one for one in args]
+        with torch.autocast("cpu", enabled=False):
+            return func(*rounded, **options).bfloat16()
 
 
 @pytest.fixture(scope="module")
