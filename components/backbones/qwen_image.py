@@ -146,7 +146,8 @@ class QwenImage(Backbone):
 
     def decode(self, latent_BCHW: Tensor) -> Tensor:
         unscaled_BCHW = latent_BCHW * self.latent_std + self.latent_mean
-        return (self.decode_signed(self.vae, unscaled_BCHW) + 1) / 2
+        # In bfloat16, numbers near 2 are further apart than 8 bits of a picture.
+        return (self.decode_signed(self.vae, unscaled_BCHW).float() + 1) / 2
 
     def training_noise(
         self, lq_latent_BCHW: Tensor, generator: torch.Generator, *, clean_condition: float

@@ -80,7 +80,8 @@ class StableDiffusion(Backbone):
         self, lq_latent_BCHW: Tensor, condition_BND: Tensor, noise: StepNoise | None
     ) -> Tensor:
         del noise  # the degraded latent is the noisy input; the method adds none
-        timestep = torch.tensor(TIMESTEP, device=lq_latent_BCHW.device)
+        # Filled on its device: `torch.tensor` would copy it there in each step.
+        timestep = lq_latent_BCHW.new_full((), TIMESTEP, dtype=torch.long)
         epsilon: Tensor = self.generator(lq_latent_BCHW, timestep, condition_BND).sample
         signal, sigma = self.alpha_bar**0.5, (1 - self.alpha_bar) ** 0.5
         restored_BCHW: Tensor = (lq_latent_BCHW - sigma * epsilon) / signal
@@ -105,7 +106,8 @@ class StableDiffusion(Backbone):
 
     def decode(self, latent_BCHW: Tensor) -> Tensor:
         unscaled_BCHW = latent_BCHW / self.vae.config.scaling_factor
-        return (self.decode_signed(self.vae, unscaled_BCHW) + 1) / 2
+        # In bfloat16, numbers near 2 are further apart than 8 bits of a picture.
+        return (self.decode_signed(self.vae, unscaled_BCHW).float() + 1) / 2
 
     @classmethod
     def lora_writer(cls) -> Any:

@@ -41,6 +41,7 @@ class FaceRestorer:
         self.size = restorer.size
         self.fingerprint = restorer.fingerprint
         self.intermediates = restorer.intermediates
+        self.precision = restorer.precision
 
     def color_fix(self, asked: ColorFix | None) -> ColorFix:
         """Return the colour fix to use; None asks for the model's own."""

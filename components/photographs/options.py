@@ -12,6 +12,7 @@ from pydantic import Field, ValidationInfo, field_validator
 from components.backbones.color_fix import ColorFix
 from components.params import Params
 from components.restorers.choice import Choice
+from components.weights.precision import Precision
 
 FileFormat = Literal["jpeg", "png", "webp"]
 DEFAULT_QUALITY = 95
@@ -112,5 +113,11 @@ class Tools(Params):
         description="By what the best of several first restorations is found, token by token: by "
         "the model's gate (the default), by how little it differs from the degraded face at low "
         "resolution, or by identity.",
+    )
+    precision: Precision = Field(
+        "float32",
+        description="In which numbers the model computes: bf16 needs half of the memory and is "
+        "fast on GPUs that have it; its results differ by a few levels of 255. Restorers of other "
+        "projects compute in float32.",
     )
     batch_size: int = Field(8, ge=1, description="Number of faces to restore at once.")

@@ -38,6 +38,7 @@ from components.restorers.hdrface import HDRFace
 from components.restorers.protocol import RestoresFaces
 from components.tracking.trained_models import open_restorer
 from components.weights.manifest import RESTORER
+from components.weights.precision import Precision
 
 log = logging.getLogger(__name__)
 
@@ -126,11 +127,9 @@ def load(model: str, tools: Tools, downloads: Path) -> PhotographRestorer:
         angle = IdentityAngle(tools.identity_network)
     if tools.upscaler is not None:
         upscale = SuperResolution(tools.upscaler, device=device)
-    opened = open_restorer(model, downloads, device=torch.device(device))
-    firsts = [
-        open_restorer(name, downloads, device=torch.device(device))
-        for name in _first_restorers(tools)
-    ]
+    numbers: dict[str, Any] = {"device": torch.device(device), "precision": tools.precision}
+    opened = open_restorer(model, downloads, **numbers)
+    firsts = [open_restorer(name, downloads, **numbers) for name in _first_restorers(tools)]
     restorer = _building_on(opened, firsts, tools, angle)
     faces = FaceRestorer(restorer, batch_size=tools.batch_size)
     return PhotographRestorer(faces, detector=detector, angle=angle, upscale=upscale)
@@ -275,7 +274,7 @@ def _finish(
             yield _failed(waiting[0].job, error)
         return
     for one, restored in zip(waiting, together, strict=True):
-        yield _write(one, restored, output.quality)
+        yield _write(one, restored, output.quality, restorer.restorer.precision)
 
 
 def _restore_video(
@@ -295,10 +294,12 @@ def _restore_video(
         return _failed(job, error)
     finally:
         partial.unlink(missing_ok=True)
-    return _done(job, record, began)
+    return _done(job, record, began, restorer.restorer.precision)
 
 
-def _write(one: _Waiting, restored: RestoredPhotograph, quality: int) -> Result:
+def _write(
+    one: _Waiting, restored: RestoredPhotograph, quality: int, precision: Precision
+) -> Result:
     job = one.job
     try:
         assert job.format is not None
@@ -306,17 +307,19 @@ def _write(one: _Waiting, restored: RestoredPhotograph, quality: int) -> Result:
         files.write_bytes(job.target, encoded)
     except (OSError, ValueError) as error:
         return _failed(job, error)
-    return _done(job, restored.record, one.began)
+    return _done(job, restored.record, one.began, precision)
 
 
-def _done(job: Job, record: PhotographRecord | VideoRecord, began: float) -> Result:
+def _done(
+    job: Job, record: PhotographRecord | VideoRecord, began: float, precision: Precision
+) -> Result:
     return Result(
         input=str(job.source),
         output=str(job.target),
         status="restored" if record.num_restored else "unchanged",
         reason=record.note,
         seconds=round(time.monotonic() - began, 3),
-        record=asdict(record),
+        record={**asdict(record), "precision": precision},
     )
 
 

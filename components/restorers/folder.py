@@ -25,12 +25,14 @@ from components.backbones.catalogue import FAMILIES
 from components.encoders.dinov3 import DINOv3
 from components.files import write_json
 from components.fusion.condition import CodebookCondition, TextCondition, TokenCondition
+from components.restorers import engine
 from components.restorers.catalogue import kind_of, open_adopted
 from components.restorers.hdrface import Condition, HDRFace
 from components.restorers.protocol import RestoresFaces
 from components.restorers.spec import Need, RestorerSpec
 from components.weights.checkpoints import shapes_of
 from components.weights.manifest import FORMAT, RESTORER, RESULTS, Description, seal
+from components.weights.precision import Precision
 from components.weights.prompt import PROMPT_FILE
 from components.weights.store import WeightsFolder, find_need, open_model, open_weights
 
@@ -120,19 +122,25 @@ def _below(prefix: str, tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
 
 
 def load_restorer(
-    folder: Path, hints: Sequence[Path] = (), *, device: torch.device = CPU
+    folder: Path,
+    hints: Sequence[Path] = (),
+    *,
+    device: torch.device = CPU,
+    precision: Precision = "float32",
 ) -> RestoresFaces:
     """Load a restorer folder, ready to restore, with everything that it names by hash.
 
-    What depends on the fixed timestep alone is computed here, once, and its layers are freed.
+    Its networks are prepared for inference (see `components.restorers.engine`).
     What it names is looked for at `hints`, where it lay last, and in the stores (see
-    `components.weights.store`). Raises: FileNotFoundError or ValueError naming what is missing
-    or damaged.
+    `components.weights.store`). What comes first is loaded with the same precision; a restorer of
+    another project computes in float32 always.
+
+    Raises: FileNotFoundError or ValueError naming what is missing or damaged.
     """
     described = open_model(folder)
     if kind_of(described) is not None:
         return open_adopted(folder, described, device=device)
-    return _load_trained(folder, described, hints, device)
+    return _load_trained(folder, described, hints, device, precision)
 
 
 def load_alone(folder: Path, hints: Sequence[Path] = ()) -> HDRFace:
@@ -143,7 +151,7 @@ def load_alone(folder: Path, hints: Sequence[Path] = ()) -> HDRFace:
     described = open_model(folder)
     if kind_of(described) is not None:
         raise ValueError(f"{folder} is another project's restorer: name a folder that was trained")
-    return _load_trained(folder, described, hints, CPU, alone=True)
+    return _load_trained(folder, described, hints, CPU, "float32", alone=True)
 
 
 def _load_trained(
@@ -151,6 +159,7 @@ def _load_trained(
     described: Description,
     hints: Sequence[Path],
     device: torch.device,
+    precision: Precision,
     *,
     alone: bool = False,
 ) -> HDRFace:
@@ -166,6 +175,8 @@ def _load_trained(
     own = [FAMILIES[spec.backbone].generator_folder] if spec.trainable == "full" else []
     weights = open_weights(found["backbone"], replaced=own)
     backbone = _load_backbone(spec, folder, weights)
+    if precision == "float32":  # else weights stay as they are stored until they are settled
+        backbone.float()
     encoder: DINOv3 | None = None
     intermediate: RestoresFaces | None = None
     condition: Condition
@@ -176,7 +187,9 @@ def _load_trained(
     else:
         encoder = DINOv3(open_weights(found["encoder"]).root, input_size=spec.encoder_size)
         if "intermediate" in found:
-            intermediate = load_restorer(found["intermediate"], hints, device=device)
+            intermediate = load_restorer(
+                found["intermediate"], hints, device=device, precision=precision
+            )
         elif RESULTS in described.needs and not alone:
             intermediate = _results(folder, described.needs[RESULTS], hints, device)
         condition = TokenCondition(spec.condition, encoder.width, backbone.condition_width)
@@ -190,7 +203,7 @@ def _load_trained(
         intermediate=intermediate,
         fingerprint=described.fingerprint,
     )
-    return restorer.eval().requires_grad_(requires_grad=False).to(device)
+    return engine.prepare(restorer, device, precision)
 
 
 def _results(
@@ -209,12 +222,11 @@ def _results(
 def _load_backbone(spec: RestorerSpec, folder: Path, weights: WeightsFolder) -> Backbone:
     family = FAMILIES[spec.backbone]
     if spec.trainable == "full":
-        backbone = family(weights.root, generator=folder / family.generator_folder).float()
+        backbone = family(weights.root, generator=folder / family.generator_folder)
     else:
-        backbone = family(weights.root).float()
+        backbone = family(weights.root)
         backbone.change_base(spec.mlp, spec.base_numbers)
         backbone.load_low_rank(folder, spec.trainable, spec.lora)
-    backbone.fold_time()
     return backbone
 
 

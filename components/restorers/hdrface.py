@@ -29,6 +29,7 @@ from components.restorers.protocol import (
 )
 from components.restorers.spec import RestorerSpec
 from components.weights.placed import PlacedModule
+from components.weights.precision import Precision, computing
 
 Condition = TextCondition | TokenCondition | CodebookCondition
 
@@ -54,6 +55,7 @@ class HDRFace(PlacedModule):
         """
         super().__init__()
         self.spec, self.fingerprint = spec, fingerprint
+        self.precision: Precision = "float32"  # in which `restore` computes
         self.backbone = backbone
         self.condition = condition
         self.encoder = encoder
@@ -134,7 +136,8 @@ class HDRFace(PlacedModule):
         both ways give the same numbers. `fidelity` in [0, 1] is Qwen-Image's (METHOD, section 4), 1
         if it is None.
 
-        Raises: ValueError if the faces are not of the restorer's size, or as the protocol says.
+        Raises: ValueError if the faces are not of the restorer's size, or as the protocol says;
+            ArithmeticError if bfloat16 was not enough for a face.
         """
         if lq_B3HW.shape[1:] != (3, self.spec.size, self.spec.size):
             raise ValueError(
@@ -147,7 +150,8 @@ class HDRFace(PlacedModule):
         else:
             if intermediate_B3HW is None:
                 intermediate_B3HW = self._first(lq_B3HW, face_ids, variants)
-            tokens = look_twice(lq_B3HW, intermediate_B3HW, self.encoder)
+            with computing(self.precision, self.device):
+                tokens = look_twice(lq_B3HW, intermediate_B3HW, self.encoder)
         if isinstance(self.condition, CodebookCondition):
             tokens = (self.condition.find(lq_B3HW),)
         latent_BCHW = self.encode(lq_B3HW, face_ids, variants)
@@ -163,7 +167,8 @@ class HDRFace(PlacedModule):
     @torch.no_grad()
     def encode(self, lq_B3HW: Tensor, face_ids: Sequence[str], variants: Sequence[int]) -> Tensor:
         """Return the latent that restoring starts from, rounded as a features table does."""
-        return as_cached(self._encode(lq_B3HW, face_ids, variants))
+        with computing(self.precision, self.device):
+            return as_cached(self._encode(lq_B3HW, face_ids, variants))
 
     @torch.no_grad()
     def finish(
@@ -180,8 +185,16 @@ class HDRFace(PlacedModule):
         Returns: RGB in [0, 1], rounded to 8 bits, (B, 3, H, W), and the gate alpha_BNC.
         """
         noise = self._noise(latent_BCHW, face_ids, variants, 1.0 if fidelity is None else fidelity)
-        restored_latent, alpha_BNC = self.predict(latent_BCHW, noise, tokens)
-        return images.rounded(self.backbone.decode(restored_latent)), alpha_BNC
+        condition_BND, alpha_BNC = self.conditioned(latent_BCHW.shape[0], tokens)
+        with computing(self.precision, self.device):
+            restored_latent = self.backbone.step(latent_BCHW, condition_BND, noise)
+            restored_B3HW = self.backbone.decode(restored_latent)
+        if self.precision == "bf16" and not restored_B3HW.isfinite().all():
+            # Seen with Qwen-Image's autoencoder by others, for a few pictures.
+            raise ArithmeticError(
+                f"{self.name} gives no finite picture in bf16: restore with precision float32"
+            )
+        return images.rounded(restored_B3HW), alpha_BNC
 
     def _first(self, lq_B3HW: Tensor, face_ids: Sequence[str], variants: Sequence[int]) -> Tensor:
         """Make the first restorations."""

@@ -24,7 +24,6 @@ from components.backbones.stable_diffusion import TIMESTEP, StableDiffusion
 from components.encoders.dinov3 import DINOv3
 from components.fusion.condition import TextCondition, TokenCondition, mean_alpha
 from components.restorers.hdrface import HDRFace
-from components.weights import lora
 
 ROWS = 2  # of the inputs that a part is recorded with; one row is another batch
 
@@ -55,7 +54,7 @@ def check(restorer: HDRFace) -> None:
 
 @torch.no_grad()
 def parts_of(restorer: HDRFace) -> Iterator[Part]:
-    """Take a restorer apart; its low-rank layers become part of the weights.
+    """Take a loaded restorer apart; its low-rank layers are part of the weights.
 
     Raises: ValueError, as `check`.
     """
@@ -78,8 +77,6 @@ def parts_of(restorer: HDRFace) -> Iterator[Part]:
         yield _gate(restorer.condition, tokens_BNC, other_BNC)
     generator = backbone.generator
     epsilon_1CHW = generator(latent_BCHW[:1], torch.tensor(TIMESTEP), condition_BND[:1]).sample
-    if restorer.spec.trainable == "lora":
-        lora.merge(generator)
     inputs = {"latent": latent_BCHW, "condition": condition_BND}
     yield _part("unet", Generator(generator), inputs, {"epsilon": epsilon_1CHW})
     mean_1CHW = backbone.encode_mean(backbone.vae, signed_B3HW[:1])

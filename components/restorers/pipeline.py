@@ -8,7 +8,7 @@ B batch, h and w of the gate's patches.
 
 import hashlib
 import shutil
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from os import PathLike
 from pathlib import Path
@@ -32,8 +32,10 @@ from components.restorers.color_fix import fix_colors
 from components.restorers.folder import load_restorer
 from components.restorers.hdrface import HDRFace
 from components.weights.manifest import RESTORER
+from components.weights.precision import Precision
 from components.weights.store import carried, closure, packed
 
+_PRECISIONS: Mapping[torch.dtype, Precision] = {torch.float32: "float32", torch.bfloat16: "bf16"}
 Pictures = PIL.Image.Image | Sequence[PIL.Image.Image]
 
 
@@ -107,19 +109,25 @@ class HDRFacePipeline(DiffusionPipeline):
 
     @classmethod
     def from_pretrained(  # type: ignore[override]  # a folder, and what it names
-        cls, folder: str | PathLike[str], *, hints: Sequence[Path] = ()
+        cls,
+        folder: str | PathLike[str],
+        *,
+        hints: Sequence[Path] = (),
+        torch_dtype: torch.dtype = torch.float32,
     ) -> Self:
-        """Open a trained folder, in float32 on the CPU.
+        """Open a trained folder on the CPU, to compute in float32 or, if asked for, in bfloat16.
 
         What it names by hash is looked for below its `needs/`, at `hints`, where it lay at the time
         of its training, and in this machine's stores.
 
         Raises: FileNotFoundError or ValueError naming what is missing or damaged; ValueError for
-            another project's restorer.
+            another project's restorer, or for another dtype.
         """
+        if torch_dtype not in _PRECISIONS:
+            raise ValueError(f"torch_dtype={torch_dtype}: give torch.float32 or torch.bfloat16")
         place = Path(folder)
         known = (*hints, *carried(place))
-        restorer = load_restorer(place, known)
+        restorer = load_restorer(place, known, precision=_PRECISIONS[torch_dtype])
         if not isinstance(restorer, HDRFace):
             raise ValueError(
                 f"{place} holds {restorer.name}, of another project, which is no pipeline: "
@@ -161,11 +169,14 @@ class HDRFacePipeline(DiffusionPipeline):
             shutil.copyfile(file, target / place)
 
     def to(self, *args: Any, **kwargs: Any) -> Self:
-        """Move the networks to a device. Raises: ValueError for numbers other than float32."""
+        """Move the networks to a device. Raises: ValueError for a dtype that they do not have."""
         asked = next((value for value in (*args, *kwargs.values()) if _is_dtype(value)), None)
-        if asked not in (None, torch.float32):
-            raise ValueError(f"to({asked}): these networks compute in float32; give a device only")
-        super().to(*args, **kwargs)
+        precision = self.opened.restorer.precision
+        if asked is not None and _PRECISIONS.get(asked) != precision:
+            told = "give a device only, and torch_dtype to `from_pretrained`"
+            raise ValueError(f"to({asked}): these networks compute in {precision}; {told}")
+        named = {key: value for key, value in kwargs.items() if not _is_dtype(value)}
+        super().to(*(value for value in args if not _is_dtype(value)), **named)
         return self
 
     @torch.no_grad()

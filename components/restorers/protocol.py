@@ -11,6 +11,7 @@ import torch
 from torch import Tensor
 
 from components.backbones.color_fix import ColorFix
+from components.weights.precision import Precision
 
 
 @dataclass(frozen=True)
@@ -48,6 +49,10 @@ class RestoresFaces(Protocol):
     @property
     def color_fix(self) -> ColorFix:
         """Return the colour fix that its results get unless another is asked for."""
+
+    @property
+    def precision(self) -> Precision:
+        """Return in which numbers it computes."""
 
     @property
     def intermediates(self) -> Intermediates:

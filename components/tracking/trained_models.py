@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING
 from components.restorers.catalogue import is_of_others, open_of_others
 from components.tracking import client, registry, runs
 from components.weights.manifest import RESTORER
+from components.weights.precision import Precision
 from components.weights.store import carried
 
 if TYPE_CHECKING:
@@ -60,7 +61,13 @@ def locate(model: str, downloads: Path) -> TrainedModel:
     return _described(model, runs.download_model(run[1], downloads))
 
 
-def open_restorer(model: str, downloads: Path, *, device: "torch.device") -> "RestoresFaces":
+def open_restorer(
+    model: str,
+    downloads: Path,
+    *,
+    device: "torch.device",
+    precision: Precision = "float32",
+) -> "RestoresFaces":
     """Load a restorer by its name.
 
     Args:
@@ -68,6 +75,7 @@ def open_restorer(model: str, downloads: Path, *, device: "torch.device") -> "Re
             `onnx:FILE` or `folder:DIR` (results), of other projects.
         downloads: an existing folder, for models that no store keeps.
         device: where it computes.
+        precision: of our own; those of other projects compute in float32.
 
     Raises: as `locate`; ValueError if a checkpoint is of another kind.
     """
@@ -76,7 +84,7 @@ def open_restorer(model: str, downloads: Path, *, device: "torch.device") -> "Re
     from components.restorers.folder import load_restorer
 
     found = locate(model, downloads)
-    return load_restorer(found.folder, found.hints, device=device)
+    return load_restorer(found.folder, found.hints, device=device, precision=precision)
 
 
 def _described(model: str, folder: Path) -> TrainedModel:

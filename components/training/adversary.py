@@ -24,7 +24,7 @@ from components.losses.adversarial import (
 )
 from components.params import Params
 from components.training.optimization import OptimizerParams
-from components.training.precision import Precision, computing
+from components.weights.precision import Precision, computing
 
 log = logging.getLogger(__name__)
 

@@ -10,7 +10,7 @@ from torch import nn
 
 from components.params import Params
 from components.training.frugal_adamw import FrugalAdamW
-from components.training.precision import Precision
+from components.weights.precision import Precision
 
 
 class OptimizerParams(Params):

@@ -24,7 +24,7 @@ from torch.distributed.fsdp import (
 )
 from torch.distributed.tensor import DTensor
 
-from components.training.precision import Precision, settle
+from components.weights.precision import Precision, settle
 
 Parallel = Literal["ddp", "fsdp"]
 

@@ -26,13 +26,14 @@ from components.training.parallel import (
     unsharded,
     whole_tensors,
 )
-from components.training.precision import Precision, recomputing, settle
+from components.training.recomputing import recomputing
 from components.training.seat import TRAINED, Seat
 from components.training.step import LossParams, TrainingStep
 from components.training.streams import Batches
 from components.training.training_params import TrainingParams
 from components.training.validation import ValidationParams, watching
 from components.training.validation_faces import ValidationFace
+from components.weights.precision import Precision, settle
 from components.weights.shared import SharedFile, SharedFolder, share, share_file
 from components.weights.store import open_weights
 

@@ -18,7 +18,7 @@ from components.params import Params
 from components.restorers.hdrface import HDRFace, as_cached
 from components.training.adversary import AdversarialParams, Adversary
 from components.training.finite import Watch
-from components.training.precision import Precision, computing
+from components.weights.precision import Precision, computing
 
 
 class Batch(NamedTuple):

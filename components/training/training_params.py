@@ -21,10 +21,10 @@ from components.training.optimization import (
     check_step_in_backward,
 )
 from components.training.parallel import Parallel
-from components.training.precision import Precision
 from components.training.step import LossParams
 from components.training.validation import ValidationParams
 from components.weights.lora import LoraParams
+from components.weights.precision import Precision
 from components.weights.store import open_weights
 
 

@@ -23,10 +23,10 @@ from components.metrics.catalogue import CATALOGUE, Metric, open_metrics
 from components.metrics.identity import IdentityAngle
 from components.params import Params, one_of
 from components.training.best import BestModel
-from components.training.precision import computing
 from components.training.seat import PICTURE, Seat
 from components.training.step import TrainingStep
 from components.training.validation_faces import ValidationFace
+from components.weights.precision import computing
 
 MetricName = Annotated[
     str, one_of([name for name, entry in CATALOGUE.items() if entry.kind is not IdentityAngle])

@@ -83,14 +83,25 @@ def save(
     )
 
 
+@torch.no_grad()
 def merge(network: Any) -> None:
-    """Add the low-rank layers to the weights, and take them away as layers."""
-    network.fuse_lora(adapter_names=[ADAPTER])
+    """Put W + alpha / rank · B A in place of each weight W with low-rank layers, and end these.
+
+    The sum is made in float32 and kept in W's own numbers. Weights that are mapped from a file are
+    not written to; one new weight at a time is made beside them.
+    """
+    from peft.tuners.lora import LoraLayer
+
+    layered: list[Any] = [one for one in network.modules() if isinstance(one, LoraLayer)]
+    for module in layered:
+        layer = module.get_base_layer()
+        merged = module.get_delta_weight(ADAPTER).float() + layer.weight
+        layer.weight = nn.Parameter(merged.to(layer.weight.dtype), requires_grad=False)
     network.unload_lora()
 
 
 def load(network: Any, folder: Path, prefix: str) -> None:
-    """Read LoRA layers in the published layout into `network`.
+    """Read LoRA layers in the published layout into `network`, in float32.
 
     Raises: FileNotFoundError if the folder holds none.
     """
@@ -98,12 +109,14 @@ def load(network: Any, folder: Path, prefix: str) -> None:
     if not file.is_file():
         raise FileNotFoundError(f"{file} is missing: the folder names LoRA layers but holds none")
     tensors = load_file(file)
-    if any(".lora.down." in key for key in tensors):
-        # An older diffusers spelling, often of the attention layers alone; diffusers looks at the
-        # first key only, and drops what is spelled otherwise. Such a file means alpha = rank.
-        network.load_lora_adapter(renamed(tensors), prefix=prefix, adapter_name=ADAPTER)
-    else:
-        network.load_lora_adapter(folder, prefix=prefix, weight_name=FILE, adapter_name=ADAPTER)
+    with _seen_as_float32(network):
+        if any(".lora.down." in key for key in tensors):
+            # An older diffusers spelling, often of the attention layers alone; diffusers looks at
+            # the first key only, and drops what is spelled otherwise. Such a file means alpha =
+            # rank.
+            network.load_lora_adapter(renamed(tensors), prefix=prefix, adapter_name=ADAPTER)
+        else:
+            network.load_lora_adapter(folder, prefix=prefix, weight_name=FILE, adapter_name=ADAPTER)
 
 
 def params_of(network: Any) -> LoraParams:

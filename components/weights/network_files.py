@@ -2,7 +2,7 @@
 
 A weight stays in the file's pages, in the file's own numbers, until someone uses it. So what is
 never used is never read, and processes of one machine share the pages. Weights that are mapped so
-are for reading: `components.training.precision.settle` gives a training copies of its own.
+are for reading: `components.weights.precision.settle` gives a training copies of its own.
 """
 
 import json

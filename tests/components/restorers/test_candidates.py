@@ -30,6 +30,7 @@ class Painter:
     fingerprint: str = "painter"
     fidelity: float | None = None
     color_fix: str = "none"
+    precision: str = "float32"
     intermediates: str = "unused"
 
     def restore(

@@ -18,7 +18,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 from torch.overrides import TorchFunctionMode
 
-from components.training.precision import Precision, computing, settle
+from components.weights.precision import Precision, computing, settle
 
 CPU = torch.device("cpu")
 COUNT, CROP = 4, 128

@@ -13,8 +13,8 @@ from torch import Tensor, nn
 from components.training import loop
 from components.training.loop import NonFiniteLossError
 from components.training.optimization import OptimizationParams
-from components.training.precision import computing, settle
 from components.training.seat import Seat
+from components.weights.precision import computing, settle
 from tests.small_training import without_rate
 
 

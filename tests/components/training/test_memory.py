@@ -18,7 +18,7 @@ from components.training.memory import (
     memory,
 )
 from components.training.optimization import OptimizerParams
-from components.training.precision import settle
+from components.weights.precision import settle
 
 QWEN = Part("generator", trained=20_430_000_000, is_sharded=True)
 WITH_MASTER = Settings(weight=BFLOAT16, gradient=BFLOAT16, master=4, computing=BFLOAT16)

@@ -12,10 +12,11 @@ from torch import Tensor, nn
 from components.backbones.catalogue import BackboneName
 from components.params import Recomputable
 from components.training.loop import Opponent
-from components.training.precision import Precision, recomputing, settle
+from components.training.recomputing import recomputing
 from components.training.restorer_training import RestorerTraining
 from components.training.step import Batch, TrainingStep
 from components.weights.manifest import write_manifest
+from components.weights.precision import Precision, settle
 from components.weights.shared import share
 from tests.small_networks import SEES, SIZE
 

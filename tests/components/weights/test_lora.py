@@ -1,12 +1,14 @@
 """How low-rank layers start, measured on layers that are wide enough for statistics."""
 
 import math
+from pathlib import Path
 from typing import Literal
 
 import pytest
 import scipy.stats
 import torch
 from diffusers.loaders.peft import PeftAdapterMixin
+from safetensors.torch import save_file
 from torch import Tensor, nn
 
 from components.weights import lora
@@ -71,3 +73,26 @@ def test_the_weights_stay_what_they_were() -> None:
     after = {name.replace(".base_layer", ""): value for name, value in network.state_dict().items()}
     assert all(after[name].dtype == torch.bfloat16 for name in before)
     assert all(torch.equal(after[name], value) for name, value in before.items())
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+def test_merged_weights_are_the_sum_in_their_own_numbers_and_old_ones_are_not_written_to(
+    tmp_path: Path, dtype: torch.dtype
+) -> None:
+    torch.manual_seed(0)
+    network = Network().to(dtype)
+    before = network.state_dict()
+    values = {name: value.clone() for name, value in before.items()}
+    a, b = 0.1 * torch.randn(RANK, 640), torch.randn(40, RANK)
+    file = {"net.linear.lora_A.weight": a, "net.linear.lora_B.weight": b}  # alpha is the rank
+    save_file(file, tmp_path / lora.FILE)
+    lora.load(network, tmp_path, "net")
+    lora.merge(network)
+    after = network.state_dict()
+    assert after.keys() == before.keys()
+    expected = values["linear.weight"].double() + b.double() @ a.double()
+    unit = {torch.float32: 1e-6, torch.bfloat16: 2**-8}[dtype]  # of a rounding
+    torch.testing.assert_close(after["linear.weight"].double(), expected, atol=1e-5, rtol=unit)
+    assert {value.dtype for value in after.values()} == {dtype}
+    assert all(torch.equal(before[name], value) for name, value in values.items())
+    assert torch.equal(after["conv.weight"], values["conv.weight"])

@@ -18,8 +18,8 @@ from torch import Tensor
 from components.backbones.stable_diffusion import StableDiffusion
 from components.discriminators.discriminator import DiscriminatorOptions
 from components.discriminators.wan import WanDiscriminator
-from components.training.precision import settle
 from components.weights.network_files import FILE, load_network
+from components.weights.precision import settle
 
 PARTS = [
     (AutoencoderKL, "sd21/vae"),

@@ -71,6 +71,7 @@ def test_a_folder_is_restored_and_a_bad_file_does_not_stop_the_others(
     assert "truncated" in results["broken.jpg"]["reason"]
     assert "60 x 40 is not square" in results["wide.webp"]["reason"]
     assert results["a.png"]["record"]["model_size"] == 32
+    assert results["a.png"]["record"]["precision"] == "float32"
     restored = np.asarray(PIL.Image.open(out / "a.png"))
     assert restored.shape == face.shape
     assert (restored != face).mean() > 0.5

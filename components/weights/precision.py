@@ -1,23 +1,28 @@
-"""In which numbers a training step is computed, and what it keeps for its backward pass.
+"""In which numbers networks are kept and computed, in training and at inference.
 
-`bf16`: matrices of frozen networks are stored in bfloat16, and generator, autoencoder and
-discriminator compute in it. What trains stays float32 unless its optimizer has `weights: bf16`. The
-gate, normalisations, losses and the layer that sees a picture stay float32.
+`bf16`: matrices of frozen networks are stored in bfloat16, and generator, autoencoder,
+discriminator and, at inference, the encoder compute in it. What trains stays float32 unless its
+optimizer has `weights: bf16`. The gate, normalisations, losses and the layer that sees a picture
+stay float32.
 """
+
+from __future__ import annotations
 
 import contextlib
 from collections.abc import Iterable
-from typing import Any, Literal
+from typing import TYPE_CHECKING, Any, Literal
 
-import torch
-from torch import Tensor, nn
-from torch.utils.checkpoint import checkpoint
+if TYPE_CHECKING:  # the command line's help shows the names alone
+    import torch
+    from torch import Tensor, nn
 
 Precision = Literal["float32", "bf16"]
 
 
 def computing(precision: Precision, device: torch.device) -> contextlib.AbstractContextManager[Any]:
     """Return a context in which matrix products and convolutions are computed so."""
+    import torch
+
     if precision == "float32":
         return contextlib.nullcontext()
     return torch.autocast(device.type, torch.bfloat16)
@@ -54,6 +59,8 @@ def settle(
 
 
 def _kept_in(parameter: nn.Parameter, precision: Precision) -> torch.dtype:
+    import torch
+
     if not parameter.is_floating_point():
         return parameter.dtype
     is_small = precision == "bf16" and parameter.dim() > 1
@@ -67,6 +74,8 @@ def _sees_pictures(part: nn.Module) -> bool:
     multiple of 1 / 256. Faces came back 0.19 levels brighter, and TAESD3's encoder lost 0.075 dB of
     33.3 (0.165 dB on one face); with this layer in float32, it loses 0.006 dB.
     """
+    from torch import nn
+
     return isinstance(part, nn.Conv2d | nn.Conv3d) and part.in_channels == 3
 
 
@@ -75,24 +84,7 @@ class _InFloat32:
         self._forward = forward
 
     def __call__(self, picture: Tensor, *args: Any) -> Any:
+        import torch
+
         with torch.autocast(picture.device.type, enabled=False):
             return self._forward(picture.float(), *args)
-
-
-def recomputing(modules: Iterable[nn.Module]) -> None:
-    """Let modules keep their inputs alone: what lies between is computed again when it is needed.
-
-    It costs a second forward pass and changes no gradient.
-    """
-    for module in modules:
-        module.forward = _Recomputed(module.forward)
-
-
-class _Recomputed:
-    def __init__(self, forward: Any) -> None:
-        self._forward = forward
-
-    def __call__(self, *args: Any, **options: Any) -> Any:
-        if not torch.is_grad_enabled():
-            return self._forward(*args, **options)
-        return checkpoint(self._forward, *args, use_reentrant=False, **options)
