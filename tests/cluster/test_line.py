@@ -1,9 +1,11 @@
-"""The line on a cluster whose nodes share nothing but S3: the same bytes, whatever happens.
+"""The line alone and on nodes that share nothing but S3: the same bytes, whatever happens.
 
-One run carries everything, as a line takes minutes: its nodes are lost one after the other, its S3
-fails now and then, its runs are kept by an MLflow server.
+One run of each carries everything, as a line takes minutes. Alone, DVC is killed, and a third
+family is trained. On the cluster, a node is lost at a table and another at a training, S3 fails now
+and then, and an MLflow server keeps the runs.
 """
 
+import json
 import os
 import subprocess
 import threading
@@ -16,6 +18,8 @@ import pytest
 from components.tables import Table
 from components.weights.manifest import RESTORER, Description
 from tests.cluster.ray_nodes import Nodes, ray_nodes
+from tests.end_to_end import alone as line_alone
+from tests.end_to_end.alone import SIZES
 from tests.end_to_end.checkout import Checkout
 from tests.faulty_proxy import FaultyProxy
 from tests.servers import BUCKET, S3_SECRET, MlflowServer, postgres, s3_environment, s3_server
@@ -23,14 +27,9 @@ from tests.servers import BUCKET, S3_SECRET, MlflowServer, postgres, s3_environm
 pytestmark = [pytest.mark.cluster, pytest.mark.slow]
 
 ROOT = f"s3://{BUCKET}/root"
-# `smoke` for one backbone behind the other and against its opponent, as in `paper-qwen`, with
-# enough shards that a node can be lost between the first and the last, and two workers a training,
-# so that any node is one.
 PROFILE = (
-    *("smoke", "plain.backbones=[sd21]", "train.backbones=[qwen]", "~intermediates.sd21"),
+    *("smoke", *SIZES, "plain.backbones=[sd21]", "train.backbones=[qwen]", "~intermediates.sd21"),
     *("report.names=[qwen-sdfm]", "register.candidates=[qwen-sdfm]"),
-    *("samples.count=30", "faces.files_per_shard=3", "degrade.variants=2"),
-    *("train.sd21.workers=2", "train.qwen.workers=2"),
 )
 TABLES = ("faces", "pairs", "intermediates/qwen", "features/qwen")
 MODELS = ("sd21-text", "qwen-sdfm")
@@ -54,13 +53,31 @@ class Line(NamedTuple):
 
 
 @pytest.fixture(scope="module")
-def alone(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Run the line up to its models without a cluster; gives its folder."""
-    clean = {name: value for name, value in os.environ.items() if not name.startswith("RAY_")}
-    checkout = Checkout(tmp_path_factory.mktemp("alone"), {**clean, "OMP_NUM_THREADS": "1"})
-    checkout.hdrface("config", "use", *PROFILE)
-    checkout.succeed("python", "-m", "components.cluster", "dvc", "repro", "train")
-    return checkout.folder
+def alone(tmp_path_factory: pytest.TempPathFactory, ray_session: str) -> Checkout:
+    """Run the line without a cluster."""
+    return line_alone.run_alone(tmp_path_factory.mktemp("alone"), ray_session)
+
+
+@pytest.mark.ray
+def test_the_line_survives_the_end_of_dvc_and_a_second_run_does_nothing(alone: Checkout) -> None:
+    summary = json.loads((alone.folder / "metrics/summary.json").read_text())
+    assert set(summary) == {"qwen-sdfm", "toy-sdfm"}
+    scores = summary["toy-sdfm"]["psnr"]
+    assert {"degraded", "intermediate", "restored", "gain"} <= set(scores)
+    assert scores["restored"]["n"] > 1
+    assert (alone.folder / "reports/index.html").stat().st_size > 10_000
+    assert not list(alone.folder.rglob("*.partial"))
+    assert "toy-sdfm" in alone.hdrface("results")
+    assert "toy" in alone.hdrface("inspect", "models/toy-sdfm")
+    trained = alone.folder / "models/toy-sdfm/unet/diffusion_pytorch_model.safetensors"
+    assert trained.is_file()
+
+    # Nothing to do: neither for a second run nor for another number of workers.
+    other = ("compute.degrade.workers=1", "compute.train.cpus=2")
+    alone.hdrface("config", "use", *line_alone.PROFILE, *other)
+    output = alone.succeed("dvc", "repro")
+    assert "Running stage" not in output
+    assert "up to date" in output
 
 
 @pytest.fixture
@@ -114,8 +131,7 @@ class Losses:
         self._whole: set[str] = set()  # manifests of finished tables
         # Which node, how many tables are finished before, and what its work writes.
         self.left = [
-            ("1", 1, "/tables/", ".partial/notes/"),  # in degrade
-            ("2", 3, "/tables/", ".partial/notes/"),  # in features
+            ("2", 1, "/tables/", ".partial/notes/"),  # in degrade
             ("1", 4, "/trainings/", "checkpoint_"),  # in train
         ]
         self._lock = threading.Lock()
@@ -135,7 +151,7 @@ class Losses:
 
 
 def test_lost_nodes_and_a_faulty_s3_change_nothing_and_the_results_come_back(
-    line: Line, alone: Path, tmp_path: Path
+    line: Line, alone: Checkout, tmp_path: Path
 ) -> None:
     s3 = line.environment["AWS_ENDPOINT_URL"]
     proxy, losses = FaultyProxy(s3, busy=0.05, cut=0.05), Losses(line.nodes)
@@ -154,7 +170,7 @@ def test_lost_nodes_and_a_faulty_s3_change_nothing_and_the_results_come_back(
         assert proxy.faults["cut"] > 20
 
         line.home.succeed("dvc", "pull")
-        _assert_same(line, alone)
+        _assert_same(line, alone.folder)
         assert (line.home.folder / "reports/index.html").stat().st_size > 10_000
         assert "Running stage" not in line.home.succeed("dvc", "repro")
         _assert_tracked(mlflow.url, line.home.folder)
