@@ -7,6 +7,7 @@ import sys
 
 from components.tracking.outages import TrackingError
 from pipelines.commands import (
+    ablate,
     config,
     degrade,
     evaluate,
@@ -36,6 +37,7 @@ for command in (
     inspect.inspect,
     plan.plan,
     results.results,
+    ablate.ablate,
     promote.promote,
     rollback.rollback,
     lineage.lineage,

@@ -86,6 +86,22 @@ def compare(candidate: Scores, champion: Scores, rule: Rule) -> Verdict:
     return _judge(candidate, champion, "restored", rule)
 
 
+def difference(
+    scores: Scores, reference: Scores, metric: str, *, samples: int, seed: int
+) -> Interval | str:
+    """Return by how much a model's scores differ from a reference's, paired by face.
+
+    The sign is the metric's own: below 0 is worse where higher scores are better. Returns why, in
+    words, if the two cannot be compared.
+    """
+    if reason := _other_faces(scores, reference):
+        return reason
+    if reasons := list(_not_comparable([metric], scores, reference)):
+        return reasons[0]
+    by_F = _by_face(scores, metric, "restored") - _by_face(reference, metric, "restored")
+    return bootstrap.intervals(by_F[:, None], samples=samples, seed=seed)[0]
+
+
 def compare_with_input(candidate: Scores, rule: Rule) -> Verdict:
     """Compare a candidate by the same rule with its input, the degraded faces."""
     return _judge(candidate, candidate, "degraded", rule)

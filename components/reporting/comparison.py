@@ -140,7 +140,9 @@ def _summary(
 def model_facts(name: str, content: Mapping[str, Any]) -> dict[str, str]:
     """Return which model was scored, for a metrics file; `content` is that of `restorer.json`."""
     known = ("fingerprint", "kind", "backbone", "condition")
-    return {"name": name, **{key: content[key] for key in known if key in content}}
+    training = {"training": content.get("lineage", {}).get("training")}  # MLflow's run has it
+    facts = {key: content[key] for key in known if key in content}
+    return {"name": name, **facts, **(training if training["training"] else {})}
 
 
 def result(

@@ -257,6 +257,12 @@ def _unfinished(client: "MlflowClient", fingerprint: str) -> str | None:
     return str(unfinished[0].info.run_id) if unfinished else None
 
 
+def find_or_create(client: "MlflowClient", fingerprint: str, *, name: str) -> str:
+    """Return the id of the run with this fingerprint; make one if there is none."""
+    found = _runs(client, fingerprint)
+    return str(found[0].info.run_id) if found else _create(client, fingerprint, name)
+
+
 def _create(client: "MlflowClient", fingerprint: str, name: str) -> str:
     run = client.create_run(_experiment(client), run_name=name, tags={FINGERPRINT_TAG: fingerprint})
     return str(run.info.run_id)

@@ -189,7 +189,7 @@ def test_points_whose_answers_are_lost_are_there_once(
 def test_a_server_that_is_away_a_while_or_for_good_or_at_the_end_costs_no_training(
     project: Project,
 ) -> None:
-    project.start(PAUSE_S=0.15, LIMIT_S=4)
+    project.start(PAUSE_S=1, LIMIT_S=4)  # slow enough that it is not at its end by then
     project.wait_for_points()
     project.server.stop()
     code, said = project.end()
