@@ -14,7 +14,7 @@ from pydantic import Field
 
 from components import params
 from components.params import Params, ParamsError, nearest
-from components.profiles import CONF
+from components.profiles import CONF, in_quotes
 
 log = logging.getLogger(__name__)
 
@@ -189,5 +189,5 @@ def _literal(value: Any) -> str:
     if isinstance(value, list):
         return "[" + ",".join(map(_literal, value)) + "]"
     if isinstance(value, str):
-        return "'" + value.replace("\\", "\\\\").replace("'", "\\'") + "'"
+        return in_quotes(value)
     return json.dumps(value)

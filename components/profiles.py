@@ -78,6 +78,11 @@ def _quoted(override: str) -> str:
             return override
     except HydraException:
         pass
+    return f"{key}={in_quotes(value)}"
+
+
+def in_quotes(text: str) -> str:
+    """Write a text in quotes in Hydra's grammar."""
     # Inside quotes, a run of backslashes is halved where a quote follows, and nowhere else.
-    escaped = re.sub(r"(\\*)('|$)", lambda run: 2 * run[1] + run[2].replace("'", r"\'"), value)
-    return f"{key}='{escaped}'"
+    escaped = re.sub(r"(\\*)('|$)", lambda run: 2 * run[1] + run[2].replace("'", r"\'"), text)
+    return f"'{escaped}'"

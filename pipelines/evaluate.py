@@ -32,7 +32,7 @@ from components.reporting.gallery import Gallery, make_picture
 from components.restorers.catalogue import kind_of
 from components.restorers.folder import load_restorer
 from components.tables import Table
-from components.tracking import runs
+from components.tracking import presented, runs
 from components.weights.manifest import RESTORER, RESULTS, Description
 from components.weights.shared import SharedFile, SharedFolder, share, share_file
 from components.weights.store import find_need, open_model
@@ -204,19 +204,13 @@ def _track(model: Path, result: dict[str, Any], gallery: Gallery) -> None:
     if run_id is None:
         log.warning("no MLflow run of %s is known here: its scores are not tracked", model)
         return
-    values = {
-        f"{metric}.{role}.{key}": value
-        for metric, roles in comparison.intervals_of(result).items()
-        for role, interval in roles.items()
-        for key, value in interval.items()
-        if value is not None and key != "n"
-    }
+    found = comparison.intervals_of(result)
     with tempfile.TemporaryDirectory() as folder:
         drawn: list[Path] = []
         if gallery.faces:
             drawn = [Path(folder) / "gallery.png"]
             drawn[0].write_bytes(images.encode_png(make_picture(gallery)))
-        runs.log_evaluation(run_id, values, drawn)
+        runs.log_evaluation(run_id, presented.scores(found), drawn, presented.description(found))
 
 
 def _log_summary(name: str, result: dict[str, Any]) -> None:

@@ -47,11 +47,6 @@ def run(params: PlainParams, compute: Compute, backbone: BackboneName) -> None:
         worker=work,
         config=worker_config(params, restorer, compute),
         compute=compute,
-        tags=lambda: {
-            "backbone": backbone,
-            "condition": "text",
-            **training_run.lineage_tags(training.stage),
-        },
     )
 
 
@@ -77,6 +72,7 @@ def plan(
         workers=params.workers,
         elastic_batch=params.elastic_batch,
         num_steps=params.optimization.steps,
+        labels={"backbone": backbone, "condition": "text"},
     )
     restorer = RestorerTraining.of(
         params,

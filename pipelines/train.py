@@ -40,7 +40,7 @@ from components.training.validation_faces import (
     read_faces,
     seen_by,
 )
-from components.weights.manifest import RESULTS
+from components.weights.manifest import RESULTS, Manifest
 from components.weights.shared import SharedFolder, share
 from components.weights.store import open_model, open_weights
 from pipelines import stage
@@ -68,11 +68,6 @@ def run(
         worker=work,
         config=worker_config(params, restorer, compute),
         compute=compute,
-        tags=lambda: {
-            "backbone": backbone,
-            "condition": condition,
-            **training_run.lineage_tags(training.stage),
-        },
     )
 
 
@@ -98,6 +93,12 @@ def plan(
         workers=params.workers,
         elastic_batch=params.elastic_batch,
         num_steps=params.optimization.steps,
+        labels={
+            "backbone": backbone,
+            "condition": condition,
+            "intermediate": params.intermediate.name,
+            "dinov3": Manifest.read(params.encoder).source,
+        },
     )
     restorer = RestorerTraining.of(
         params,

@@ -214,7 +214,6 @@ def main(out: Path) -> None:
             "parallel": os.environ.get("PARALLEL", "ddp"),
         },
         compute=Compute(**json.loads(os.environ.get("COMPUTE", "{}"))),
-        tags=dict,
     )
 
 

@@ -10,9 +10,9 @@ A stage that was killed goes on from its last checkpoint, in the same MLflow run
 
 import logging
 import os
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -43,6 +43,9 @@ class Training:
     workers: Workers
     num_steps: int
     elastic_batch: ElasticBatch = "global"
+    # What MLflow compares trainings by beside their parameters: `backbone`, `condition`. It follows
+    # from the rest, and is no part of the fingerprint.
+    labels: Mapping[str, str] = field(default_factory=dict)
 
     @property
     def fingerprint(self) -> str:
@@ -75,7 +78,6 @@ def run(
     worker: Worker,
     config: Mapping[str, Any],
     compute: Compute,
-    tags: Callable[[], Mapping[str, str]],
 ) -> None:
     """Train, and make `out` of the folder `trained` in the worker's last checkpoint.
 
@@ -85,7 +87,6 @@ def run(
         worker: see `distributed.fit`; gets `config` and its `fingerprint`.
         config: must pickle.
         compute: what a worker needs, and the waits of an elastic training.
-        tags: gives more tags of the MLflow run.
 
     Raises: Locked if another process trains this; TrainingError, also if MLflow is away for longer
         than `outages.LIMIT_S`; TrackingError if it is away at the start.
@@ -96,7 +97,7 @@ def run(
         storage = _storage(partial, fingerprint)
         # One after the other: Ray, MLflow and DVC import each other's parts, and doing so from two
         # threads to save the seconds ended in deadlocks of the import system.
-        tracked = _begin(training, fingerprint, tags())
+        tracked = _begin(training, fingerprint)
         with cluster.session(compute):
             try:
                 checkpoint = _fit(
@@ -130,16 +131,6 @@ def _tell_best(points: Sequence[HistoryPoint]) -> None:
         scores = [f"{name} {best[name]:.4g}" for name in best if name.startswith("validation_")]
         told = ", ".join(scores)
         log.info("the model is that of step %.0f of %.0f: %s", step, points[-1]["step"], told)
-
-
-def lineage_tags(stage: str) -> dict[str, str]:
-    """Give the git commit and the DVC hash of each input, as MLflow tags."""
-    commit = git.commit(lineage.ROOT)
-    return {
-        "git.commit": commit["commit"] or "none",
-        "git.dirty": str(commit["dirty"]).lower(),
-        **{f"dvc.{path}": value for path, value in lineage.dvc_hashes(stage).items()},
-    }
 
 
 def _resume(out: Path, fingerprint: str) -> Path:
@@ -183,16 +174,25 @@ def _replace(out: Path, trained: Path) -> None:
     unfinished.discard(out)
 
 
-def _begin(training: Training, fingerprint: str, tags: Mapping[str, str]) -> TrainingRun:
+def _begin(training: Training, fingerprint: str) -> TrainingRun:
+    commit = git.commit(lineage.ROOT)
     return TrainingRun.begin(
         fingerprint,
         name=training.stage,
+        source=training.module,
         params={
+            **training.labels,
             **training.params,
             "workers": training.workers,
             "elastic_batch": training.elastic_batch,
         },
-        tags={f"input.{name}": value for name, value in training.inputs.items()} | dict(tags),
+        commit=commit,
+        inputs=training.inputs,
+        lineage={
+            "git": dict(commit),
+            "inputs": dict(training.inputs),
+            "dvc": lineage.dvc_hashes(training.stage),
+        },
     )
 
 

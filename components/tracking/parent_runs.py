@@ -3,11 +3,11 @@
 from collections.abc import Iterable, Sequence
 from pathlib import Path
 
-from components.tracking import runs
+from components.tracking import presented, runs
 from components.tracking.client import open_client
 from components.tracking.outages import Server
 
-_PARENT_TAG, _DESCRIPTION_TAG = "mlflow.parentRunId", "mlflow.note.content"
+_PARENT_TAG = "mlflow.parentRunId"
 
 
 def gather(name: str, children: Iterable[str], *, description: str, files: Sequence[Path]) -> str:
@@ -26,7 +26,7 @@ def gather(name: str, children: Iterable[str], *, description: str, files: Seque
 
     def write() -> str:
         parent = runs.find_or_create(client, f"ablation {name}", name=name)
-        client.set_tag(parent, _DESCRIPTION_TAG, description)
+        client.set_tag(parent, presented.DESCRIPTION_TAG, description)
         for child in children:
             client.set_tag(child, _PARENT_TAG, parent)
         for file in files:

@@ -11,8 +11,9 @@ from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Self
 
+from components.git import Commit
 from components.history import HistoryPoint
-from components.tracking import artifacts
+from components.tracking import artifacts, presented
 from components.tracking.client import URI_VARIABLE, open_client, time_to_transfer
 from components.tracking.outages import Server
 
@@ -27,6 +28,7 @@ FINGERPRINT_TAG = "hdrface.fingerprint"
 MODEL_PATH = "model"
 GALLERY_PATH = "gallery"
 VALIDATION_PATH = "validation"
+LINEAGE_PATH = "lineage.json"
 _LONGEST_PARAM = 6000  # characters, MLflow's limit
 _LARGEST_BATCH = 1000  # metrics
 _BEGIN_LIMIT_S = 8.0  # nothing is lost yet: an early error is better
@@ -48,7 +50,15 @@ class TrainingRun:
 
     @classmethod
     def begin(
-        cls, fingerprint: str, *, name: str, params: Mapping[str, Any], tags: Mapping[str, str]
+        cls,
+        fingerprint: str,
+        *,
+        name: str,
+        params: Mapping[str, Any],
+        source: str = "",
+        commit: Commit | None = None,
+        inputs: Mapping[str, str] | None = None,
+        lineage: Mapping[str, Any] | None = None,
     ) -> Self:
         """Continue the unfinished run of this fingerprint, or begin one.
 
@@ -56,7 +66,10 @@ class TrainingRun:
             fingerprint: of the training, from all that decides its result.
             name: shown in the UI.
             params: nested; MLflow gets `optimization.learning_rate` and the like.
-            tags: in addition to the fingerprint's.
+            source: what trains, the UI's column `Source`.
+            commit: of the sources.
+            inputs: fingerprints of what it learns from, by name: the UI's column `Dataset`.
+            lineage: the rest that one may want to know; stored as `lineage.json`.
 
         Raises: TrackingError within seconds if the server does not answer; ValueError if
             `MLFLOW_TRACKING_URI` has a password in it.
@@ -67,8 +80,11 @@ class TrainingRun:
         def found_or_made() -> tuple[str, int]:
             run_id = _unfinished(client, fingerprint) or _create(client, fingerprint, name)
             client.update_run(run_id, status="RUNNING")
-            _set_tags(client, run_id, tags)
+            _set_tags(client, run_id, presented.source_tags(source, commit))
+            client.log_inputs(run_id, presented.datasets(inputs or {}))
             _log_params(client, run_id, params)
+            if lineage:
+                client.log_dict(run_id, dict(lineage), LINEAGE_PATH)
             return run_id, _last_step(client, run_id)
 
         run_id, last_step = server.insist(found_or_made, _BEGIN_LIMIT_S)
@@ -162,8 +178,12 @@ def run_of(fingerprint: str) -> str | None:
     return found.info.run_id if found else None
 
 
-def log_evaluation(run_id: str, metrics: Mapping[str, float], pictures: Sequence[Path]) -> None:
+def log_evaluation(
+    run_id: str, metrics: Mapping[str, float], pictures: Sequence[Path], description: str = ""
+) -> None:
     """Write an evaluation into the run of its training: metrics, and pictures under `gallery`.
+
+    The description, Markdown, is shown on the run's page.
 
     Raises: as `run_of`.
     """
@@ -178,6 +198,7 @@ def log_evaluation(run_id: str, metrics: Mapping[str, float], pictures: Sequence
         new = [
             Metric(key, value, now, 0) for key, value in metrics.items() if known.get(key) != value
         ]
+        client.set_tag(run_id, presented.DESCRIPTION_TAG, description)
         for start in range(0, len(new), _LARGEST_BATCH):
             client.log_batch(run_id, metrics=new[start : start + _LARGEST_BATCH])
         with time_to_transfer():
@@ -221,7 +242,13 @@ def _experiment(client: "MlflowClient") -> str:
     if found is not None:
         return str(found.experiment_id)
     try:
-        return str(client.create_experiment(EXPERIMENT, _artifact_location(client.tracking_uri)))
+        return str(
+            client.create_experiment(
+                EXPERIMENT,
+                _artifact_location(client.tracking_uri),
+                tags=presented.EXPERIMENT_TAGS,
+            )
+        )
     except MlflowException:
         # Another training made it first.
         found = client.get_experiment_by_name(EXPERIMENT)

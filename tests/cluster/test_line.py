@@ -61,7 +61,7 @@ def alone(tmp_path_factory: pytest.TempPathFactory, ray_session: str) -> Checkou
 @pytest.mark.ray
 def test_the_line_survives_the_end_of_dvc_and_a_second_run_does_nothing(alone: Checkout) -> None:
     summary = json.loads((alone.folder / "metrics/summary.json").read_text())
-    assert set(summary) == {"qwen-sdfm", "toy-sdfm"}
+    assert set(summary) == {"toy-sdfm"}
     scores = summary["toy-sdfm"]["psnr"]
     assert {"degraded", "intermediate", "restored", "gain"} <= set(scores)
     assert scores["restored"]["n"] > 1
@@ -78,6 +78,22 @@ def test_the_line_survives_the_end_of_dvc_and_a_second_run_does_nothing(alone: C
     output = alone.succeed("dvc", "repro")
     assert "Running stage" not in output
     assert "up to date" in output
+
+
+@pytest.mark.ray
+def test_an_ablation_shares_what_its_variants_have_in_common(alone: Checkout) -> None:
+    alone.commit()  # DVC's experiments need git
+    before = (alone.folder / "params.yaml").read_bytes()
+    printed = alone.hdrface("ablate", "--over", "evaluate.seed=1,2")
+    assert "Running stage 'evaluate@toy-sdfm'" in printed
+    assert "Running stage 'train" not in printed
+    table = json.loads((alone.folder / "reports/ablations/sweep.json").read_text())
+    assert table["choice"] == "seed-1"
+    by = {row["variant"]: row["difference"] for row in table["rows"] if row["metric"] == "psnr"}
+    assert by["seed-1"] == "the choice"
+    assert by["seed-2"]["mean"] == 0  # the same model on the same faces
+    assert (alone.folder / "params.yaml").read_bytes() == before
+    assert "sweep-seed-2" in alone.succeed("dvc", "exp", "list", "--name-only")
 
 
 @pytest.fixture
@@ -190,10 +206,11 @@ def _assert_tracked(url: str, folder: Path) -> None:
     assert {run.info.run_name for run in runs} == {"plain@sd21", "train@qwen-sdfm"}
     for run in runs:
         assert run.info.status == "FINISHED"
-        assert run.data.tags["git.commit"] == head.stdout.strip()
+        assert run.data.tags["mlflow.source.git.commit"] == head.stdout.strip()
         history = client.get_metric_history(run.info.run_id, "loss")
         assert [point.step for point in history] == [2, 4]
         assert client.list_artifacts(run.info.run_id, "model")
+        assert run.data.params["backbone"] in run.info.run_name
 
 
 def _assert_nowhere(secret: str, folders: list[Path], output: list[str]) -> None:

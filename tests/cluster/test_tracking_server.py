@@ -134,23 +134,26 @@ def test_a_run_is_read_back_from_the_database_and_its_model_from_s3(
     (tmp_path / "model/unet/weights.safetensors").write_bytes(bytes(range(256)) * 40_000)
     (tmp_path / "gallery.png").write_bytes(b"png")
     run = TrainingRun.begin(
-        "abc", name="train@x", params={"optimization": {"steps": 20}}, tags={"git.commit": "1a2b"}
+        "abc",
+        name="train@x",
+        params={"optimization": {"steps": 20}},
+        commit={"commit": "1a2b", "dirty": False},
     )
     run.log_points([{"step": step, "loss": 1 / step} for step in (5, 10)])
     run.log_model(tmp_path / "model")
     run.finish()
     assert runs.run_of("abc") == run.id
     for _ in range(2):
-        runs.log_evaluation(run.id, {"psnr.restored.mean": 23.5}, [tmp_path / "gallery.png"])
+        runs.log_evaluation(run.id, {"psnr": 23.5}, [tmp_path / "gallery.png"])
 
     client = MlflowClient(server.url)
     found = client.get_run(run.id)
     assert found.info.status == "FINISHED"
     assert found.data.params == {"optimization.steps": "20"}
-    assert found.data.tags["git.commit"] == "1a2b"
+    assert found.data.tags["mlflow.source.git.commit"] == "1a2b"
     losses = [(each.step, each.value) for each in client.get_metric_history(run.id, "loss")]
     assert losses == [(5, 0.2), (10, 0.1)]
-    assert len(client.get_metric_history(run.id, "psnr.restored.mean")) == 1
+    assert len(client.get_metric_history(run.id, "psnr")) == 1
     back = client.download_artifacts(run.id, "model/unet/weights.safetensors", str(tmp_path))
     assert Path(back).read_bytes() == (tmp_path / "model/unet/weights.safetensors").read_bytes()
     bucket = boto3.client(
@@ -172,7 +175,7 @@ def test_points_whose_answers_are_lost_are_there_once(
     proxy = FaultyProxy(server.url, busy=0.15, cut=0.3)
     with proxy.serve() as url:
         monkeypatch.setenv("MLFLOW_TRACKING_URI", url)
-        run = TrainingRun.begin("lost-answers", name="train@x", params={"a": 1}, tags={})
+        run = TrainingRun.begin("lost-answers", name="train@x", params={"a": 1})
         history: list[dict[str, float]] = []
         for step in range(1, 41):
             history.append({"step": step, "loss": 1 / step, "pixel": 2 / step})

@@ -60,7 +60,7 @@ class Project:
 
     def track(self, name: str) -> str:
         """Store a model in the finished run of its training, as the stage `train` does."""
-        run = TrainingRun.begin(f"training-of-{name}", name=f"train@{name}", params={}, tags={})
+        run = TrainingRun.begin(f"training-of-{name}", name=f"train@{name}", params={})
         run.log_model(self.models / name)
         run.finish()
         return run.id

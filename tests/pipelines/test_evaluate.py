@@ -161,14 +161,17 @@ def test_another_batch_size_writes_the_same_numbers(project: Project) -> None:
 
 @pytest.mark.usefixtures("database")
 def test_scores_and_picture_go_into_the_run_of_the_training(project: Project) -> None:
-    run = runs.TrainingRun.begin(TRAINING, name="train@sd21-sdfm", params={}, tags={})
+    run = runs.TrainingRun.begin(TRAINING, name="train@sd21-sdfm", params={})
     run.finish()
     result = _evaluate(project, "sdfm")
     found = run._client.get_run(run.id)
     gain = result["metrics"]["psnr"]["gain"]
-    assert found.data.metrics["psnr.gain.mean"] == pytest.approx(gain["mean"])
-    assert found.data.metrics["psnr.gain.low"] == pytest.approx(gain["low"])
-    assert "ssim.intermediate.high" in found.data.metrics
+    assert found.data.metrics["psnr_gain"] == pytest.approx(gain["mean"])
+    assert found.data.metrics["psnr_gain_low"] == pytest.approx(gain["low"])
+    restored = result["metrics"]["psnr"]["restored"]
+    assert found.data.metrics["psnr"] == pytest.approx(restored["mean"])
+    assert "ssim_intermediate" in found.data.metrics
+    assert f"| psnr | {restored['mean']:.3f} |" in found.data.tags["mlflow.note.content"]
     [artifact] = run._client.list_artifacts(run.id, "gallery")
     assert artifact.path == "gallery/gallery.png"
 
@@ -216,7 +219,7 @@ def test_a_run_of_mlflow_names_a_model_too(
 ) -> None:
     bring(project.root / "models" / "sd21-text", tmp_path / "store")  # what the model names by hash
     monkeypatch.setenv("HDRFACE_STORE", str(tmp_path / "store"))
-    run = runs.TrainingRun.begin("0ther", name="x", params={}, tags={})
+    run = runs.TrainingRun.begin("0ther", name="x", params={})
     run.log_model(project.root / "models" / "sd21-text")
     run.finish()
     words = ["--model", run.id, "--hq", str(project.faces), "--json", str(tmp_path / "out.json")]

@@ -19,7 +19,7 @@ def test_points_are_logged_when_a_checkpoint_covers_them_and_never_twice(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.chdir(tmp_path)
-    tracked = TrainingRun.begin("abc", name="train@small", params={}, tags={})
+    tracked = TrainingRun.begin("abc", name="train@small", params={})
 
     def logged() -> list[tuple[int, float]]:
         client = MlflowClient(f"sqlite:///{tmp_path}/mlflow.db")
@@ -46,7 +46,7 @@ def test_a_picture_is_logged_when_a_checkpoint_covers_it_and_the_rest_at_the_end
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.chdir(tmp_path)
-    tracked = TrainingRun.begin("abc", name="train@small", params={}, tags={})
+    tracked = TrainingRun.begin("abc", name="train@small", params={})
     stored = tmp_path / "mlartifacts" / tracked.id / "artifacts" / "validation"
 
     def logged() -> dict[str, bytes]:

@@ -22,7 +22,13 @@ def database(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, empty_database: Pa
 
 def begin(fingerprint: str = "abc") -> TrainingRun:
     return TrainingRun.begin(
-        fingerprint, name="train@sd21-sdfm", params=PARAMS, tags={"git.commit": "1a2b"}
+        fingerprint,
+        name="train@sd21-sdfm",
+        params=PARAMS,
+        source="pipelines.train",
+        commit={"commit": "1a2b", "dirty": False},
+        inputs={"features": "f00d" * 16},
+        lineage={"dvc": {"data/features/sd21": "cafe.dir"}},
     )
 
 
@@ -45,7 +51,13 @@ def test_runs_lie_in_one_experiment() -> None:
         "mirror": "True",
     }
     assert found.data.tags["hdrface.fingerprint"] == "abc"
-    assert found.data.tags["git.commit"] == "1a2b"
+    assert found.data.tags["mlflow.source.name"] == "pipelines.train"
+    assert found.data.tags["mlflow.source.git.commit"] == "1a2b"
+    [learnt_from] = [each.dataset for each in found.inputs.dataset_inputs]
+    assert learnt_from.name == "features"
+    assert learnt_from.source == "f00d" * 16
+    [lineage] = run._client.list_artifacts(run.id)
+    assert lineage.path == "lineage.json"
     assert found.info.status == "RUNNING"
 
 
