@@ -76,7 +76,8 @@ serve: $(STAMP) ## serve the demo's models over HTTP on this machine
 	@hdrface serve
 
 mlflow: $(STAMP) ## open the runs of the local database in a browser
-	@mlflow ui --backend-store-uri sqlite:///mlflow.db
+	@echo "The runs, best first: http://127.0.0.1:5000/#/experiments/1/runs?workflowType=machine_learning&orderByKey=metrics.%60psnr_gain%60&orderByAsc=false"
+	@mlflow ui --backend-store-uri sqlite:///mlflow.db --workers 1
 
 lock: $(STAMP) ## resolve pyproject.toml into requirements.lock
 	@uv pip compile pyproject.toml --extra dev --universal --python-version $(firstword $(PYTHONS)) --generate-hashes --no-header --no-annotate -q -o requirements.lock

@@ -144,7 +144,7 @@ def _gather(ablation: Ablation, trainings: Sequence[str | None], text: str, targ
     """Put the runs of the trainings below one of the ablation, which has the table."""
     from components.tracking import parent_runs, runs
 
-    found = [runs.run_of(training) for training in trainings if training]
+    found = [runs.run_of(training) for training in dict.fromkeys(trainings) if training]
     parent_runs.gather(
         ablation.name,
         [run for run in found if run],

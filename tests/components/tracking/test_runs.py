@@ -5,7 +5,7 @@ from pathlib import Path
 
 import pytest
 
-from components.tracking import runs
+from components.tracking import parent_runs, runs
 from components.tracking.outages import TrackingError
 from components.tracking.runs import TrainingRun
 
@@ -194,3 +194,30 @@ def test_an_address_with_a_password_is_refused_and_not_repeated(
         begin()
     assert "hidden" not in str(caught.value)
     assert len(str(caught.value).splitlines()) == 1
+
+
+@pytest.mark.usefixtures("database")
+def test_an_ablation_has_its_trainings_below_it_and_is_one_run_however_often_it_ends(
+    tmp_path: Path,
+) -> None:
+    children = []
+    for fingerprint in ("abc", "def"):
+        run = begin(fingerprint)
+        run.finish()
+        children.append(run.id)
+    table = tmp_path / "condition.md"
+    table.write_text("| a |")
+    parents = {
+        parent_runs.gather("condition", children, description="| a |", files=[table])
+        for _ in range(2)
+    }
+    [parent] = parents
+    client = run._client
+    for child in children:
+        assert client.get_run(child).data.tags["mlflow.parentRunId"] == parent
+    found = client.get_run(parent)
+    assert found.info.status == "FINISHED"
+    description = found.data.tags["mlflow.note.content"]
+    assert description.startswith("| a |\n")
+    assert all(child in description for child in children)  # in the link to their charts
+    assert [file.path for file in client.list_artifacts(parent)] == ["condition.md"]
