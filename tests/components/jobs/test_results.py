@@ -46,9 +46,10 @@ def git(folder: Path, *words: str) -> None:
     subprocess.run(["git", *fingerprint, *words], cwd=folder, check=True, capture_output=True)
 
 
-@pytest.fixture
-def checkout(tmp_path: Path) -> Path:
-    folder = tmp_path / "checkout"
+@pytest.fixture(scope="module")
+def committed(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Make a small project once; each test has a copy."""
+    folder = tmp_path_factory.mktemp("committed") / "checkout"
     folder.mkdir()
     git(folder, "init")
     dvc(folder, "init", "--quiet")
@@ -59,6 +60,11 @@ def checkout(tmp_path: Path) -> Path:
     git(folder, "add", ".")
     git(folder, "commit", "-m", "All")
     return folder
+
+
+@pytest.fixture
+def checkout(tmp_path: Path, committed: Path) -> Path:
+    return Path(shutil.copytree(committed, tmp_path / "checkout"))
 
 
 @pytest.fixture
