@@ -117,7 +117,7 @@ def permutation_p(
     total = values.sum()
 
     def difference(sums: npt.NDArray[np.float64]) -> npt.NDArray[np.float64]:
-        return np.abs(sums / number - (total - sums) / rest)
+        return np.asarray(np.abs(sums / number - (total - sums) / rest), np.float64)
 
     observed = difference(np.array([values[inside].sum()]))[0]
     drawn = np.array([random.permutation(values)[:number].sum() for _ in range(PERMUTATIONS)])
