@@ -97,7 +97,7 @@ def difference(
     """
     if reason := _other_faces(scores, reference):
         return reason
-    if reasons := list(_not_comparable([metric], scores, reference)):
+    if reasons := list(_not_comparable([metric], scores, reference, "restored")):
         return reasons[0]
     by_F = _by_face(scores, metric, "restored") - _by_face(reference, metric, "restored")
     return bootstrap.intervals(by_F[:, None], samples=samples, seed=seed)[0]
