@@ -23,7 +23,7 @@ from pydantic import Field, NonNegativeInt, PositiveInt, StringConstraints
 from components import cluster, files, images
 from components.encoders.identity import find_network
 from components.faces.split import spread
-from components.metrics.catalogue import CATALOGUE, NOT_SUPPORTED, open_metrics
+from components.metrics.catalogue import CATALOGUE, How, open_metrics
 from components.params import Compute, Params, one_of
 from components.progress import Progress
 from components.reporting import comparison
@@ -45,7 +45,7 @@ ALWAYS = "identity_angle"  # always measured: if it is unavailable, the result s
 _COLUMNS = ["face_id", "variant", "split", "hq_png", "lq_png"]
 
 ModelName = Annotated[str, StringConstraints(pattern=r"^[A-Za-z0-9][A-Za-z0-9_.-]*$")]
-MetricName = Annotated[str, one_of((*CATALOGUE, *NOT_SUPPORTED))]
+MetricName = Annotated[str, one_of(CATALOGUE)]
 
 
 class EvaluateParams(Params):
@@ -89,6 +89,7 @@ def run(params: EvaluateParams, compute: Compute, name: ModelName) -> None:
         scored.unavailable,
         samples=params.bootstrap_samples,
         seed=params.seed,
+        how=scored.how,
     )
     gallery = Gallery.of(name, scored.shown)
     gallery.write(params.galleries / name)
@@ -121,6 +122,7 @@ class Scored(NamedTuple):
     scores: list[FaceScores]
     shown: list[Compared]  # those that the gallery shows, with their pictures
     unavailable: dict[str, str]  # metrics that cannot be measured here, and why
+    how: dict[str, How]  # the protocol of each metric that was measured
 
 
 def score(
@@ -144,7 +146,8 @@ def score(
     )
     compare = Comparison(restorer, metrics, device=torch.device(device))
     scores, shown = score_test_split(pairs, compare, params, size=restorer.size)
-    return Scored(restorer.size, scores, shown, unavailable)
+    how = {name: metric.how for name, metric in metrics.items()}
+    return Scored(restorer.size, scores, shown, unavailable, how)
 
 
 def score_test_split(
@@ -165,7 +168,7 @@ def score_test_split(
             for one in score_shard(pairs, shard, compare, params.batch_size, size=size):
                 if len(scores) in wanted:
                     shown.append(one)
-                scores.append(FaceScores(one.pair.face_id, one.pair.variant, one.scores))
+                scores.append(one.row())
                 progress.advance()
     return scores, shown
 
@@ -210,7 +213,9 @@ def _track(model: Path, result: dict[str, Any], gallery: Gallery) -> None:
         if gallery.faces:
             drawn = [Path(folder) / "gallery.png"]
             drawn[0].write_bytes(images.encode_png(make_picture(gallery)))
-        runs.log_evaluation(run_id, presented.scores(found), drawn, presented.description(found))
+        protocols = {name: metric["protocol"] for name, metric in result["metrics"].items()}
+        shown = presented.description(found)
+        runs.log_evaluation(run_id, presented.scores(found), drawn, shown, protocols)
 
 
 def _log_summary(name: str, result: dict[str, Any]) -> None:

@@ -12,7 +12,8 @@ from typing import Any
 from components import cluster
 from components.assets.asset import Asset, at, shown
 from components.losses.perceptual import PYIQA_NAMES, needed_files
-from components.metrics.catalogue import CATALOGUE, CLIP_SHA256, NOT_SUPPORTED
+from components.metrics.catalogue import CATALOGUE
+from components.metrics.weight_files import WEIGHT_FILES
 from components.stores import stores
 from components.training.step import LossParams
 from components.weights import fetch
@@ -31,19 +32,6 @@ _ABOUT_BYTES = {
     "facebook/dinov3-vitl16-pretrain-lvd1689m": 1.2e9,
 }
 _MADE_LICENCE = "Apache-2.0"
-
-# Below torch's hub folder: the first part of a file's name -> its licence.
-_HUB_LICENCES = {
-    "checkpoints": "BSD-3-Clause (torchvision)",
-    "clip": "MIT (OpenAI's CLIP)",
-    "pyiqa": LICENCES["pyiqa"],
-}
-_HUB_MB = {  # as torchvision and OpenAI state them
-    "checkpoints/vgg16-397923af.pth": 553,
-    "checkpoints/alexnet-owt-7be5be79.pth": 244,
-    "clip/RN50.pt": 256,
-    "clip/ViT-B-32.pt": 354,
-}
 
 
 def weights(values: Mapping[str, Any]) -> Iterator[Asset]:
@@ -147,12 +135,9 @@ def losses(values: Mapping[str, Any]) -> Iterator[Asset]:
 
 
 def metrics(values: Mapping[str, Any]) -> Iterator[Asset]:
-    """List what the metrics of evaluation and trainings load, and those that cannot be measured."""
+    """List what the metrics of evaluation and trainings load."""
     for name in dict.fromkeys([*at(values, "evaluate.metrics"), *_validated(values)]):
-        if name in NOT_SUPPORTED:
-            reason = f"remove {name} from evaluate.metrics: {NOT_SUPPORTED[name]}"
-            yield Asset(f"metric {name}", "", "missing", remedy=reason)
-        elif name in CATALOGUE:
+        if name in CATALOGUE:
             for file in CATALOGUE[name].files:
                 yield _hub_file(f"metric {name}", file)
     network = at(values, "evaluate.identity_network")
@@ -172,26 +157,20 @@ def _hub_file(what: str, name: str) -> Asset:
     """Return the row of a file below torch's hub folder, where pyiqa, clip and torchvision look."""
     import torch
 
-    file = Path(torch.hub.get_dir()) / name
-    licence = _HUB_LICENCES[name.split("/")[0]]
-    if file.is_file():
-        return Asset(what, name, "here", shown(file.stat().st_size), licence)
-    size = f"{_HUB_MB[name]} MB" if name in _HUB_MB else ""
+    file, published = Path(torch.hub.get_dir()) / name, WEIGHT_FILES[name]
+    if file.exists():
+        parts = file.iterdir() if file.is_dir() else [file]
+        size = shown(sum(part.stat().st_size for part in parts))
+        return Asset(what, name, "here", size, published.licence)
+    size = shown(published.megabytes * 1e6)
     if cluster.on_cluster():  # its workers load the file, each from its own disk
-        return Asset(what, name, "not seen", size, licence)
+        return Asset(what, name, "not seen", size, published.licence)
     place = shlex.quote(str(file))
-    command = f"curl -fL --create-dirs -o {place} {_address(name)}"
-    return Asset(what, name, "missing", size, licence, command)
-
-
-def _address(name: str) -> str:
-    """Return where the publishers offer a file, as pyiqa, clip and torchvision know it."""
-    folder, _, file = name.partition("/")
-    if folder == "clip":
-        return f"https://openaipublic.azureedge.net/clip/models/{CLIP_SHA256[name]}/{file}"
-    if folder == "checkpoints":
-        return f"https://download.pytorch.org/models/{file}"
-    return f"https://huggingface.co/chaofengc/IQA-PyTorch-Weights/resolve/main/{file}"
+    if published.is_address:
+        remedy = f"curl -fL --create-dirs -o {place} {published.source}"
+    else:
+        remedy = f"put it at {place}; it is published at {published.source}"
+    return Asset(what, name, "missing", size, published.licence, remedy)
 
 
 def _file(what: str, path: Path, remedy: str) -> Asset:

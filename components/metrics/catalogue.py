@@ -1,121 +1,75 @@
-"""The metrics: which direction is better, by which protocol, and which are available here.
+"""The metrics that are available here, each with its protocol; and why others are not.
 
 Learned metrics need networks. Nothing is downloaded: a metric without its files is reported as
-unavailable, with the reason and the place where they should be.
+unavailable, with each file's name, size, licence and place.
 """
 
 from collections.abc import Iterable
 from dataclasses import dataclass
-from hashlib import sha256
 from pathlib import Path
 from pickle import UnpicklingError
-from typing import Literal, Protocol
+from typing import Any, Protocol
 
 import numpy as np
 import numpy.typing as npt
 import torch
 from torch import Tensor
 
-from components.metrics.full_reference import FullReference, NoReference
+from components.hashes import sha256_of
+from components.metrics.entries import CATALOGUE, Entry
+from components.metrics.frechet import Gaussian
 from components.metrics.identity import IdentityAngle
+from components.metrics.still import still
+from components.metrics.weight_files import CLIP_SHA256, WEIGHT_FILES
 
+__all__ = ["CATALOGUE", "Entry", "How", "Metric", "open_metrics"]
 
-class Metric(Protocol):
-    """Scores (B,) of faces (B, 3, H, W), RGB in [0, 1], given the true ones."""
-
-    def __call__(self, images_B3HW: Tensor, hq_B3HW: Tensor) -> npt.NDArray[np.float64]: ...
+IDENTITY = "identity_angle"
 
 
 @dataclass(frozen=True)
-class Entry:
-    """One metric: what a reader must know, and what is needed to open it.
+class How:
+    """How a metric was measured here. `reference` is what a set's metric compares with, if given.
 
-    `files` lie under `torch.hub.get_dir()`, which the environment's TORCH_HOME moves.
+    It can be sent to other processes.
     """
 
-    title: str
-    unit: str
-    direction: Literal["higher", "lower"]  # is better
-    protocol: str
-    kind: type[FullReference] | type[IdentityAngle]
-    files: tuple[str, ...] = ()
-    options: tuple[tuple[str, object], ...] = ()
+    protocol: dict[str, Any]
+    reference: Gaussian | None = None
 
 
-_ALEX = "checkpoints/alexnet-owt-7be5be79.pth"
-_VGG = "checkpoints/vgg16-397923af.pth"
-# TorchScript; pyiqa would download a file with another SHA-256 again.
-CLIP_SHA256 = {
-    "clip/RN50.pt": "afeb0e10f9e5a86da6080e35cf09123aca3b358a0c3e3b6c78a7b63bc04b6762",
-    "clip/ViT-B-32.pt": "40d365715913c9da98579312b702a82c18be219cc2a73407c4526f58eba950af",
-}
+class Metric(Protocol):
+    """Scores (B,) of faces (B, 3, H, W), RGB in [0, 1], given the true ones.
 
-CATALOGUE: dict[str, Entry] = {
-    "psnr": Entry(
-        "PSNR", "dB", "higher", "pyiqa psnr: RGB, 8 bits; equal pictures 80 dB", FullReference
-    ),
-    "ssim": Entry("SSIM", "", "higher", "pyiqa ssim: Y channel, 8 bits", FullReference),
-    "identity_angle": Entry(
-        "Identity angle",
-        "°",
-        "lower",
-        "angle between identity embeddings; not VQFR's grey network; InsightFace alignment "
-        "from the FFHQ template, antialiased",
-        IdentityAngle,
-    ),
-    "lpips": Entry(
-        "LPIPS",
-        "",
-        "lower",
-        "pyiqa lpips: AlexNet, v0.1",
-        FullReference,
-        (_ALEX, "pyiqa/LPIPS_v0.1_alex-df73285e.pth"),
-    ),
-    "dists": Entry(
-        "DISTS",
-        "",
-        "lower",
-        "pyiqa dists",
-        FullReference,
-        (_VGG, "pyiqa/DISTS_weights-f5e65c96.pth"),
-    ),
-    "topiq_fr": Entry(
-        "TOPIQ",
-        "",
-        "higher",
-        "pyiqa topiq_fr: KADID, ResNet-50",
-        FullReference,
-        ("pyiqa/cfanet_fr_kadid_res50-2c4cc61d.pth",),
-        # The checkpoint holds the backbone too; without this option timm would download one first.
-        (("backbone_pretrain", False),),
-    ),
-    "clipiqa": Entry(
-        "CLIP-IQA", "", "higher", "pyiqa clipiqa: no reference", NoReference, ("clip/RN50.pt",)
-    ),
-    "musiq": Entry(
-        "MUSIQ",
-        "",
-        "higher",
-        "pyiqa musiq: no reference, KonIQ-10k",
-        NoReference,
-        ("pyiqa/musiq_koniq_ckpt-e95806b9.pth",),
-    ),
-    "liqe": Entry(
-        "LIQE",
-        "",
-        "higher",
-        "pyiqa liqe: no reference, KonIQ-10k",
-        NoReference,
-        ("clip/ViT-B-32.pt", "pyiqa/liqe_koniq.pt"),
-    ),
-}
+    NaN where the protocol leaves a face out. A metric of sets gives features (B, D).
+    """
 
-# METHOD, section 7, lists these too.
-NOT_SUPPORTED = {
-    "qalign": "not supported: pyiqa fetches its 16 GB network from the hub by itself",
-    "fid": "not supported yet: it needs the statistics of a set of faces",
-    "lmd": "not supported yet: it needs a landmark network",
-}
+    entry: Entry
+    how: How
+
+    def __call__(
+        self, images_B3HW: Tensor, hq_B3HW: Tensor | None
+    ) -> npt.NDArray[np.floating[Any]]: ...
+
+
+class OpenMetric:
+    """A metric that is ready; scoring the same faces twice gives the same bytes."""
+
+    def __init__(self, entry: Entry, compute: Any, how: How) -> None:
+        self.entry, self.how, self._compute = entry, how, compute
+
+    def __call__(
+        self, images_B3HW: Tensor, hq_B3HW: Tensor | None
+    ) -> npt.NDArray[np.floating[Any]]:
+        with still():
+            if self.entry.is_set:
+                return np.asarray(self._compute(images_B3HW))
+            return np.asarray(self._compute(images_B3HW, hq_B3HW))
+
+
+def how_of(name: str) -> How:
+    """Return a metric's protocol where no file of it is known, as for numbers made elsewhere."""
+    return How(CATALOGUE[name].protocol.measured({}))
 
 
 def open_metrics(
@@ -143,37 +97,78 @@ class MetricUnavailableError(RuntimeError):
 
 
 def _open(name: str, identity_network: Path | None, device: torch.device) -> Metric:
-    if name in NOT_SUPPORTED:
-        raise MetricUnavailableError(NOT_SUPPORTED[name])
     if name not in CATALOGUE:
         raise ValueError(f"no metric is called {name!r}; known are {', '.join(CATALOGUE)}")
     entry = CATALOGUE[name]
-    if issubclass(entry.kind, IdentityAngle):
+    if entry.opens is None:
         if identity_network is None:
             raise MetricUnavailableError(
                 "no identity network is configured: name an ONNX file or an InsightFace pack"
             )
-        return entry.kind(identity_network)
-    _check_files(Path(torch.hub.get_dir()), entry.files)
-    return entry.kind(name, device=device, **dict(entry.options))
-
-
-def _check_files(folder: Path, files: Iterable[str]) -> None:
-    missing = [file for file in files if not (folder / file).is_file()]
-    if missing:
+        angle = IdentityAngle(identity_network)
+        encoder = angle.encoder
+        how = How(entry.protocol.measured({encoder.path.name: encoder.sha256}))
+        return OpenMetric(entry, angle, how)
+    hub = Path(torch.hub.get_dir())
+    _check_files(hub, entry.files)
+    try:
+        compute = entry.opens(name, hub, device)
+        reference = None if entry.statistics is None else Gaussian.read(hub / entry.statistics)
+    except ModuleNotFoundError as error:
         raise MetricUnavailableError(
-            f"weights are missing under {folder}: {', '.join(missing)} "
+            f"the package {error.name} is missing: pip install {error.name}"
+        ) from error
+    except UnpicklingError as error:
+        raise MetricUnavailableError(f"a file holds more than plain weights: {error}") from error
+    except (ValueError, OSError) as error:
+        raise MetricUnavailableError(str(error)) from error
+    how = How(entry.protocol.measured(_hashes(hub, entry.files)), reference)
+    return OpenMetric(entry, compute, how)
+
+
+def _hashes(hub: Path, names: Iterable[str]) -> dict[str, str]:
+    """Return the SHA-256 of each file; of a folder, those of its weights."""
+    found: dict[str, str] = {}
+    for name in names:
+        place = hub / name
+        weights = [
+            file
+            for file in (sorted(place.iterdir()) if place.is_dir() else [place])
+            if not place.is_dir() or file.suffix in (".safetensors", ".bin")
+        ]
+        found |= {file.relative_to(hub).as_posix(): sha256_of(file) for file in weights}
+    return found
+
+
+def _check_files(hub: Path, names: Iterable[str]) -> None:
+    """Refuse what is missing, and what is not plain data: pyiqa unpickles anything."""
+    if missing := [name for name in names if not (hub / name).exists()]:
+        raise MetricUnavailableError(
+            f"weights are missing under {hub}: {'; '.join(map(_wanted, missing))} "
             "(set TORCH_HOME to move it; nothing is downloaded)"
         )
-    for file in files:
-        if file in CLIP_SHA256:
-            if sha256((folder / file).read_bytes()).hexdigest() != CLIP_SHA256[file]:
-                raise MetricUnavailableError(f"{folder / file} is not the published file")
-            continue
-        # pyiqa unpickles anything, so a file must first load with `weights_only`.
-        try:
-            torch.load(folder / file, map_location="meta", weights_only=True)
-        except (UnpicklingError, RuntimeError, EOFError, KeyError) as error:
-            raise MetricUnavailableError(
-                f"{folder / file} holds more than plain weights: {error}"
-            ) from error
+    for name in names:
+        file = hub / name
+        if name in CLIP_SHA256:
+            if sha256_of(file) != CLIP_SHA256[name]:
+                raise MetricUnavailableError(f"{file} is not the published file")
+        elif name.startswith(("pyiqa/", "checkpoints/")) and file.suffix in (".pth", ".pt"):
+            _check_weights(file)
+
+
+def _check_weights(file: Path) -> None:
+    try:
+        torch.load(file, map_location="meta", weights_only=True)
+    except (UnpicklingError, RuntimeError, EOFError, KeyError) as error:
+        raise MetricUnavailableError(f"{file} holds more than plain weights: {error}") from error
+
+
+def _wanted(name: str) -> str:
+    file = WEIGHT_FILES[name]
+    return f"{name} ({_size(file.megabytes)}, {file.licence}; {file.source})"
+
+
+def _size(megabytes: float) -> str:
+    if megabytes < 1:
+        return f"{megabytes * 1000:.0f} kB"
+    return f"{megabytes:g} MB" if megabytes < 1000 else f"{megabytes / 1000:.1f} GB"

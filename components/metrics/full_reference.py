@@ -1,10 +1,9 @@
-"""Metrics of pyiqa that compare a face with the true one.
+"""Metrics of pyiqa, by their name there: against the true face, or without one.
 
 B batch. Images are RGB in [0, 1].
 """
 
-import contextlib
-import io
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -12,32 +11,56 @@ import numpy.typing as npt
 import torch
 from torch import Tensor
 
+from components.metrics.pyiqa_files import offline
+
+NIQE_BLOCK = 96  # pixels: a smaller picture has no block
+
 
 class FullReference:
-    """Score restored faces against the true ones with a metric of pyiqa, by its name there.
+    """Score restored faces against the true ones.
 
     pyiqa's PSNR adds 1e-8 to the squared error: two equal pictures score 80 dB, not infinity, and
     so a mean exists.
     """
 
-    def __init__(self, name: str, *, device: torch.device, **options: Any) -> None:
+    def __init__(self, name: str, *, device: torch.device, hub: Path, **options: Any) -> None:
         import pyiqa
 
-        with contextlib.redirect_stdout(io.StringIO()):  # pyiqa prints what it loads
-            self._network = pyiqa.create_metric(name, device=device, **options)
-        self.device = device
+        with offline(hub):
+            metric = pyiqa.create_metric(name, device=device, **options)
+        # Its outer module would set cuDNN's precision to TF32 again.
+        self.network, self.device = metric.net, device
 
-    @torch.no_grad()
     def __call__(self, images_B3HW: Tensor, hq_B3HW: Tensor) -> npt.NDArray[np.float64]:
         """Return a score per face, (B,)."""
-        scores: Tensor = self._network(images_B3HW.to(self.device), hq_B3HW.to(self.device))
-        return np.asarray(scores.reshape(-1).double().cpu().numpy())
+        return _scores(self.network(images_B3HW.to(self.device), hq_B3HW.to(self.device)))
 
 
 class NoReference(FullReference):
-    """Score faces with a metric of pyiqa that needs no true face; `hq_B3HW` is not used."""
+    """Score faces with a metric that needs no true face; `hq_B3HW` is not used."""
 
-    @torch.no_grad()
-    def __call__(self, images_B3HW: Tensor, hq_B3HW: Tensor) -> npt.NDArray[np.float64]:  # noqa: ARG002
-        scores: Tensor = self._network(images_B3HW.to(self.device))
-        return np.asarray(scores.reshape(-1).double().cpu().numpy())
+    def __call__(
+        self,
+        images_B3HW: Tensor,
+        hq_B3HW: Tensor | None,  # noqa: ARG002
+    ) -> npt.NDArray[np.float64]:
+        return _scores(self.network(images_B3HW.to(self.device)))
+
+
+class Niqe(NoReference):
+    """Score faces with NIQE; NaN for pictures that are smaller than one of its blocks."""
+
+    def __call__(
+        self,
+        images_B3HW: Tensor,
+        hq_B3HW: Tensor | None,  # noqa: ARG002
+    ) -> npt.NDArray[np.float64]:
+        if min(images_B3HW.shape[2:]) < NIQE_BLOCK:
+            return np.full(len(images_B3HW), np.nan)
+        # One by one: a picture's score must not depend on which others are in its batch.
+        one_by_one = [super(Niqe, self).__call__(one, None) for one in images_B3HW.split(1)]
+        return np.concatenate(one_by_one)
+
+
+def _scores(scores: Tensor) -> npt.NDArray[np.float64]:
+    return np.asarray(scores.reshape(-1).double().cpu().numpy())

@@ -14,6 +14,7 @@ from pydantic import Field, NonNegativeFloat, PositiveInt, model_validator
 
 from components.metrics import bootstrap
 from components.metrics.bootstrap import Interval
+from components.metrics.protocol import told
 from components.params import Params
 
 Scores = Mapping[str, Any]  # the content of a metrics file
@@ -96,7 +97,7 @@ def difference(
     """
     if reason := _other_faces(scores, reference):
         return reason
-    if reasons := list(_not_comparable([metric], scores, reference)):
+    if reasons := list(_not_comparable([metric], scores, reference, "restored")):
         return reasons[0]
     by_F = _by_face(scores, metric, "restored") - _by_face(reference, metric, "restored")
     return bootstrap.intervals(by_F[:, None], samples=samples, seed=seed)[0]
@@ -124,7 +125,7 @@ def _other_faces(candidate: Scores, champion: Scores) -> str | None:
 
 def _judge(candidate: Scores, reference: Scores, role: str, rule: Rule) -> Verdict:
     metrics = [*rule.better, *rule.not_worse]
-    if missing := list(_not_comparable(metrics, candidate, reference)):
+    if missing := list(_not_comparable(metrics, candidate, reference, role)):
         return Verdict(False, "; ".join(missing))
     gains_FK = np.column_stack(
         [
@@ -148,23 +149,34 @@ def _judge(candidate: Scores, reference: Scores, role: str, rule: Rule) -> Verdi
     return Verdict(not against, "; ".join(str(finding) for finding in against or findings))
 
 
-def _not_comparable(metrics: Sequence[str], candidate: Scores, reference: Scores) -> Iterator[str]:
+def _not_comparable(
+    metrics: Sequence[str], candidate: Scores, reference: Scores, role: str
+) -> Iterator[str]:
+    both = (candidate, reference)
     for metric in metrics:
-        for whose, scores in (("the candidate", candidate), ("the champion", reference)):
+        for whose, scores in zip(("the candidate", "the champion"), both, strict=True):
             if metric not in scores["metrics"]:
                 why = scores["unavailable"].get(metric, "'evaluate.metrics' does not name it")
                 yield f"{metric} was not measured for {whose}: {why}"
                 break
         else:
-            one, other = (_measured_as(metric, scores) for scores in (candidate, reference))
+            one, other = (told(scores["metrics"][metric]["protocol"]) for scores in both)
             if one != other:
                 yield f"{metric} was measured as '{one}', for the champion as '{other}'"
+            elif not candidate["faces"] or metric not in candidate["faces"][0]["scores"]:
+                yield f"{metric} is a number of a set, which no face has"
+            else:
+                yield from _without_scores(metric, candidate, "the candidate", "restored")
+                yield from _without_scores(metric, reference, "what it is compared with", role)
 
 
-def _measured_as(metric: str, scores: Scores) -> str:
-    protocol = str(scores["metrics"][metric]["protocol"])
-    network = scores["protocol"].get("identity_network")
-    return f"{protocol}, network {network}" if metric == "identity_angle" else protocol
+def _without_scores(metric: str, scores: Scores, whose: str, role: str) -> Iterator[str]:
+    without = [face for face in scores["faces"] if face["scores"][metric][role] is None]
+    if without:
+        yield (
+            f"{len(without)} of {len(scores['faces'])} results of {whose} have no {metric}, the "
+            f"first {without[0]['face_id']}: see 'failures' in its metrics file"
+        )
 
 
 def _sign(scores: Scores, metric: str) -> float:

@@ -49,7 +49,7 @@ def _rows(
                     by = promotion.difference(
                         content, reference, metric, samples=samples, seed=seed
                     )
-                own = Interval(**roles["restored"])
+                own = Interval(*(roles["restored"][key] for key in ("mean", "low", "high", "n")))
                 yield Row(variant, content["model"]["name"], metric, own, by)
 
 

@@ -1,15 +1,15 @@
-"""Score a model on a folder of faces: degrade, restore, compare.
+"""Score models and folders of results on faces that lie here, in folders or tables.
 
-It needs only the trained folder, what that names by hash, and the faces. The degradation is the one
-that the model was trained with, according to its lineage. For the same faces, seed and recipe, the
-scores are those of the stage `evaluate`.
+For a model, true faces alone are degraded first, as its training faces were according to its
+lineage; for the same faces, seed and recipe, the scores are those of the stage `evaluate`. Pairs
+are scored as they are given, and degraded faces alone by the metrics that need no truth.
 """
 
 import tempfile
-from collections.abc import Iterator, Sequence
-from itertools import islice
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any
 
 import torch
 from pydantic import ValidationError
@@ -17,28 +17,31 @@ from pydantic import ValidationError
 from components.degradation import recipe as degradation
 from components.degradation.recipe import DegradationParams
 from components.encoders.identity import find_network
-from components.faces import landmarks
-from components.faces.cutter import Face, FaceCutter
-from components.faces.source import UnreadableError, open_source
+from components.faces.cutter import CANDIDATE_SCORE, Face
+from components.faces.detect import open_detector
 from components.hashes import sha256_of
-from components.metrics.catalogue import open_metrics
-from components.reporting import comparison
-from components.reporting.comparison import Comparison, FaceScores, Pair
+from components.metrics.catalogue import Metric, open_metrics
+from components.reporting import comparison, groups
+from components.reporting.evaluation import (
+    Case,
+    Competitor,
+    Degraded,
+    Model,
+    Results,
+    alone,
+    pairs,
+    score_all,
+)
+from components.reporting.face_sets import Rejection, cut_faces, is_table, open_set, row_name
+from components.reporting.reference import compare_with
 from components.restorers.catalogue import is_of_others
-from components.restorers.protocol import RestoresFaces
 from components.tracking.trained_models import locate, open_restorer
 from components.weights.manifest import RESTORER, Description
 
 METRICS = ("psnr", "ssim", "identity_angle")
+METRICS_WITHOUT_TRUTH = ("niqe", "musiq", "clipiqa", "fid_vqfr")
 BOOTSTRAP_SAMPLES = 10_000
 BATCH_SIZE = 8
-
-
-class Rejected(NamedTuple):
-    """A picture, or a face in it, that could not be used, and why."""
-
-    id: str
-    reason: str
 
 
 def run(
@@ -59,19 +62,214 @@ def run(
     Raises: as `components.tracking.trained_models.open_restorer`; ValueError if no picture can be
     used, or how to degrade is not known.
     """
+    wanted = Wanted(hq=hq, models=(model,), metrics=tuple(metrics))
+    (result,) = evaluate(
+        wanted, seed=seed, recipe=recipe, identity_network=identity_network, batch_size=batch_size
+    )
+    return result
+
+
+@dataclass(frozen=True)
+class Wanted:
+    """What is scored, on which faces. Without models and results, the degraded faces are.
+
+    `hq` and `lq` are folders or tables; `reference` is a set that FID compares with; `endings` are
+    left out of names before they are matched.
+    """
+
+    hq: Path | None = None
+    lq: Path | None = None
+    models: tuple[str, ...] = ()
+    results: tuple[Path, ...] = ()
+    reference: Path | None = None
+    detector: Path | None = None
+    endings: tuple[str, ...] = ()
+    metrics: tuple[str, ...] = ()
+    groups: Path | None = None  # a groups.csv
+
+    def __post_init__(self) -> None:
+        if self.hq is None and self.lq is None:
+            raise ValueError("name the faces: --hq, --lq or both")
+        if self.lq is None and not self.models and not self.results:
+            raise ValueError("there is nothing to score: name a model, results or degraded faces")
+        if self.detector is not None and self.hq is not None and self.lq is not None:
+            raise ValueError("pairs must be aligned already: a detector cuts two pictures apart")
+        if self.detector is not None and not self.models:
+            raise ValueError("a detector cuts faces to the size of a model: name one")
+
+    @property
+    def is_degraded_here(self) -> bool:
+        return self.lq is None and bool(self.models)
+
+    def chosen_metrics(self) -> tuple[str, ...]:
+        return self.metrics or (METRICS if self.hq is not None else METRICS_WITHOUT_TRUTH)
+
+
+def evaluate(
+    wanted: Wanted,
+    *,
+    seed: int,
+    recipe: DegradationParams | None = None,
+    identity_network: Path | None = None,
+    batch_size: int = BATCH_SIZE,
+) -> list[dict[str, Any]]:
+    """Score all that is wanted on the same faces; return the contents of metrics files.
+
+    Raises: as `run`; ValueError if models restore faces of several sizes.
+    """
+    device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
     with tempfile.TemporaryDirectory() as downloads:
-        if recipe is None:
-            recipe = recipe_of(model, Path(downloads))
-        device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
-        return _evaluate(
-            open_restorer(model, Path(downloads), device=device),
-            hq,
-            seed=seed,
-            recipe=recipe,
-            metrics=metrics,
-            identity_network=identity_network,
-            batch_size=batch_size,
+        if recipe is None and wanted.is_degraded_here:
+            recipe = recipe_of(wanted.models[0], Path(downloads))
+        restorers = [open_restorer(name, Path(downloads), device=device) for name in wanted.models]
+        competitors: list[Competitor] = [
+            *map(Model, restorers),
+            *map(_results(wanted), wanted.results),
+        ]
+        sizes = sorted({restorer.size for restorer in restorers})
+        if len(sizes) > 1:
+            raise ValueError(f"the models restore faces of {sizes} pixels: score them one by one")
+        metrics, unavailable = open_metrics(
+            wanted.chosen_metrics(), identity_network=identity_network, device=device
         )
+        _prepare(metrics, unavailable, wanted, batch_size)
+        faces = _Faces(wanted, sizes[0] if sizes else None, recipe, seed)
+        protocol = faces.protocol()
+        if identity_network is not None:
+            protocol["identity_network"] = sha256_of(find_network(identity_network))
+        return [
+            _result(one, faces, metrics, protocol, unavailable, batch_size)
+            for one in competitors or [Degraded()]
+        ]
+
+
+def _results(wanted: Wanted) -> Callable[[Path], Results]:
+    return lambda place: Results(
+        place.name, open_set(place, column="sr_png", endings=wanted.endings)
+    )
+
+
+def _prepare(
+    metrics: dict[str, Metric], unavailable: dict[str, str], wanted: Wanted, batch_size: int
+) -> None:
+    """Give FID the faces that are named, and set aside what needs true faces if there are none."""
+    for name, metric in list(metrics.items()):
+        if wanted.hq is None and metric.entry.needs_truth:
+            del metrics[name]
+            unavailable[name] = "it needs the true faces: name them with --hq"
+    if wanted.reference is not None and "fid_folders" in metrics:
+        faces = open_set(wanted.reference, column="hq_png")
+        compare_with(metrics["fid_folders"], faces, batch_size=batch_size)
+
+
+class _Faces:
+    """The faces that all competitors are scored on; each pass over them gives the same ones."""
+
+    def __init__(
+        self, wanted: Wanted, size: int | None, recipe: DegradationParams | None, seed: int
+    ) -> None:
+        self.wanted, self.size, self.recipe, self.seed = wanted, size, recipe, seed
+        self.rejected: list[Rejection] = []
+        self.drawn: dict[str, dict[str, float]] = {}  # by name: what degraded a face
+        self.columns: dict[str, dict[str, str]] = {}
+        if wanted.groups is not None:
+            self.columns = groups.parse(wanted.groups.read_text(encoding="utf-8-sig"))
+        self.detector = None
+        if wanted.detector is not None:
+            self.detector = open_detector(wanted.detector, min_score=CANDIDATE_SCORE)
+
+    def protocol(self) -> dict[str, Any]:
+        """Return what scores depend on beside the competitor."""
+        wanted = self.wanted
+        sides = {"faces": str(wanted.hq or wanted.lq)}
+        if wanted.hq is not None and wanted.lq is not None:
+            sides["degraded"] = str(wanted.lq)
+        made = {} if self.size is None else {"size": self.size}
+        if self.recipe is None or not wanted.is_degraded_here:
+            return {**sides, **made}
+        degradation = self.recipe.model_dump(mode="json")
+        return {**sides, **made, "degradation": degradation, "degradation_seed": self.seed}
+
+    def __iter__(self) -> Iterator[Case]:
+        self.rejected.clear()
+        wanted, size = self.wanted, self.size
+        if wanted.is_degraded_here and self.recipe is not None:
+            yield from self._degraded(self.recipe)
+        elif wanted.hq is not None:
+            hq = open_set(wanted.hq, column="hq_png", endings=wanted.endings)
+            lq = None
+            if wanted.lq is not None:
+                lq = open_set(wanted.lq, column="lq_png", endings=wanted.endings)
+            yield from pairs(hq, lq, self.rejected, size=size)
+        elif wanted.lq is not None and size is not None and self.detector is not None:
+            for face in cut_faces(wanted.lq, size, self.rejected, self.detector):
+                name = row_name(face.face_id, 0, wanted.endings)
+                yield Case(name, face.face_id, 0, None, face.hq, size)
+        elif wanted.lq is not None:
+            lq = open_set(wanted.lq, column="lq_png", endings=wanted.endings)
+            yield from alone(lq, self.rejected, size=size)
+
+    def _degraded(self, recipe: DegradationParams) -> Iterator[Case]:
+        """Degrade each face once, as the stage `degrade` makes its first variant."""
+        assert self.size is not None
+        for face in self._true_faces(self.size):
+            drawn = degradation.draw(
+                recipe, face.hq.shape[:2], seed=self.seed, face_id=face.face_id, variant=0
+            )
+            target, lq = degradation.make_pair(face.hq, drawn, recipe)
+            name = row_name(face.face_id, 0, self.wanted.endings)
+            self.drawn[row_name(face.face_id, 0)] = drawn.record()
+            yield Case(name, face.face_id, 0, target, lq, self.size)
+
+    def _true_faces(self, size: int) -> Iterator[Face]:
+        assert self.wanted.hq is not None
+        if not is_table(self.wanted.hq):
+            yield from cut_faces(self.wanted.hq, size, self.rejected, self.detector)
+            return
+        table = open_set(self.wanted.hq, column="hq_png")
+        for case in pairs(table, None, self.rejected, size=size):
+            assert case.hq is not None
+            yield Face(case.face_id, case.hq)
+
+
+def _result(
+    competitor: Competitor,
+    faces: _Faces,
+    metrics: Mapping[str, Metric],
+    protocol: Mapping[str, Any],
+    unavailable: Mapping[str, str],
+    batch_size: int,
+) -> dict[str, Any]:
+    scores = score_all(faces, competitor, metrics, batch_size=batch_size)
+    if not scores:
+        told = ", ".join(f"{name}: {reason}" for name, reason in faces.rejected[:1])
+        raise ValueError(
+            f"no usable face in {protocol['faces']}: {len(faces.rejected)} pictures were "
+            f"rejected, {told}"
+        )
+    result = comparison.result(
+        competitor.facts,
+        protocol,
+        scores,
+        unavailable,
+        samples=BOOTSTRAP_SAMPLES,
+        seed=faces.seed,
+        how={name: metric.how for name, metric in metrics.items()},
+    )
+    role = "restored" if "restored" in next(iter(scores[0].scores.values()), {}) else "degraded"
+    columns = {**faces.columns, **groups.severity(faces.drawn)}
+    return {
+        **result,
+        "groups": groups.compare(
+            result, columns, samples=BOOTSTRAP_SAMPLES, seed=faces.seed, role=role
+        ),
+        "worse": {
+            name: groups.worse(result, name, metric["better"])
+            for name, metric in result["metrics"].items()
+        },
+        "rejected": [{"id": name, "reason": reason} for name, reason in faces.rejected],
+        "unused": competitor.unused(),
+    }
 
 
 def recipe_of(model: str, downloads: Path) -> DegradationParams:
@@ -96,79 +294,3 @@ def recipe_of(model: str, downloads: Path) -> DegradationParams:
         return DegradationParams.model_validate(recipe)
     except ValidationError as error:
         raise ValueError(f"{folder} was trained with a recipe unknown here: {error}") from error
-
-
-def _evaluate(
-    restorer: RestoresFaces,
-    hq: Path,
-    *,
-    seed: int,
-    recipe: DegradationParams,
-    metrics: Sequence[str],
-    identity_network: Path | None,
-    batch_size: int,
-) -> dict[str, Any]:
-    protocol: dict[str, Any] = {
-        "faces": str(hq),
-        "size": restorer.size,
-        "degradation": recipe.model_dump(mode="json"),
-        "degradation_seed": seed,
-    }
-    if identity_network is not None:
-        protocol["identity_network"] = sha256_of(find_network(identity_network))
-    opened, unavailable = open_metrics(
-        metrics, identity_network=identity_network, device=restorer.device
-    )
-    compare = Comparison(restorer, opened, device=restorer.device)
-    rejected: list[Rejected] = []
-    pairs = _pairs(_faces(hq, restorer.size, rejected), recipe, seed)
-    scores = [
-        FaceScores(one.pair.face_id, one.pair.variant, one.scores)
-        for batch in iter(lambda: list(islice(pairs, batch_size)), [])
-        for one in compare(batch)
-    ]
-    if not scores:
-        raise ValueError(
-            f"no usable face in {hq}: {len(rejected)} pictures were rejected, "
-            f"{rejected[0].id}: {rejected[0].reason}"
-        )
-    result = comparison.result(
-        {"name": restorer.name, "fingerprint": restorer.fingerprint},
-        protocol,
-        scores,
-        unavailable,
-        samples=BOOTSTRAP_SAMPLES,
-        seed=seed,
-    )
-    return {**result, "rejected": [one._asdict() for one in rejected]}
-
-
-def _pairs(faces: Iterator[Face], recipe: DegradationParams, seed: int) -> Iterator[Pair]:
-    """Degrade each face once, as the stage `degrade` makes its first variant."""
-    for face in faces:
-        drawn = degradation.draw(
-            recipe, face.hq.shape[:2], seed=seed, face_id=face.face_id, variant=0
-        )
-        target, lq = degradation.make_pair(face.hq, drawn, recipe)
-        yield Pair(face.face_id, 0, target, lq)
-
-
-def _faces(folder: Path, size: int, rejected: list[Rejected]) -> Iterator[Face]:
-    """Cut the faces of every picture; what cannot be used goes to `rejected`."""
-    source = open_source(str(folder))
-    given = landmarks.parse(source.text(landmarks.FILE) or ",".join(landmarks.COLUMNS))
-    # An aligned square is twice as wide as its face; an enlarged picture would not be the truth.
-    cutters = {
-        is_given: FaceCutter(size=size, min_face=size // 2, aligned=not is_given, detector=None)
-        for is_given in (True, False)
-    }
-    for picture in source.pictures():
-        points = given.get(picture.name, ())
-        try:
-            data = source.read(picture)
-        except UnreadableError as error:
-            rejected.append(Rejected(picture.name, str(error)))
-            continue
-        cut = cutters[bool(points)].cut(picture.name, data, points)
-        rejected += [Rejected(picture.name, reason) for reason in cut.reasons]
-        yield from cut.faces

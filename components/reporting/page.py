@@ -15,10 +15,9 @@ from markupsafe import Markup
 from components import images
 from components.history import BEST_STEP, SYSTEM
 from components.images import Image
-from components.metrics.catalogue import CATALOGUE
-from components.reporting import charts
+from components.reporting import charts, metric_tables
 from components.reporting.charts import Node
-from components.reporting.comparison import GAIN, ROLES
+from components.reporting.comparison import ROLES
 from components.reporting.gallery import TITLES, Gallery, colours
 
 Named = TypeVar("Named")
@@ -96,15 +95,16 @@ def render(report: Report) -> str:
         trim_blocks=True,
         lstrip_blocks=True,
     )
-    highlights = _highlights(report.results)
+    highlights = metric_tables.highlights(report.results)
     ranked = [item["model"] for item in highlights]
     environment.filters.update(number=_number, plain=_plain)
     return environment.get_template(_TEMPLATE).render(
         report=report,
         protocol=_protocol(report.results),
         highlights=highlights,
-        metrics=_metrics(report.results),
-        unavailable=_unavailable(report.results),
+        metrics=metric_tables.tables(report.results),
+        unavailable=metric_tables.unavailable(report.results),
+        failures=metric_tables.failures(report.results),
         galleries=[
             _pictures(gallery)
             for model, gallery in _in_order(report.galleries, ranked)
@@ -158,65 +158,6 @@ def _protocol(results: Mapping[str, Mapping[str, Any]]) -> Mapping[str, Any]:
                 f"{other.get(key)}: run 'dvc repro evaluate'"
             )
     return first
-
-
-def _metrics(results: Mapping[str, Mapping[str, Any]]) -> list[dict[str, Any]]:
-    """Make each metric's table: models from best to worst, and the best values."""
-    names = dict.fromkeys(name for result in results.values() for name in result["metrics"])
-    return [_metric(name, results) for name in names]
-
-
-def _metric(name: str, results: Mapping[str, Mapping[str, Any]]) -> dict[str, Any]:
-    entry = CATALOGUE[name]
-    rows = [
-        (model, result["metrics"][name])
-        for model, result in results.items()
-        if name in result["metrics"]
-    ]
-    sign = 1 if entry.direction == "higher" else -1
-    rows.sort(key=lambda row: (-sign * row[1]["restored"]["mean"], row[0]))
-    best = {
-        role: sign * max(sign * scores[role]["mean"] for _, scores in rows)
-        for role in ("restored", GAIN)
-    }
-    return {
-        "name": name,
-        "entry": entry,
-        "rows": rows,
-        "best": best,
-        "faces": sorted({scores["restored"]["n"] for _, scores in rows}),
-        "digits": 2 if entry.unit else 3,
-        "verdicts": {model: _verdict(scores[GAIN], sign) for model, scores in rows},
-        "chart": charts.interval_chart(rows, title=f"{entry.title} of every model, with intervals"),
-    }
-
-
-def _verdict(gain: Mapping[str, Any], sign: int) -> str:
-    """Return whether the interval of a gain lies on one side of zero."""
-    if gain["low"] is None:
-        return "open"
-    bounds = sorted((sign * gain["low"], sign * gain["high"]))
-    return "better" if bounds[0] > 0 else "worse" if bounds[1] < 0 else "open"
-
-
-def _highlights(results: Mapping[str, Mapping[str, Any]]) -> list[dict[str, Any]]:
-    name = "psnr" if all("psnr" in result["metrics"] for result in results.values()) else None
-    if name is None:
-        name = next((name for result in results.values() for name in result["metrics"]), None)
-    if name is None:
-        return []
-    metric = _metric(name, results)
-    return [
-        {"model": model, "scores": scores, "verdict": metric["verdicts"][model], "metric": metric}
-        for model, scores in metric["rows"]
-    ]
-
-
-def _unavailable(results: Mapping[str, Mapping[str, Any]]) -> dict[str, str]:
-    found: dict[str, str] = {}
-    for result in results.values():
-        found.update(result["unavailable"])
-    return found
 
 
 def _pictures(gallery: Gallery) -> dict[str, Any]:

@@ -27,6 +27,7 @@ EXPERIMENT = "hdrface"
 FINGERPRINT_TAG = "hdrface.fingerprint"
 MODEL_PATH = "model"
 GALLERY_PATH = "gallery"
+PROTOCOLS_FILE = "protocols.json"
 VALIDATION_PATH = "validation"
 LINEAGE_PATH = "lineage.json"
 _LONGEST_PARAM = 6000  # characters, MLflow's limit
@@ -179,11 +180,16 @@ def run_of(fingerprint: str) -> str | None:
 
 
 def log_evaluation(
-    run_id: str, metrics: Mapping[str, float], pictures: Sequence[Path], description: str = ""
+    run_id: str,
+    metrics: Mapping[str, float],
+    pictures: Sequence[Path],
+    description: str = "",
+    protocols: Mapping[str, Mapping[str, Any] | str] | None = None,
 ) -> None:
     """Write an evaluation into the run of its training: metrics, and pictures under `gallery`.
 
-    The description, Markdown, is shown on the run's page.
+    The description, Markdown, is shown on the run's page. `protocols.json` says how each metric
+    was measured.
 
     Raises: as `run_of`.
     """
@@ -204,6 +210,8 @@ def log_evaluation(
         with time_to_transfer():
             for picture in pictures:
                 client.log_artifact(run_id, str(picture), GALLERY_PATH)
+            if protocols:
+                client.log_dict(run_id, dict(protocols), PROTOCOLS_FILE)
 
     Server(client.tracking_uri).insist(write)
 

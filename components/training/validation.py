@@ -20,7 +20,6 @@ from torch import Tensor, nn
 from components import images
 from components.history import BEST_STEP, HistoryPoint
 from components.metrics.catalogue import CATALOGUE, Metric, open_metrics
-from components.metrics.identity import IdentityAngle
 from components.params import Params, one_of
 from components.training.best import BestModel
 from components.training.seat import PICTURE, Seat
@@ -29,7 +28,7 @@ from components.training.validation_faces import ValidationFace
 from components.weights.precision import computing
 
 MetricName = Annotated[
-    str, one_of([name for name, entry in CATALOGUE.items() if entry.kind is not IdentityAngle])
+    str, one_of([name for name, entry in CATALOGUE.items() if entry.opens and not entry.is_set])
 ]
 _CELL = 256  # pixels of a face in the picture, at most
 

@@ -1,19 +1,68 @@
-"""`hdrface evaluate`: degrade a folder of faces, restore them with a model, print the scores."""
+"""`hdrface evaluate`: score models, and other programs' results, on faces that lie here."""
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
 from components import console
-from pipelines.commands.arguments import Restorer
+
+if TYPE_CHECKING:
+    from rich.table import Table
+
+_SHOWN = 5  # faces in a line
 
 
 def evaluate(
-    model: Restorer,
-    hq: Annotated[Path, typer.Option(metavar="DIR", help="Aligned faces of high quality.")],
+    model: Annotated[
+        list[str] | None,
+        typer.Option(
+            metavar="MODEL",
+            help="A trained folder, models:/NAME@ALIAS, spandrel:FILE or onnx:FILE; several are "
+            "compared.",
+        ),
+    ] = None,
+    results: Annotated[
+        list[Path] | None,
+        typer.Option(
+            metavar="DIR", help="Pictures that a program restored, named as the faces; or several."
+        ),
+    ] = None,
+    hq: Annotated[
+        Path | None,
+        typer.Option(metavar="DIR", help="Aligned faces of high quality: a folder or a table."),
+    ] = None,
+    lq: Annotated[
+        Path | None,
+        typer.Option(metavar="DIR", help="Degraded faces. Without them, --hq is degraded."),
+    ] = None,
+    reference: Annotated[
+        Path | None,
+        typer.Option(metavar="DIR", help="The faces that the metric fid_folders compares with."),
+    ] = None,
+    metrics: Annotated[
+        str | None,
+        typer.Option(metavar="NAMES", help="Metrics, with commas between them."),
+    ] = None,
+    detector: Annotated[
+        Path | None,
+        typer.Option(metavar="FILE", help="An ONNX file, for pictures that are not aligned."),
+    ] = None,
+    ignore_ending: Annotated[
+        list[str] | None,
+        typer.Option(
+            metavar="TEXT", help="An ending of names that is left out to match them, such as _LR."
+        ),
+    ] = None,
+    groups: Annotated[
+        Path | None,
+        typer.Option(
+            metavar="FILE", help="A CSV of `file` and columns by which faces are grouped."
+        ),
+    ] = None,
     seed: Annotated[int, typer.Option(help="Seed of the degradations.")] = 42,
+    batch_size: Annotated[int, typer.Option(help="Faces that are scored at once.")] = 8,
     json: Annotated[
         Path | None, typer.Option(metavar="FILE", help="Write the numbers of every face here.")
     ] = None,
@@ -29,19 +78,35 @@ def evaluate(
         ),
     ] = None,
 ) -> None:
-    """Degrade a folder of faces, restore them with a model, and score it."""
+    """Score models and folders of results on the same faces."""
     from components import files, logs
     from components.degradation.recipe import DegradationParams
-    from components.reporting import folder_scores
+    from components.reporting import evaluation, folder_scores
 
     logs.configure()
     recipe = None if params is None else DegradationParams.load("degrade.recipe", params)
-    result = folder_scores.run(
-        model, hq, seed=seed, recipe=recipe, identity_network=identity_network
+    wanted = folder_scores.Wanted(
+        hq=hq,
+        lq=lq,
+        models=tuple(model or ()),
+        results=tuple(results or ()),
+        reference=reference,
+        detector=detector,
+        endings=tuple(ignore_ending or ()),
+        metrics=tuple(metrics.split(",")) if metrics else (),
+        groups=groups,
     )
+    found = folder_scores.evaluate(
+        wanted, seed=seed, recipe=recipe, identity_network=identity_network, batch_size=batch_size
+    )
+    differences = evaluation.differences(found, samples=folder_scores.BOOTSTRAP_SAMPLES, seed=seed)
     if json is not None:
-        files.write_json(json, result)
-    print_scores(result)
+        compared = {"results": found, "differences": differences}
+        files.write_json(json, found[0] if len(found) == 1 else compared)
+    for result in found:
+        print_scores(result)
+    if differences:
+        print_differences(differences)
 
 
 def print_scores(result: Mapping[str, Any]) -> None:
@@ -50,31 +115,113 @@ def print_scores(result: Mapping[str, Any]) -> None:
     from rich.table import Table
 
     from components.metrics.catalogue import CATALOGUE
+    from components.metrics.protocol import title
     from components.reporting.comparison import GAIN, ROLES
 
-    model, protocol = result["model"], result["protocol"]
-    num_faces = len(result["faces"])
-    table = Table(
-        box=box.SIMPLE_HEAD,
-        title=f"{model['name']} on {num_faces} faces of {protocol['faces']}, "
-        f"{protocol['size']} x {protocol['size']}, seed {protocol['degradation_seed']}",
-        title_justify="left",
-    )
+    table = Table(box=box.SIMPLE_HEAD, title=_title(result), title_justify="left")
     table.add_column("metric")
-    for role in (*ROLES, GAIN, "95 % of the gain"):
-        table.add_column(role, justify="right")
+    roles = [role for role in ROLES if any(role in one for one in result["metrics"].values())]
+    has_gain = any(GAIN in metric for metric in result["metrics"].values())
+    for column in (*roles, *((GAIN, "95 % of the gain") if has_gain else ("95 %",))):
+        table.add_column(column, justify="right")
     for name, metric in result["metrics"].items():
-        entry, gain = CATALOGUE[name], metric[GAIN]
-        low, high = gain["low"], gain["high"]
+        entry = CATALOGUE[name]
+        last = metric.get(GAIN) or metric[[role for role in roles if role in metric][-1]]
         table.add_row(
-            f"{entry.title} ({entry.direction} is better)",
-            *(f"{metric[role]['mean']:.3f}" if role in metric else "–" for role in ROLES),
-            f"{gain['mean']:+.3f}",
-            "–" if low is None else f"{low:+.3f} … {high:+.3f}",
+            f"{title(entry.title, metric['protocol'])} ({entry.direction} is better)",
+            *(_cell(metric.get(role)) for role in roles),
+            *([f"{last['mean']:+.3f}"] if has_gain else []),
+            _between(last, signed=has_gain),
         )
     out = console.stdout()
     out.print(table)
-    for name, reason in result["unavailable"].items():
-        out.print(f"not measured: {name}: {reason}", highlight=False, markup=False)
-    for one in result["rejected"]:
-        out.print(f"rejected: {one['id']}: {one['reason']}", highlight=False, markup=False)
+    if result["groups"]:
+        out.print(_groups(result["groups"]))
+    _print_notes(result)
+
+
+def _groups(rows: Sequence[Mapping[str, Any]]) -> "Table":
+    """Make the table of groups; a star marks those that differ from the others beyond chance."""
+    from rich import box
+    from rich.table import Table
+
+    table = Table(box=box.SIMPLE_HEAD, title="by group (* differs at 5 %)", title_justify="left")
+    for column in ("metric", "by", "group", "mean", "95 %", "faces", "p"):
+        table.add_column(column, justify="left" if column in ("metric", "by", "group") else "right")
+    for row in rows:
+        p = "–" if row["p"] is None else f"{row['p']:.3f}{' *' if row['differs'] else ''}"
+        mean, between = f"{row['mean']:.3f}", _between(row, signed=False)
+        table.add_row(row["metric"], row["column"], row["group"], mean, between, str(row["n"]), p)
+    return table
+
+
+def _title(result: Mapping[str, Any]) -> str:
+    protocol = result["protocol"]
+    size = f", {protocol['size']} x {protocol['size']}" if "size" in protocol else ""
+    seed = f", seed {protocol['degradation_seed']}" if "degradation_seed" in protocol else ""
+    num_faces = len(result["faces"])
+    return f"{result['model']['name']} on {num_faces} faces of {protocol['faces']}{size}{seed}"
+
+
+def _cell(scores: Mapping[str, Any] | None) -> str:
+    if scores is None:
+        return "–"
+    partly = f" ({scores['n']} of {scores['of']} faces)" if scores["n"] < scores["of"] else ""
+    return f"{scores['mean']:.3f}{partly}"
+
+
+def _between(interval: Mapping[str, Any], *, signed: bool = True) -> str:
+    low, high = interval["low"], interval["high"]
+    if low is None:
+        return "–"
+    return f"{low:+.3f} … {high:+.3f}" if signed else f"{low:.3f} … {high:.3f}"
+
+
+def _print_notes(result: Mapping[str, Any]) -> None:
+    """Print how each number was measured, and everything that has no number."""
+    from components.metrics.protocol import told
+
+    lines = [f"{name}: {told(metric['protocol'])}" for name, metric in result["metrics"].items()]
+    for name, metric in result["metrics"].items():
+        if warning := metric.get("restored", metric.get("degraded", {})).get("warning"):
+            lines.append(f"warning: {name}: {warning}")
+    lines += [f"not measured: {name}: {why}" for name, why in result["unavailable"].items()]
+    lines += [
+        f"no score: {one['face_id']}: the {one['role']} picture is {one['reason']}"
+        for one in result["failures"]
+    ]
+    for name, faces in result["worse"].items():
+        if faces:
+            first = ", ".join(face["face_id"] for face in faces[:_SHOWN])
+            lines.append(f"worse than degraded by {name}: {len(faces)} faces, the worst: {first}")
+    lines += [f"rejected: {one['id']}: {one['reason']}" for one in result["rejected"]]
+    lines += [f"not used: {name} belongs to no face" for name in result["unused"]]
+    out = console.stdout()
+    for line in lines:
+        out.print(line, highlight=False, markup=False)
+
+
+def print_differences(differences: Sequence[Mapping[str, Any]]) -> None:
+    """Print how the models differ, face by face."""
+    from rich import box
+    from rich.table import Table
+
+    from components.metrics.catalogue import CATALOGUE
+
+    table = Table(
+        box=box.SIMPLE_HEAD,
+        title=f"against {differences[0]['against']}, face by face",
+        title_justify="left",
+    )
+    for column in ("model", "metric", "difference", "95 %", "faces"):
+        table.add_column(column, justify="left" if column in ("model", "metric") else "right")
+    for one in differences:
+        entry = CATALOGUE[one["metric"]]
+        table.add_row(
+            one["model"],
+            f"{entry.title}: {one['metric']} ({entry.direction} is better)",
+            f"{one['mean']:+.3f}",
+            _between(one),
+            str(one["n"]),
+        )
+    console.stdout().print(table)

@@ -61,7 +61,7 @@ def print_table(summary: Summary, page: Path = PAGE) -> None:
             between = "–"
             if gain and gain["low"] is not None:  # one face has no interval
                 between = f"{gain['low']:+.3f} … {gain['high']:+.3f}"
-            faces = str(scores["restored"]["n"]) if "restored" in scores else "–"
+            faces = _faces(scores["restored"]) if "restored" in scores else "–"
             means = [_mean(scores, step) for step in _STEPS]
             table.add_row(model, name, *means, between, faces)
         table.add_section()
@@ -92,6 +92,12 @@ def failures(summary: Summary) -> list[str]:
                 f"[{gain['low']:+.3f}, {gain['high']:+.3f}] is not above 0"
             )
     return failed
+
+
+def _faces(scores: Mapping[str, Any]) -> str:
+    """Say how many faces have a score, and of how many if some have none."""
+    scored, there = scores["n"], scores.get("of", scores["n"])
+    return str(scored) if scored == there else f"{scored} of {there}"
 
 
 def _mean(scores: Mapping[str, Any], step: str) -> str:

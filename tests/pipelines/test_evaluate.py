@@ -5,11 +5,13 @@ import json
 import logging
 import shutil
 from collections.abc import Iterator
+from importlib import metadata
 from pathlib import Path
 from typing import Any, NamedTuple
 
 import numpy as np
 import pytest
+import scipy.io
 from skimage.data import astronaut
 from typer.testing import CliRunner
 
@@ -174,6 +176,11 @@ def test_scores_and_picture_go_into_the_run_of_the_training(project: Project) ->
     assert f"| psnr | {restored['mean']:.3f} |" in found.data.tags["mlflow.note.content"]
     [artifact] = run._client.list_artifacts(run.id, "gallery")
     assert artifact.path == "gallery/gallery.png"
+    protocols = json.loads(
+        Path(run._client.download_artifacts(run.id, "protocols.json")).read_text()
+    )
+    assert protocols["ssim"]["colour"] == "Y, 8 bits"
+    assert protocols["ssim"]["library"] == f"pyiqa {metadata.version('pyiqa')}"
 
 
 @pytest.mark.usefixtures("database")
@@ -315,3 +322,111 @@ def _pairs_of_another_size(root: Path) -> Path:
     png = images.encode_png(np.zeros((48, 48, 3), np.uint8))
     row = {"face_id": "a", "variant": 0, "split": "test", "hq_png": png, "lq_png": png}
     return write_pairs(root / "pairs", [[row]]).path
+
+
+def _lay_out(project: Project, root: Path) -> None:
+    """Write true, degraded and restored faces as a benchmark has them: by endings of names."""
+    for folder in ("hq", "lq", "results", "results/deep"):
+        (root / folder).mkdir(parents=True)
+    for number, i in enumerate((0, 2, 3, 4, 5)):
+        hq = images.decode((project.faces / f"fäce {i}.png").read_bytes())
+        drawn = recipe.draw(RECIPE, hq.shape[:2], seed=1, face_id=str(i), variant=0)
+        lq = recipe.apply(hq, drawn)
+        half = ((hq.astype(int) + lq) // 2).astype(np.uint8)
+        for folder, ending, picture in (
+            ("hq", "_HR", hq),
+            ("lq", "_LR", lq),
+            ("results", "", half),
+        ):
+            place = root / folder / f"{number}.face{ending}.png"
+            place.write_bytes(images.encode_png(picture))
+
+
+def test_results_of_any_program_are_scored_and_what_is_wrong_with_them_is_named(
+    project: Project, tmp_path: Path
+) -> None:
+    _lay_out(project, tmp_path)
+    results = tmp_path / "results"
+    (results / "1.face.png").unlink()
+    (results / "2.face.png").write_bytes(images.encode_png(np.zeros((SIZE, SIZE, 3), np.uint8)))
+    (results / "3.face.png").write_bytes(images.encode_png(astronaut()[:48, :48]))
+    (results / "stray.png").write_bytes(images.encode_png(astronaut()[:48, :48]))
+    words = ["--results", str(results), "--hq", str(tmp_path / "hq"), "--lq", str(tmp_path / "lq")]
+    words += ["--ignore-ending", "_HR", "--ignore-ending", "_LR", "--metrics", "psnr,niqe"]
+    words += ["--json", str(tmp_path / "out.json"), "--groups", str(tmp_path / "groups.csv")]
+    rows = "".join(f"{i}.face_HR.png,{'a' if i < 4 else 'b'}\n" for i in range(5))
+    (tmp_path / "groups.csv").write_text(f"file,tone\n{rows}")
+    done = CliRunner().invoke(cli.app, ["evaluate", *words], catch_exceptions=False)
+    result = json.loads((tmp_path / "out.json").read_bytes())
+    psnr = result["metrics"]["psnr"]
+    assert (psnr["restored"]["n"], psnr["restored"]["of"], psnr["degraded"]["n"]) == (2, 5, 5)
+    assert psnr["gain"]["low"] > 0  # half of the error is gone
+    assert "(2 of 5 faces)" in done.stdout
+    told = {(one["face_id"], one["reason"]) for one in result["failures"]}
+    assert told == {
+        ("1.face_HR.png", "missing"),
+        ("2.face_HR.png", "black"),
+        ("3.face_HR.png", f"of another size, 48 x 48, not {SIZE}"),
+    }
+    assert result["unused"] == ["stray"]
+    assert [(row["group"], row["n"]) for row in result["groups"]] == [("a", 1), ("b", 1)]
+    again = CliRunner().invoke(cli.app, ["evaluate", *words], catch_exceptions=False)
+    assert again.stdout == done.stdout
+    assert json.loads((tmp_path / "out.json").read_bytes()) == result
+
+
+def test_models_and_results_are_compared_face_by_face_on_given_pairs(
+    project: Project, tmp_path: Path
+) -> None:
+    _lay_out(project, tmp_path)
+    model = str(project.root / "models" / "sd21-text")
+    words = ["--model", model, "--results", str(tmp_path / "results"), "--metrics", "psnr"]
+    words += ["--hq", str(tmp_path / "hq"), "--lq", str(tmp_path / "lq")]
+    words += [
+        "--ignore-ending",
+        "_HR",
+        "--ignore-ending",
+        "_LR",
+        "--json",
+        str(tmp_path / "o.json"),
+    ]
+    CliRunner().invoke(cli.app, ["evaluate", *words], catch_exceptions=False)
+    compared = json.loads((tmp_path / "o.json").read_bytes())
+    ours, theirs = compared["results"]
+    assert ours["faces"][0]["scores"]["psnr"]["degraded"] == pytest.approx(
+        theirs["faces"][0]["scores"]["psnr"]["degraded"]
+    )
+    [difference] = compared["differences"]
+    assert (difference["model"], difference["against"]) == ("results", "sd21-text")
+    means = [one["metrics"]["psnr"]["restored"]["mean"] for one in (ours, theirs)]
+    assert difference["mean"] == pytest.approx(means[1] - means[0])
+    assert difference["low"] < difference["mean"] < difference["high"]
+
+
+def test_degraded_faces_alone_are_scored_by_what_needs_no_truth(
+    project: Project, tmp_path: Path
+) -> None:
+    shared = tmp_path / "torch/hub/pyiqa"
+    shared.mkdir(parents=True)
+    statistics = {"mu_prisparam": np.zeros(36), "cov_prisparam": np.eye(36)}
+    scipy.io.savemat(shared / "niqe_modelparameters.mat", statistics)
+    folder = tmp_path / "lq" / "below"
+    folder.mkdir(parents=True)
+    for number in (0, 1):
+        face = astronaut()[10 * number : 10 * number + 200, 100:300]
+        (folder / f"{number}.png").write_bytes(images.encode_png(face))
+    wanted = folder_scores.Wanted(lq=folder.parent, metrics=("psnr", "niqe"))
+    (result,) = folder_scores.evaluate(wanted, seed=1)
+    assert result["unavailable"] == {"psnr": "it needs the true faces: name them with --hq"}
+    assert result["metrics"]["niqe"]["degraded"]["n"] == 2
+    assert [face["face_id"] for face in result["faces"]] == ["below/0.png", "below/1.png"]
+    # A table is as good as a folder; its faces of 32 pixels are smaller than NIQE's blocks.
+    model = str(project.root / "models" / "sd21-text")
+    wanted = folder_scores.Wanted(lq=project.root / "pairs", models=(model,), metrics=("niqe",))
+    (result,) = folder_scores.evaluate(wanted, seed=1)
+    assert len(result["faces"]) == 6
+    assert "pictures under 96 pixels" in result["unavailable"]["niqe"]
+    with pytest.raises(ValueError, match="name the faces: --hq, --lq or both"):
+        folder_scores.Wanted(models=("a",))
+    with pytest.raises(ValueError, match="there is nothing to score"):
+        folder_scores.Wanted(hq=tmp_path)

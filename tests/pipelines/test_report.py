@@ -137,7 +137,7 @@ def test_the_summary_has_each_models_means_intervals_and_counts(params: ReportPa
     summary = json.loads(params.summary.read_bytes())
     assert list(summary) == sorted(MODELS)
     gain = summary["sd21-sdfm"]["psnr"]["gain"]
-    assert set(gain) == {"mean", "low", "high", "n"}
+    assert set(gain) == {"mean", "low", "high", "n", "of"}
     assert 0.9 < gain["low"] < gain["mean"] < gain["high"] < 1.1
     assert gain["n"] == 20
     assert list(summary["sd21-text"]["psnr"]) == ["degraded", "restored", "gain"]

@@ -10,6 +10,7 @@ import torch
 from components.assets import networks
 from components.losses.perceptual import needed_files
 from components.metrics.catalogue import CATALOGUE
+from components.metrics.weight_files import WEIGHT_FILES
 from components.weights import fetch
 from components.weights.fetch import PublishedParams
 
@@ -149,14 +150,14 @@ def evaluated(*metrics: str, identity_network: str | None = None) -> dict[str, A
     }
 
 
-def test_a_metric_needs_its_files_and_one_that_is_not_supported_is_named(hub: Path) -> None:
-    found = list(networks.metrics(evaluated("psnr", "liqe", "fid")))
-    assert [asset.which for asset in found] == ["clip/ViT-B-32.pt", "pyiqa/liqe_koniq.pt", ""]
-    assert "remove fid from evaluate.metrics" in found[2].remedy
+def test_a_metric_needs_its_files(hub: Path) -> None:
+    found = list(networks.metrics(evaluated("psnr", "liqe")))
+    assert [asset.which for asset in found] == ["clip/ViT-B-32.pt", "pyiqa/liqe_koniq.pt"]
+    assert found[0].size == "354 MB"
     file = hub / "clip/ViT-B-32.pt"
     file.parent.mkdir(parents=True)
     file.write_bytes(bytes(10))
-    first, second, _ = networks.metrics(evaluated("psnr", "liqe", "fid"))
+    first, second = networks.metrics(evaluated("psnr", "liqe"))
     assert (first.state, second.state) == ("here", "missing")
 
 
@@ -171,27 +172,34 @@ def test_what_a_validation_measures_is_listed_once() -> None:
     assert names == ["metric dists", "metric dists", "metric topiq_fr"]  # two files, and one
 
 
-def test_every_file_of_the_catalogue_has_a_licence_and_an_address() -> None:
-    for asset in networks.metrics(evaluated(*CATALOGUE)):
+def test_every_file_of_the_catalogue_has_a_size_a_licence_and_a_place() -> None:
+    found = list(networks.metrics(evaluated(*CATALOGUE)))
+    assert {"hdrface/one-align", "hdrface/resnet18_110.pth"} <= {asset.which for asset in found}
+    for asset in found:
+        assert asset.size
         assert asset.licence
-        assert "https://" in asset.remedy
+        assert str(Path(asset.which)) in asset.remedy
+        assert "https://" in asset.remedy or "it is published at" in asset.remedy
 
 
 def test_the_addresses_are_those_of_pyiqa_and_torchvision() -> None:
     from pyiqa.archs import clip_model, lpips_arch
+    from pyiqa.archs.inception import FID_WEIGHTS_URL
     from torchvision.models import VGG16_Weights  # type: ignore[import-untyped]
 
-    lpips, vgg, clip = (
-        networks._address(name)
+    lpips, vgg, clip, inception = (
+        WEIGHT_FILES[name].source
         for name in (
             "pyiqa/LPIPS_v0.1_vgg-a78928a0.pth",
             "checkpoints/vgg16-397923af.pth",
             "clip/RN50.pt",
+            "pyiqa/pt_inception-2015-12-05-6726825d.pth",
         )
     )
     assert lpips == lpips_arch.default_model_urls["0.1_vgg"]
     assert vgg == VGG16_Weights.IMAGENET1K_V1.url
     assert clip == clip_model._MODELS["RN50"]
+    assert inception == FID_WEIGHTS_URL
 
 
 def test_an_identity_network_is_a_file_or_a_folder_with_one(tmp_path: Path) -> None:

@@ -8,6 +8,7 @@ from hypothesis import assume, given, settings
 from hypothesis import strategies as st
 
 from components.metrics import promotion
+from components.metrics.catalogue import CATALOGUE, How
 from components.metrics.promotion import Rule
 from components.reporting import comparison
 from components.reporting.comparison import FaceScores
@@ -173,14 +174,25 @@ def test_angles_of_two_identity_networks_are_not_compared() -> None:
             "identity_angle": {"degraded": 40.0, "restored": 30.0},
         }
         faces = [FaceScores(f"face-{i}", 0, both) for i in range(3)]
-        return comparison.result({}, {"identity_network": network}, faces, {}, samples=2, seed=1)
+        how = {"identity_angle": How(CATALOGUE["identity_angle"].protocol.measured({"n": network}))}
+        return comparison.result({}, {}, faces, {}, samples=2, seed=1, how=how)
 
     rule = RULE.model_copy(update={"not_worse": {"identity_angle": 1}})
     better = measured_with("ab12", 22)
     assert promotion.compare(better, measured_with("ab12", 21), rule).is_better
     verdict = promotion.compare(better, measured_with("cd34", 21), rule)
     assert not verdict.is_better
-    assert "network ab12', for the champion as" in verdict.reason
+    assert "n ab12', for the champion as" in verdict.reason
+
+
+def test_a_result_without_a_score_is_a_reason_against_a_candidate() -> None:
+    broken = [FaceScores("a", 0, {"psnr": {"degraded": 20.0, "restored": float("nan")}})]
+    whole = [FaceScores(f"{i}", 0, {"psnr": {"degraded": 20.0, "restored": 30.0}}) for i in "bcd"]
+    rule = RULE.model_copy(update={"not_worse": {}})
+    candidate = comparison.result({}, {}, [*whole, *broken], {}, samples=2, seed=1)
+    verdict = promotion.compare_with_input(candidate, rule)
+    assert not verdict.is_better
+    assert "1 of 4 results of the candidate have no psnr, the first a" in verdict.reason
 
 
 def test_one_face_shows_nothing() -> None:

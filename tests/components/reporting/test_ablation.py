@@ -16,7 +16,7 @@ def scored(model: str, psnr: npt.NDArray[np.float64], pairs: str = "p") -> dict[
         {"face_id": f"{number:02}", "variant": 0, "scores": {"psnr": {"restored": float(value)}}}
         for number, value in enumerate(psnr)
     ]
-    interval = {"mean": float(psnr.mean()), "low": 0.0, "high": 99.0, "n": len(psnr)}
+    interval = {"mean": float(psnr.mean()), "low": 0.0, "high": 99.0, "n": len(psnr), "of": 12}
     psnr_entry = {"better": "higher", "unit": "dB", "protocol": "rgb", "restored": interval}
     return {
         "model": {"name": model},

@@ -121,6 +121,6 @@ def test_a_result_has_every_number_and_how_it_was_measured() -> None:
     assert result["faces"][1]["scores"]["psnr"] == {"degraded": 11.0, "restored": 12.0}
     intervals = comparison.intervals_of(result)
     assert list(intervals["psnr"]) == ["degraded", "restored", "gain"]
-    assert list(intervals["psnr"]["gain"]) == ["mean", "low", "high", "n"]
+    assert list(intervals["psnr"]["gain"]) == ["mean", "low", "high", "n", "of"]
     with pytest.raises(ValueError, match="no face was scored"):
         comparison.summarise([], samples=10, seed=1)

@@ -1,0 +1,94 @@
+"""LMD: heat maps, ONNX networks and facexlib's, each against a plain transcription."""
+
+from pathlib import Path
+
+import cv2
+import numpy as np
+import onnxruntime
+import pytest
+import torch
+from skimage.data import astronaut
+
+from components import images
+from components.metrics.catalogue import open_metrics
+from components.metrics.landmarks import places
+
+
+def faces() -> list[images.Image]:
+    whole = astronaut()[0:220, 120:340]
+    return [images.resize(whole, 64), images.resize(images.resize(whole, 16), 64)]
+
+
+def test_a_point_moves_a_quarter_of_a_cell_to_the_larger_neighbour() -> None:
+    heat = np.zeros((1, 2, 64, 64), np.float32)
+    heat[0, 0, 10, 20], heat[0, 0, 10, 21], heat[0, 0, 9, 20] = 1.0, 0.5, 0.3
+    heat[0, 1, 63, 0] = 1.0  # a corner: no neighbour, no move
+    assert places(heat)[0] * 64 == pytest.approx(np.array([[20.75, 10.25], [0.5, 63.5]]))
+
+
+@pytest.mark.slow
+def test_awing_gives_facexlibs_own_points(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    from facexlib.alignment.awing_arch import FAN
+
+    monkeypatch.setenv("TORCH_HOME", str(tmp_path))
+    torch.manual_seed(0)
+    network = FAN(num_modules=4, num_landmarks=98, device="cpu").eval()
+    (tmp_path / "hub/hdrface").mkdir(parents=True)
+    torch.save(
+        {"state_dict": network.state_dict()}, tmp_path / "hub/hdrface/alignment_WFLW_4HG.pth"
+    )
+    metrics, unavailable = open_metrics(["lmd_awing"], identity_network=None)
+    assert not unavailable
+    face = images.resize(faces()[0], 512)
+    monkeypatch.setattr(np, "float", float, raising=False)  # which facexlib still uses
+    with torch.no_grad():
+        expected = network.get_landmarks(cv2.cvtColor(face, cv2.COLOR_RGB2BGR)) / 512
+        found = metrics["lmd_awing"]._compute.find([face])[0]  # type: ignore[attr-defined]
+    # On the border of a heat map, facexlib reads a cell of another row. Random maps have maxima
+    # there, and then it reads a wrong neighbour above and below every point.
+    inside = ((expected > 1 / 64) & (expected < 63 / 64)).all(axis=1)
+    assert inside.sum() > 10
+    assert found[inside, 0] == pytest.approx(expected[inside, 0], abs=1e-6)
+    assert found[inside, 1] == pytest.approx(expected[inside, 1], abs=0.5 / 64 + 1e-6)
+
+
+@pytest.mark.shared
+def test_pfld_equals_its_transcription(
+    shared_dir: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("TORCH_HOME", str(tmp_path))
+    (tmp_path / "hub/hdrface").mkdir(parents=True)
+    network = shared_dir / "weights/pfld_68.onnx"
+    (tmp_path / "hub/hdrface/pfld_68.onnx").symlink_to(network)
+    metrics, _ = open_metrics(["lmd_pfld"], identity_network=None)
+    [file] = sorted((shared_dir / "faces/hq").glob("celebahq_*.jpg"))[:1]
+    hq = images.resize(images.decode(file.read_bytes()), 400)
+    blurred = images.resize(images.resize(hq, 60), 400)
+    session = onnxruntime.InferenceSession(network)
+
+    def points(face: np.ndarray) -> np.ndarray:
+        crop = face[100 : 100 + 220, 90 : 90 + 220]
+        small = cv2.resize(crop, (112, 112), interpolation=cv2.INTER_AREA)
+        given = (small / 255).astype(np.float32).transpose(2, 0, 1)[None]
+        return session.run(None, {"input": given})[0].reshape(68, 2) * 220 / 400 * 512
+
+    expected = np.linalg.norm(points(hq) - points(blurred), axis=1).mean()
+    given, true = images.to_tensor([blurred, hq]), images.to_tensor([hq, hq])
+    assert metrics["lmd_pfld"](given, true) == pytest.approx([expected, 0], abs=1e-3)
+    assert 0.5 < expected < 20
+    # The mouth's corners lie where the template has them.
+    assert points(hq)[[48, 54]] == pytest.approx(
+        np.array([[201.3, 371.4], [313.1, 371.2]]) - np.array([90, 100]) / 400 * 512, abs=25
+    )
+
+
+def test_another_network_of_landmarks_is_refused(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from tests.onnx_networks import onnx_network
+
+    monkeypatch.setenv("TORCH_HOME", str(tmp_path))
+    (tmp_path / "hub/hdrface").mkdir(parents=True)
+    onnx_network(tmp_path / "hub/hdrface/2d106det.onnx", side=32)
+    _, unavailable = open_metrics(["lmd_insightface"], identity_network=None)
+    assert "its input is [1, 3, 32, 32], not (batch, 3, 192, 192)" in unavailable["lmd_insightface"]
