@@ -106,9 +106,7 @@ class FeatureMaker:
     ) -> pa.Table:
         import torch
 
-        hq, lq, sr = (
-            images.to_tensor(pictures[role]).to(self._device) for role in ("hq", "lq", "sr")
-        )
+        hq, lq, sr = (images.to_tensor(pictures[role], self._device) for role in ("hq", "lq", "sr"))
         sr_tokens, lq_tokens = self._encoder(torch.cat([sr, lq])).chunk(2)
         columns = {
             "face_id": pa.array([face["face_id"] for face in faces], pa.string()),

@@ -59,9 +59,9 @@ class IntermediateMaker:
         return tables.Made(pa.Table.from_pylist(rows, schema=SCHEMA))
 
     def _restore(self, faces: list[dict[str, Any]]) -> list[dict[str, Any]]:
-        lq_B3HW = images.to_tensor([images.decode_png(face["lq_png"]) for face in faces])
+        pictures = [images.decode_png(face["lq_png"]) for face in faces]
         restored = self._restorer.restore(
-            lq_B3HW.to(self._device),
+            images.to_tensor(pictures, self._device),
             [face["face_id"] for face in faces],
             [face["variant"] for face in faces],
         ).restored_B3HW

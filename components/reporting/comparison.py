@@ -55,9 +55,8 @@ class Comparison:
 
     def __call__(self, pairs: Sequence[Pair]) -> list[Compared]:
         """Compare one batch; the faces are of one size."""
-        lq_B3HW = images.to_tensor([pair.lq for pair in pairs])
         restoration = self.restorer.restore(
-            lq_B3HW.to(self.device),
+            images.to_tensor([pair.lq for pair in pairs], self.device),
             [pair.face_id for pair in pairs],
             [pair.variant for pair in pairs],
         )

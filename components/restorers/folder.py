@@ -127,6 +127,7 @@ def load_restorer(
     *,
     device: torch.device = CPU,
     precision: Precision = "float32",
+    compile_for: Sequence[int] = (),
 ) -> RestoresFaces:
     """Load a restorer folder, ready to restore, with everything that it names by hash.
 
@@ -135,12 +136,16 @@ def load_restorer(
     `components.weights.store`). What comes first is loaded with the same precision; a restorer of
     another project computes in float32 always.
 
+    `compile_for`: batch sizes that its networks are compiled for, each when a batch of it first
+    comes; another batch is filled up to the next of them, or cut. Restorers of other projects are
+    not compiled.
+
     Raises: FileNotFoundError or ValueError naming what is missing or damaged.
     """
     described = open_model(folder)
     if kind_of(described) is not None:
         return open_adopted(folder, described, device=device)
-    return _load_trained(folder, described, hints, device, precision)
+    return _load_trained(folder, described, hints, device, precision, compile_for)
 
 
 def load_alone(folder: Path, hints: Sequence[Path] = ()) -> HDRFace:
@@ -151,7 +156,7 @@ def load_alone(folder: Path, hints: Sequence[Path] = ()) -> HDRFace:
     described = open_model(folder)
     if kind_of(described) is not None:
         raise ValueError(f"{folder} is another project's restorer: name a folder that was trained")
-    return _load_trained(folder, described, hints, CPU, "float32", alone=True)
+    return _load_trained(folder, described, hints, CPU, "float32", (), alone=True)
 
 
 def _load_trained(
@@ -160,6 +165,7 @@ def _load_trained(
     hints: Sequence[Path],
     device: torch.device,
     precision: Precision,
+    compile_for: Sequence[int],
     *,
     alone: bool = False,
 ) -> HDRFace:
@@ -175,8 +181,6 @@ def _load_trained(
     own = [FAMILIES[spec.backbone].generator_folder] if spec.trainable == "full" else []
     weights = open_weights(found["backbone"], replaced=own)
     backbone = _load_backbone(spec, folder, weights)
-    if precision == "float32":  # else weights stay as they are stored until they are settled
-        backbone.float()
     encoder: DINOv3 | None = None
     intermediate: RestoresFaces | None = None
     condition: Condition
@@ -188,7 +192,11 @@ def _load_trained(
         encoder = DINOv3(open_weights(found["encoder"]).root, input_size=spec.encoder_size)
         if "intermediate" in found:
             intermediate = load_restorer(
-                found["intermediate"], hints, device=device, precision=precision
+                found["intermediate"],
+                hints,
+                device=device,
+                precision=precision,
+                compile_for=compile_for,
             )
         elif RESULTS in described.needs and not alone:
             intermediate = _results(folder, described.needs[RESULTS], hints, device)
@@ -203,7 +211,7 @@ def _load_trained(
         intermediate=intermediate,
         fingerprint=described.fingerprint,
     )
-    return engine.prepare(restorer, device, precision)
+    return engine.prepare(restorer, device, precision, compile_for)
 
 
 def _results(

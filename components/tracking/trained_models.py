@@ -1,6 +1,7 @@
 """Find a restorer by its name: a path, a registered model, an MLflow run, another's checkpoint."""
 
 import re
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -67,6 +68,7 @@ def open_restorer(
     *,
     device: "torch.device",
     precision: Precision = "float32",
+    compile_for: Sequence[int] = (),
 ) -> "RestoresFaces":
     """Load a restorer by its name.
 
@@ -76,6 +78,7 @@ def open_restorer(
         downloads: an existing folder, for models that no store keeps.
         device: where it computes.
         precision: of our own; those of other projects compute in float32.
+        compile_for: batch sizes that our own are compiled for.
 
     Raises: as `locate`; ValueError if a checkpoint is of another kind.
     """
@@ -84,7 +87,9 @@ def open_restorer(
     from components.restorers.folder import load_restorer
 
     found = locate(model, downloads)
-    return load_restorer(found.folder, found.hints, device=device, precision=precision)
+    return load_restorer(
+        found.folder, found.hints, device=device, precision=precision, compile_for=compile_for
+    )
 
 
 def _described(model: str, folder: Path) -> TrainedModel:
