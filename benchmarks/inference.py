@@ -84,10 +84,11 @@ class PlainLoop:
         return [self._restore(*pair) for pair in zip(faces, firsts, strict=True)]
 
     def _restore(self, face: Image, first: Image) -> Image:
-        lq, sr = (images.to_tensor([one]).to(self._device, self.dtype) for one in (face, first))
+        lq, sr = (images.to_tensor([one]).to(self._device) for one in (face, first))
         condition, _ = self.condition(self.encoder(sr), self.encoder(lq))
         scaling = self.vae.config.scaling_factor
-        latent: Tensor = scaling * self.vae.encode(2 * lq - 1).latent_dist.mean
+        signed = (2 * lq - 1).to(self.dtype)
+        latent: Tensor = scaling * self.vae.encode(signed).latent_dist.mean
         timestep = torch.tensor([TIMESTEP], device=self._device)
         epsilon = self.unet(latent, timestep, encoder_hidden_states=condition).sample
         clean = (latent - (1 - self.alpha_bar) ** 0.5 * epsilon) / self.alpha_bar**0.5
@@ -166,7 +167,8 @@ class Bench:
         memory, clock = Memory(self.device), Clock(self.device)
         restorer = self.engine(compile_for)
         first = first_restorer(self._sizes, self.device)
-        restorer.build_on(engines.prepare(first, self.device, self.precision, compile_for))
+        way = engines.Way(self.device, self.precision, tuple(compile_for))
+        restorer.build_on(engines.prepare(first, way))
         faces, _ = self._faces(batch)
         ours = FaceRestorer(restorer, batch_size=batch)
         clock.first(lambda: ours.restore(faces))

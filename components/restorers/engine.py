@@ -5,13 +5,16 @@ diffusers all restore with the same networks. A training prepares its own.
 """
 
 from collections.abc import Callable, Sequence
+from dataclasses import dataclass, fields
 from typing import Any
 
 import torch
 from torch import Tensor
 
 from components.backbones.backbone import Backbone, StepNoise
+from components.backbones.single_frame import keep_last_slices
 from components.backbones.upsampling import use_phases
+from components.encoders.dinov3 import DINOv3
 from components.restorers.compiled import Compiled
 from components.restorers.hdrface import HDRFace
 from components.weights import lora
@@ -20,63 +23,73 @@ from components.weights.precision import Precision, settle
 Step = Callable[[Tensor, Tensor, StepNoise | None], Tensor]
 
 
-def prepare(
-    restorer: HDRFace,
-    device: torch.device,
-    precision: Precision,
-    compile_for: Sequence[int] = (),
-) -> HDRFace:
-    """Make a restorer that was just opened ready to restore on `device`, in place; return it.
+@dataclass(frozen=True)
+class Way:
+    """Where and how networks compute at inference.
+
+    compile_for: batch sizes of faces. Encoder, autoencoder and generator are compiled for them,
+        each when it is first called at a size.
+    """
+
+    device: torch.device
+    precision: Precision = "float32"
+    compile_for: tuple[int, ...] = ()
+
+    def asdict(self) -> dict[str, Any]:
+        """Return the fields by name: keyword arguments of `load_restorer`."""
+        return {field.name: getattr(self, field.name) for field in fields(self)}
+
+
+def prepare(restorer: HDRFace, way: Way) -> HDRFace:
+    """Make a restorer that was just opened ready to restore, in place; return it.
 
     Nothing trains any more. What depends on the fixed timestep alone becomes constants. Low-rank
     layers become part of the weights that they change, except conditional ones, which act on half
-    of the tokens. What enlarges in the decoder multiplies less. Such a restorer is the same
-    function, and cannot be saved as it was trained.
+    of the tokens. What enlarges in the decoder multiplies less, and what never meets data is left
+    out. Such a restorer is the same function, and cannot be saved as it was trained.
 
-    With `bf16`, matrices of generator, autoencoder and encoder are stored in bfloat16 and computed
-    in it. The gate, normalisations and the restorer that comes first keep their numbers.
-
-    `compile_for`: batch sizes. Encoder, autoencoder and generator are compiled for them, each when
-    it is first called at a size.
+    With `bf16`, matrices of generator and autoencoder are stored in bfloat16 and computed in it.
+    The gate, normalisations and the restorer that comes first keep their numbers. The encoder is
+    prepared by itself, since several restorers may have one.
     """
     backbone = restorer.backbone
     backbone.fold_time()
     backbone.vae.float()  # sums of weights are made in float32
     if restorer.spec.trainable == "lora":
-        kept = torch.float32 if precision == "float32" else None
-        lora.merge(backbone.generator, device, kept)
+        kept = torch.float32 if way.precision == "float32" else None
+        lora.merge(backbone.generator, way.device, kept)
     use_phases(backbone.vae.decoder)
-    if compile_for:
-        backbone.allow_compiling(restorer.size)
+    keep_last_slices(backbone)
     restorer.eval().requires_grad_(requires_grad=False)
-    restorer.precision = precision
-    _place(restorer, device, precision)
-    if compile_for:
-        _compile(restorer, compile_for)
+    restorer.precision = way.precision
+    if way.compile_for:
+        backbone.allow_compiling(restorer.size)
+    if way.precision == "float32" and way.device.type == "cpu":
+        backbone.float()  # weights that are float32 already stay mapped from their files
+    else:  # each weight goes straight to the device, in the numbers in which it is kept
+        settle(backbone.modules(), way.precision, way.device)
+    restorer.to(way.device)
+    if way.compile_for:
+        _compile(backbone, way.compile_for)
     return restorer
 
 
-def _place(restorer: HDRFace, device: torch.device, precision: Precision) -> None:
-    """Bring each weight straight to the device, in the numbers in which it is kept."""
-    backbone, encoder = restorer.backbone, restorer.encoder
-    if precision == "float32" and device.type == "cpu":
-        backbone.float()  # weights that are float32 already stay mapped from their files
-    else:
-        settle(backbone.modules(), precision, device)
-    if precision == "bf16" and encoder is not None:
-        settle(encoder.modules(), precision, device)
-    restorer.to(device)
+def prepare_encoder(encoder: DINOv3, way: Way) -> DINOv3:
+    """Make an encoder that was just opened ready, in place; return it."""
+    if way.precision == "bf16":
+        settle(encoder.modules(), way.precision, way.device)
+    encoder.to(way.device)
+    if way.compile_for:  # it sees two pictures of each face
+        compiled: Any = encoder
+        compiled.forward = Compiled(encoder.forward, [2 * size for size in way.compile_for])
+    return encoder
 
 
-def _compile(restorer: HDRFace, sizes: Sequence[int]) -> None:
-    backbone: Any = restorer.backbone
+def _compile(backbone: Any, sizes: Sequence[int]) -> None:
     backbone.encode = Compiled(backbone.encode, sizes)
     backbone.moments = Compiled(backbone.moments, sizes)
     backbone.decode = Compiled(backbone.decode, sizes)
-    backbone.step = compiled_step(restorer.backbone, sizes)
-    encoder: Any = restorer.encoder
-    if encoder is not None:  # it sees two pictures of each face
-        encoder.forward = Compiled(encoder.forward, [2 * size for size in sizes])
+    backbone.step = compiled_step(backbone, sizes)
 
 
 def compiled_step(backbone: Backbone, sizes: Sequence[int]) -> Step:

@@ -16,6 +16,7 @@ if TYPE_CHECKING:
     import torch
 
     from components.restorers.protocol import RestoresFaces
+    from components.restorers.together import Together
 
 _RUN = re.compile(r"(?:runs:/)?([0-9a-f]{32})(?:/model)?/?")
 _REGISTERED = "models:/"
@@ -69,6 +70,7 @@ def open_restorer(
     device: "torch.device",
     precision: Precision = "float32",
     compile_for: Sequence[int] = (),
+    together: "Together | None" = None,
 ) -> "RestoresFaces":
     """Load a restorer by its name.
 
@@ -79,6 +81,7 @@ def open_restorer(
         device: where it computes.
         precision: of our own; those of other projects compute in float32.
         compile_for: batch sizes that our own are compiled for.
+        together: what our own have in common, they load and compute once.
 
     Raises: as `locate`; ValueError if a checkpoint is of another kind.
     """
@@ -88,7 +91,12 @@ def open_restorer(
 
     found = locate(model, downloads)
     return load_restorer(
-        found.folder, found.hints, device=device, precision=precision, compile_for=compile_for
+        found.folder,
+        found.hints,
+        device=device,
+        precision=precision,
+        compile_for=compile_for,
+        together=together,
     )
 
 

@@ -16,6 +16,7 @@ from components.backbones.upsampling import EnlargingConvolution
 from components.restorers.compiled import Compiled, powers_of_two
 from components.restorers.folder import load_restorer
 from components.restorers.hdrface import HDRFace
+from components.restorers.together import Together
 from components.weights.precision import Precision, computing
 from tests.small_networks import SIZE, VAE, trained
 
@@ -109,6 +110,22 @@ def test_the_decoder_enlarges_with_fewer_multiplications_and_gives_the_same_pict
         torch.testing.assert_close(prepared.decode(latent), expected, atol=1e-5, rtol=0)
 
 
+def test_what_meets_no_data_in_an_autoencoder_of_videos_is_left_out(
+    tmp_path: Path, networks: Path
+) -> None:
+    prepared = opened(trained(tmp_path, networks, "qwen", "text")).backbone
+    plain = FAMILIES["qwen"](networks / "qwen").float()
+    latent = torch.randn(1, 4, 16, 12, generator=torch.Generator().manual_seed(1))
+    assert torch.equal(prepared.encode(faces(1)), plain.encode(faces(1)))
+    with torch.no_grad():
+        assert torch.equal(prepared.decode(latent), plain.decode(latent))
+    one, whole = (
+        sum(weight.numel() for weight in backbone.vae.parameters())
+        for backbone in (prepared, plain)
+    )
+    assert one < 0.4 * whole
+
+
 def test_an_enlarging_convolution_is_that_of_repeated_pixels() -> None:
     torch.manual_seed(0)
     convolution = nn.Conv2d(5, 7, 3, padding=1)
@@ -182,3 +199,32 @@ def test_features_are_turned_as_complex_numbers() -> None:
     cos, sin = (torch.from_numpy(one).float() for one in (np.cos(angles), np.sin(angles)))
     found = turned(torch.from_numpy(x).float(), (cos, sin))
     np.testing.assert_allclose(found.numpy(), expected, atol=1e-6)
+
+
+def test_what_models_have_in_common_is_loaded_and_computed_once(
+    tmp_path: Path, networks: Path
+) -> None:
+    together, batches = Together(), [faces(2), faces(2).flip(0)]
+    folders = [trained(tmp_path, networks, "sd21", condition) for condition in ("sdfm", "dino")]
+    alone = load_restorer(folders[1])
+    one, other = models = [load_restorer(folder, together=together) for folder in folders]
+    assert isinstance(one, HDRFace)
+    assert isinstance(other, HDRFace)
+    assert one.intermediate is other.intermediate
+    assert one.encoder is other.encoder
+    calls: list[str] = []
+    assert isinstance(one.intermediate, HDRFace)
+    assert one.encoder is not None
+    parts = {
+        "first": [one.intermediate.backbone.generator],
+        "tokens": [one.encoder.network],
+        "latents": [one.backbone.vae.encoder, other.backbone.vae.encoder],
+    }
+    for name, counted in parts.items():
+        for part in counted:
+            part.register_forward_hook(lambda *_, name=name: calls.append(name))
+    for batch in batches:
+        _, found = (model.restore(batch, ["a", "b"], [0, 0]) for model in models)
+        expected = alone.restore(batch, ["a", "b"], [0, 0])
+        assert torch.equal(found.restored_B3HW, expected.restored_B3HW)
+    assert sorted(calls) == sorted(2 * list(parts))  # of two batches
