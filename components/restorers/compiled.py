@@ -61,7 +61,8 @@ class Compiled:
 
     def __call__(self, *tensors: Tensor) -> Tensor:
         pieces = zip(*(tensor.split(self._sizes[-1]) for tensor in tensors), strict=True)
-        return torch.cat([self._piece(piece) for piece in pieces])
+        done = [self._piece(piece) for piece in pieces]
+        return done[0] if len(done) == 1 else torch.cat(done)
 
     def _piece(self, tensors: Sequence[Tensor]) -> Tensor:
         count = tensors[0].shape[0]
