@@ -114,7 +114,7 @@ def first_restorer(sizes: Sizes, device: torch.device) -> HDRFace:
         generator, width = QwenImage.make_generator(sizes["first"]["generator"])
     backbone = QwenImage.__new__(QwenImage)
     nn.Module.__init__(backbone)
-    backbone.hold(vae.to(torch.bfloat16), generator.to(torch.bfloat16), width)
+    backbone.hold(vae.bfloat16(), generator.bfloat16(), width)
     backbone.fold_time()
     torch.manual_seed(0)
     for module in backbone.modules():
