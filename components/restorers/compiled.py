@@ -60,7 +60,9 @@ class Compiled:
         self._alone = threading.Lock()  # a recording has one place for its arguments
 
     def __call__(self, *tensors: Tensor) -> Tensor:
-        pieces = zip(*(tensor.split(self._sizes[-1]) for tensor in tensors), strict=True)
+        most = self._sizes[-1]
+        starts = range(0, tensors[0].shape[0], most)
+        pieces = [[tensor[start : start + most] for tensor in tensors] for start in starts]
         done = [self._piece(piece) for piece in pieces]
         return done[0] if len(done) == 1 else torch.cat(done)
 
@@ -86,7 +88,7 @@ class _Recorded:
 
     def __init__(self, program: Callable[..., Tensor], tensors: Sequence[Tensor]) -> None:
         self._arguments = [tensor.contiguous().clone() for tensor in tensors]
-        aside = torch.cuda.Stream()
+        aside = torch.cuda.Stream()  # type: ignore[no-untyped-call]
         aside.wait_stream(torch.cuda.current_stream())
         with torch.cuda.stream(aside):
             for _ in range(_WARM_UPS):

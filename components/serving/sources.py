@@ -43,7 +43,7 @@ def follow(source: str, params: ServeParams, place: cluster.Workplace) -> Follow
     network = params.identity_network
     return FollowingModel(
         locate=functools.partial(newest, source),
-        load=functools.partial(_load, source, params),
+        load=functools.partial(load, source, params),
         min_psnr=params.self_test_psnr,
         angle=None if network is None else IdentityAngle(network),
     )
@@ -65,7 +65,8 @@ def newest(source: str) -> Version:
     return Version(Path(source).name, open_model(Path(source)).fingerprint)
 
 
-def _load(source: str, params: ServeParams, version: Version) -> FaceRestorer:
+def load(source: str, params: ServeParams, version: Version) -> FaceRestorer:
+    """Load a version of a source, and compile it if asked. Raises: ValueError, OSError."""
     device = torch.device("cuda" if params.model.gpus else "cpu")
     restorer: RestoresFaces
     if is_of_others(source):
