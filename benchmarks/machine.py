@@ -21,6 +21,7 @@ _LIBRARIES = ("numpy", "opencv-python-headless", "torch", "ray", "pyarrow", "dif
 
 def facts() -> dict[str, Any]:
     """Tell what this machine is, what runs on it, and when."""
+    here = {package.name for package in metadata.distributions()}
     return {
         "date": datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds"),
         "cpu": _cpu(),
@@ -29,7 +30,7 @@ def facts() -> dict[str, Any]:
         "load_before": [round(load, 2) for load in os.getloadavg()],  # 1, 5 and 15 minutes
         "system": platform.platform(),
         "python": platform.python_version(),
-        "libraries": {library: metadata.version(library) for library in _LIBRARIES},
+        "libraries": {name: metadata.version(name) for name in _LIBRARIES if name in here},
         "git": git.commit(lineage.ROOT),
     }
 

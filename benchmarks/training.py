@@ -29,7 +29,7 @@ def bare(config: dict[str, Any]) -> dict[str, float]:
     """Train in this process: what everyone writes first."""
     import torch
 
-    from components.training.batches import FEATURE_COLUMNS, FeatureBatches
+    from components.training.batches import FeatureBatches, read_features
     from components.training.sampler import RowStream
 
     torch.set_num_threads(1)
@@ -39,7 +39,7 @@ def bare(config: dict[str, Any]) -> dict[str, float]:
     batches = FeatureBatches(
         RowStream(
             [shard.rows for shard in features.shards],
-            lambda index: features.read_shard(index, FEATURE_COLUMNS),
+            lambda index: read_features(features.read_shard, index, features.path),
             seed=0,
         ),
         torch.device("cpu"),

@@ -20,6 +20,7 @@ import PIL.Image
 import PIL.ImageOps
 
 if TYPE_CHECKING:
+    import torch
     from torch import Tensor
 
 Image: TypeAlias = npt.NDArray[np.uint8]
@@ -152,11 +153,14 @@ def mirror(image: Image) -> Image:
     return np.ascontiguousarray(image[:, ::-1])
 
 
-def to_tensor(images: Sequence[Image]) -> Tensor:
-    """Stack pictures of one size. Shape: (H, W, 3) uint8 each -> (B, 3, H, W) float32 in [0, 1]."""
+def to_tensor(images: Sequence[Image], device: torch.device | None = None) -> Tensor:
+    """Stack pictures of one size. Shape: (H, W, 3) uint8 each -> (B, 3, H, W) float32 in [0, 1].
+
+    To a `device` they go as 8 bits, a quarter of what they are there.
+    """
     import torch
 
-    stacked = torch.from_numpy(np.stack(images))
+    stacked = torch.from_numpy(np.stack(images)).to(device)
     return stacked.permute(0, 3, 1, 2).contiguous().float() / 255
 
 

@@ -6,9 +6,12 @@ reads   pairs          face_id, variant, split, hq_png, lq_png
 writes  features       face_id, variant, mirrored, hq_png, and float16 tensors: lq_tokens and
                        sr_tokens (N, C), lq_latent and hq_latent (c, h, w); train faces only
 
-With `mirror`, every row is followed by its mirror image (the paper's random horizontal flips).
+With `mirror`, every row is followed by its mirror image (the paper's random horizontal flips). That
+row has tensors of its own, since no network gives a mirrored face the mirrored tensor, and no
+picture: a training mirrors the picture of the row before it.
 """
 
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
@@ -18,6 +21,7 @@ import pyarrow.compute as pc
 from pydantic import PositiveInt
 
 from components import images, tables
+from components.ahead import ahead
 from components.backbones.backbone import Posterior, sampled
 from components.backbones.catalogue import BackboneName, check_posterior
 from components.params import Compute, Params
@@ -83,14 +87,13 @@ class FeatureMaker:
                 )
         faces = pairs.append_column("sr_png", intermediates["sr_png"])
         batches = faces.to_batches(max_chunksize=self._params.batch_size)
-        made = [self._features(batch.to_pylist()) for batch in batches]
+        with ThreadPoolExecutor(1) as threads:  # reads pictures while the device computes
+            made = [self._features(*batch) for batch in ahead(threads, _read, batches)]
         return tables.Made(pa.concat_tables(made) if made else self._no_rows())
 
-    def _features(self, faces: list[dict[str, Any]]) -> pa.Table:
-        pictures = {
-            role: [images.decode_png(face[f"{role}_png"]) for face in faces]
-            for role in ("hq", "lq", "sr")
-        }
+    def _features(
+        self, faces: list[dict[str, Any]], pictures: dict[str, list[images.Image]]
+    ) -> pa.Table:
         mirrored = [False] * len(faces)
         if self._params.mirror:
             faces = [face for face in faces for _ in range(2)]
@@ -106,15 +109,19 @@ class FeatureMaker:
     ) -> pa.Table:
         import torch
 
-        hq, lq, sr = (
-            images.to_tensor(pictures[role]).to(self._device) for role in ("hq", "lq", "sr")
-        )
+        hq, lq, sr = (images.to_tensor(pictures[role], self._device) for role in ("hq", "lq", "sr"))
         sr_tokens, lq_tokens = self._encoder(torch.cat([sr, lq])).chunk(2)
         columns = {
             "face_id": pa.array([face["face_id"] for face in faces], pa.string()),
             "variant": pa.array([face["variant"] for face in faces], pa.int32()),
             "mirrored": pa.array(mirrored, pa.bool_()),
-            "hq_png": pa.array([images.encode_png(face) for face in pictures["hq"]], pa.binary()),
+            "hq_png": pa.array(
+                [
+                    None if flip else face["hq_png"]
+                    for face, flip in zip(faces, mirrored, strict=True)
+                ],
+                pa.binary(),
+            ),
             "lq_tokens": _column(lq_tokens),
             "sr_tokens": _column(sr_tokens),
             "lq_latent": _column(self._latents("lq", lq, faces, mirrored)),
@@ -137,8 +144,17 @@ class FeatureMaker:
     def _no_rows(self) -> pa.Table:
         """Return a table without rows that has the columns and shapes of the others."""
         black = np.zeros((self._size, self._size, 3), np.uint8)
-        nobody = [{"face_id": "", "variant": 0}]
+        nobody = [{"face_id": "", "variant": 0, "hq_png": b""}]
         return self._table(nobody, [False], {role: [black] for role in ("hq", "lq", "sr")}).slice(1)
+
+
+def _read(batch: pa.RecordBatch) -> tuple[list[dict[str, Any]], dict[str, list[images.Image]]]:
+    """Return the rows, and their pictures by role."""
+    faces = batch.to_pylist()
+    return faces, {
+        role: [images.decode_png(face[f"{role}_png"]) for face in faces]
+        for role in ("hq", "lq", "sr")
+    }
 
 
 def _column(tensor: Any) -> pa.Array:

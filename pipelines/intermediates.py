@@ -7,15 +7,18 @@ writes  intermediates   face_id, variant, sr_png: bytes; train faces only, since
                        restored live, by the whole restorer
 """
 
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, cast
+from typing import TYPE_CHECKING, Any, TypeAlias, cast
 
 import pyarrow as pa
 import pyarrow.compute as pc
 from pydantic import PositiveInt
 
 from components import images, tables
+from components.ahead import ahead
 from components.backbones.catalogue import BackboneName
+from components.images import Image
 from components.params import Compute, Params
 from components.restorers.catalogue import FOLDER, kind_of
 from components.weights.shared import SharedFolder, share
@@ -24,6 +27,8 @@ from pipelines import stage
 
 if TYPE_CHECKING:
     from components.restorers.by_folder import FolderRestorer
+
+_Batch: TypeAlias = tuple[list[dict[str, Any]], list[Image]]  # rows, and a picture of each
 
 SECTION = "intermediates.{backbone}"
 SCHEMA = pa.schema([("face_id", pa.string()), ("variant", pa.int32()), ("sr_png", pa.binary())])
@@ -53,26 +58,36 @@ class IntermediateMaker:
     def __call__(self, shard: int) -> tables.Made:
         pairs = self._pairs.read_shard(shard, columns=["face_id", "variant", "split", "lq_png"])
         pairs = pairs.filter(pc.field("split") == "train")
-        rows = []
-        for batch in pairs.to_batches(max_chunksize=self._batch_size):
-            rows += self._restore(batch.to_pylist())
+        batches = pairs.to_batches(max_chunksize=self._batch_size)
+        with ThreadPoolExecutor(2) as threads:  # pictures are read and written beside the device
+            restored = map(self._restore, ahead(threads, _read, batches))
+            rows = [row for some in ahead(threads, _rows, restored) for row in some]
         return tables.Made(pa.Table.from_pylist(rows, schema=SCHEMA))
 
-    def _restore(self, faces: list[dict[str, Any]]) -> list[dict[str, Any]]:
-        lq_B3HW = images.to_tensor([images.decode_png(face["lq_png"]) for face in faces])
+    def _restore(self, batch: _Batch) -> _Batch:
+        faces, pictures = batch
         restored = self._restorer.restore(
-            lq_B3HW.to(self._device),
+            images.to_tensor(pictures, self._device),
             [face["face_id"] for face in faces],
             [face["variant"] for face in faces],
         ).restored_B3HW
-        return [
-            {
-                "face_id": face["face_id"],
-                "variant": face["variant"],
-                "sr_png": images.encode_png(picture),
-            }
-            for face, picture in zip(faces, images.from_tensor(restored), strict=True)
-        ]
+        return faces, images.from_tensor(restored)
+
+
+def _read(batch: pa.RecordBatch) -> _Batch:
+    faces = batch.to_pylist()
+    return faces, [images.decode_png(face["lq_png"]) for face in faces]
+
+
+def _rows(batch: _Batch) -> list[dict[str, Any]]:
+    return [
+        {
+            "face_id": face["face_id"],
+            "variant": face["variant"],
+            "sr_png": images.encode_png(picture),
+        }
+        for face, picture in zip(*batch, strict=True)
+    ]
 
 
 def run(params: IntermediatesParams, compute: Compute, backbone: BackboneName) -> tables.Table:

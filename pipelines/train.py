@@ -29,7 +29,7 @@ from components.restorers.catalogue import FOLDER, kind_of
 from components.restorers.folder import load_restorer
 from components.restorers.spec import Need
 from components.tables import Table
-from components.training.batches import FEATURE_COLUMNS, FeatureBatches
+from components.training.batches import FeatureBatches, read_features
 from components.training.restorer_training import RestorerTraining
 from components.training.sampler import RowStream
 from components.training.seat import Seat
@@ -209,7 +209,7 @@ def work(config: dict[str, Any], seat: Seat) -> None:
     def batches(number: int) -> FeatureBatches:
         stream = RowStream(
             [shard.rows for shard in features.shards],
-            lambda index: features.read_shard(index, FEATURE_COLUMNS),
+            lambda index: read_features(features.read_shard, index, features.path),
             seed=restorer.optimization.seed,
             number=number,
             num_streams=seat.num_streams,

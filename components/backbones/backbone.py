@@ -180,11 +180,19 @@ class Backbone(nn.Module, ABC):
     def fold_time(self) -> None:
         """Replace what depends on the fixed timestep alone by its vectors, and free the rest.
 
-        The generator is called as before. Does nothing for a family without a timestep.
+        The generator is called as before. Does nothing for a family without a timestep, or a second
+        time.
         """
-        path = self.time_path(self.generator)
+        path = None if fixed_time.is_folded(self.generator) else self.time_path(self.generator)
         if path is not None:
             fixed_time.fold(self.generator, path)
+
+    def repeated_blocks(self) -> list[nn.Module]:
+        """List blocks of one class and shape, which compile as one: the step then needs no more."""
+        return []
+
+    def allow_compiling(self, size: int) -> None:
+        """Replace what torch.compile cannot compile, for pictures `size` pixels wide."""
 
     def num_only_time(self) -> int:
         """Count the parameters that `fold_time` would free."""

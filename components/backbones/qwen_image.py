@@ -144,6 +144,15 @@ class QwenImage(Backbone):
             layers={**modulation, "norm_out.linear": generator.norm_out.silu},
         )
 
+    def repeated_blocks(self) -> list[nn.Module]:
+        return list(self.generator.transformer_blocks)
+
+    def allow_compiling(self, size: int) -> None:
+        from components.backbones.real_rotary import use_real_rotary
+
+        side = size // self.vae.spatial_compression_ratio // 2
+        use_real_rotary(self.generator, [[(1, side, side)] * 2])
+
     def decode(self, latent_BCHW: Tensor) -> Tensor:
         unscaled_BCHW = latent_BCHW * self.latent_std + self.latent_mean
         # In bfloat16, numbers near 2 are further apart than 8 bits of a picture.

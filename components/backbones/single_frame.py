@@ -21,6 +21,19 @@ def use_single_frame_convolutions(vae: nn.Module) -> None:
             module.forward = MethodType(_single_frame, module)  # type: ignore[method-assign]
 
 
+def keep_last_slices(network: nn.Module) -> None:
+    """Leave such convolutions the slice of their weights that meets data, for inference.
+
+    It then lies as a 2-D convolution wants it, which a view of the whole does not.
+    """
+    from diffusers.models.autoencoders.autoencoder_kl_qwenimage import QwenImageCausalConv3d
+
+    for module in network.modules():
+        if isinstance(module, QwenImageCausalConv3d):
+            last = module.weight.detach()[:, :, -1:].contiguous()
+            module.weight = nn.Parameter(last, requires_grad=False)
+
+
 def _single_frame(convolution: Any, x: Tensor, cache_x: Tensor | None = None) -> Tensor:
     if x.shape[2] != 1 or cache_x is not None:
         raise ValueError(f"a picture has one frame; got {x.shape[2]}")

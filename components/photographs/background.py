@@ -66,5 +66,5 @@ class SuperResolution:
 
     @torch.no_grad()
     def _enlarge(self, tile: Image) -> Image:
-        tile_13HW = images.to_tensor([tile]).to(self._device)
+        tile_13HW = images.to_tensor([tile], self._device)
         return images.from_tensor(self._network(tile_13HW))[0]

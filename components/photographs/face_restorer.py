@@ -108,14 +108,14 @@ class FaceRestorer:
         intermediates: Sequence[Image] | None,
     ) -> list[RestoredFace]:
         device = self._restorer.device
-        lq_B3HW = images.to_tensor(faces).to(device)
+        lq_B3HW = images.to_tensor(faces, device)
         done = self._restorer.restore(
             lq_B3HW,
             keys,
             [0] * len(keys),
             fidelity=fidelity,
             intermediate_B3HW=(
-                None if intermediates is None else images.to_tensor(intermediates).to(device)
+                None if intermediates is None else images.to_tensor(intermediates, device)
             ),
         )
         reference = lq_B3HW if done.intermediate_B3HW is None else done.intermediate_B3HW

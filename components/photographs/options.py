@@ -120,4 +120,9 @@ class Tools(Params):
         "fast on GPUs that have it; its results differ by a few levels of 255. Restorers of other "
         "projects compute in float32.",
     )
+    compile: bool = Field(
+        False,
+        description="Compile the model's networks first, which takes minutes: for many faces on a "
+        "GPU.",
+    )
     batch_size: int = Field(8, ge=1, description="Number of faces to restore at once.")

@@ -127,9 +127,11 @@ def load(model: str, tools: Tools, downloads: Path) -> PhotographRestorer:
         angle = IdentityAngle(tools.identity_network)
     if tools.upscaler is not None:
         upscale = SuperResolution(tools.upscaler, device=device)
-    numbers: dict[str, Any] = {"device": torch.device(device), "precision": tools.precision}
-    opened = open_restorer(model, downloads, **numbers)
-    firsts = [open_restorer(name, downloads, **numbers) for name in _first_restorers(tools)]
+    how: dict[str, Any] = {"device": torch.device(device), "precision": tools.precision}
+    if tools.compile:
+        how["compile_for"] = [tools.batch_size]  # the last batch is filled up
+    opened = open_restorer(model, downloads, **how)
+    firsts = [open_restorer(name, downloads, **how) for name in _first_restorers(tools)]
     restorer = _building_on(opened, firsts, tools, angle)
     faces = FaceRestorer(restorer, batch_size=tools.batch_size)
     return PhotographRestorer(faces, detector=detector, angle=angle, upscale=upscale)

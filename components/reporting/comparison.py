@@ -109,7 +109,7 @@ def restore(
 ) -> Restored:
     """Restore a batch of faces, (id, variant), of one size, as 8-bit pictures."""
     restoration = restorer.restore(
-        images.to_tensor(lqs).to(device),
+        images.to_tensor(lqs, device),
         [face_id for face_id, _ in faces],
         [variant for _, variant in faces],
     )

@@ -129,7 +129,7 @@ class FolderRestorer:
                     f"the result of {face_id} in {self._pictures.folder} is {picture.shape[0]} "
                     f"pixels wide, the face {lq_B3HW.shape[2]}: resize the results"
                 )
-        return Restoration(images.to_tensor(pictures).to(lq_B3HW.device))
+        return Restoration(images.to_tensor(pictures, lq_B3HW.device))
 
     def _find(self, face_id: str, variant: int) -> str | None:
         """Return the name without suffix of a face's result, if there is one."""

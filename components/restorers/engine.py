@@ -4,34 +4,105 @@
 diffusers all restore with the same networks. A training prepares its own.
 """
 
-import torch
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, fields
+from typing import Any
 
+import torch
+from torch import Tensor
+
+from components.backbones.backbone import Backbone, StepNoise
+from components.backbones.single_frame import keep_last_slices
 from components.backbones.upsampling import use_phases
+from components.encoders.dinov3 import DINOv3
+from components.restorers.compiled import Compiled
 from components.restorers.hdrface import HDRFace
 from components.weights import lora
 from components.weights.precision import Precision, settle
 
+Step = Callable[[Tensor, Tensor, StepNoise | None], Tensor]
 
-def prepare(restorer: HDRFace, device: torch.device, precision: Precision) -> HDRFace:
-    """Make a restorer that was just opened ready to restore on `device`, in place; return it.
 
-    Nothing trains any more. Low-rank layers become part of the weights that they change, except
-    conditional ones, which act on half of the tokens. What depends on the fixed timestep alone
-    becomes constants. What enlarges in the decoder multiplies less. Such a restorer is the same
-    function, and cannot be saved as it was trained.
+@dataclass(frozen=True)
+class Way:
+    """Where and how networks compute at inference.
 
-    With `bf16`, matrices of generator, autoencoder and encoder are stored in bfloat16 and computed
-    in it. The gate, normalisations and the restorer that comes first keep their numbers.
+    compile_for: batch sizes of faces. Encoder, autoencoder and generator are compiled for them,
+        each when it is first called at a size.
+    """
+
+    device: torch.device
+    precision: Precision = "float32"
+    compile_for: tuple[int, ...] = ()
+
+    def asdict(self) -> dict[str, Any]:
+        """Return the fields by name: keyword arguments of `load_restorer`."""
+        return {field.name: getattr(self, field.name) for field in fields(self)}
+
+
+def prepare(restorer: HDRFace, way: Way) -> HDRFace:
+    """Make a restorer that was just opened ready to restore, in place; return it.
+
+    Nothing trains any more. What depends on the fixed timestep alone becomes constants. Low-rank
+    layers become part of the weights that they change, except conditional ones, which act on half
+    of the tokens. What enlarges in the decoder multiplies less, and what never meets data is left
+    out. Such a restorer is the same function, and cannot be saved as it was trained.
+
+    With `bf16`, matrices of generator and autoencoder are stored in bfloat16 and computed in it.
+    The gate, normalisations and the restorer that comes first keep their numbers. The encoder is
+    prepared by itself, since several restorers may have one.
     """
     backbone = restorer.backbone
-    if restorer.spec.trainable == "lora":
-        lora.merge(backbone.generator)
     backbone.fold_time()
+    backbone.vae.float()  # sums of weights are made in float32
+    if restorer.spec.trainable == "lora":
+        kept = torch.float32 if way.precision == "float32" else None
+        lora.merge(backbone.generator, way.device, kept)
     use_phases(backbone.vae.decoder)
+    keep_last_slices(backbone)
     restorer.eval().requires_grad_(requires_grad=False)
-    restorer.precision = precision
-    if precision == "bf16":
-        settle(backbone.modules(), precision, device)
-        if restorer.encoder is not None:
-            settle(restorer.encoder.modules(), precision, device)
-    return restorer.to(device)
+    restorer.precision = way.precision
+    if way.compile_for:
+        backbone.allow_compiling(restorer.size)
+    if way.precision == "float32" and way.device.type == "cpu":
+        backbone.float()  # weights that are float32 already stay mapped from their files
+    else:  # each weight goes straight to the device, in the numbers in which it is kept
+        settle(backbone.modules(), way.precision, way.device)
+    restorer.to(way.device)
+    if way.compile_for:
+        _compile(backbone, way.compile_for)
+    return restorer
+
+
+def prepare_encoder(encoder: DINOv3, way: Way) -> DINOv3:
+    """Make an encoder that was just opened ready, in place; return it."""
+    if way.precision == "bf16":
+        settle(encoder.modules(), way.precision, way.device)
+    encoder.to(way.device)
+    if way.compile_for:  # it sees two pictures of each face
+        compiled: Any = encoder
+        compiled.forward = Compiled(encoder.forward, [2 * size for size in way.compile_for])
+    return encoder
+
+
+def _compile(backbone: Any, sizes: Sequence[int]) -> None:
+    backbone.encode = Compiled(backbone.encode, sizes)
+    backbone.moments = Compiled(backbone.moments, sizes)
+    backbone.decode = Compiled(backbone.decode, sizes)
+    backbone.step = compiled_step(backbone, sizes)
+
+
+def compiled_step(backbone: Backbone, sizes: Sequence[int]) -> Step:
+    """Return the backbone's step, compiled; it takes what the step takes."""
+    step = backbone.step
+
+    def of_tensors(latent_BCHW: Tensor, condition_BND: Tensor, *noise: Tensor) -> Tensor:
+        return step(latent_BCHW, condition_BND, StepNoise(*noise) if noise else None)
+
+    compiled = Compiled(of_tensors, sizes, blocks=backbone.repeated_blocks())
+
+    def of_noise(latent_BCHW: Tensor, condition_BND: Tensor, noise: StepNoise | None) -> Tensor:
+        drawn = () if noise is None else (noise.noise_BCHW, noise.condition_sigma_B)
+        return compiled(latent_BCHW, condition_BND, *drawn)
+
+    return of_noise

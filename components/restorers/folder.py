@@ -27,9 +27,11 @@ from components.files import write_json
 from components.fusion.condition import CodebookCondition, TextCondition, TokenCondition
 from components.restorers import engine
 from components.restorers.catalogue import kind_of, open_adopted
+from components.restorers.engine import Way
 from components.restorers.hdrface import Condition, HDRFace
 from components.restorers.protocol import RestoresFaces
 from components.restorers.spec import Need, RestorerSpec
+from components.restorers.together import Together, share, share_results
 from components.weights.checkpoints import shapes_of
 from components.weights.manifest import FORMAT, RESTORER, RESULTS, Description, seal
 from components.weights.precision import Precision
@@ -127,6 +129,8 @@ def load_restorer(
     *,
     device: torch.device = CPU,
     precision: Precision = "float32",
+    compile_for: Sequence[int] = (),
+    together: Together | None = None,
 ) -> RestoresFaces:
     """Load a restorer folder, ready to restore, with everything that it names by hash.
 
@@ -135,12 +139,19 @@ def load_restorer(
     `components.weights.store`). What comes first is loaded with the same precision; a restorer of
     another project computes in float32 always.
 
+    `compile_for`: batch sizes that its networks are compiled for, each when a batch of it first
+    comes; another batch is filled up to the next of them, or cut. Restorers of other projects are
+    not compiled.
+
+    `together`: what models that are loaded with it have in common, they load and compute once.
+
     Raises: FileNotFoundError or ValueError naming what is missing or damaged.
     """
     described = open_model(folder)
     if kind_of(described) is not None:
         return open_adopted(folder, described, device=device)
-    return _load_trained(folder, described, hints, device, precision)
+    way = Way(device, precision, tuple(compile_for))
+    return _load_trained(folder, described, hints, way, together)
 
 
 def load_alone(folder: Path, hints: Sequence[Path] = ()) -> HDRFace:
@@ -151,15 +162,15 @@ def load_alone(folder: Path, hints: Sequence[Path] = ()) -> HDRFace:
     described = open_model(folder)
     if kind_of(described) is not None:
         raise ValueError(f"{folder} is another project's restorer: name a folder that was trained")
-    return _load_trained(folder, described, hints, CPU, "float32", alone=True)
+    return _load_trained(folder, described, hints, Way(CPU), None, alone=True)
 
 
 def _load_trained(
     folder: Path,
     described: Description,
     hints: Sequence[Path],
-    device: torch.device,
-    precision: Precision,
+    way: Way,
+    together: Together | None,
     *,
     alone: bool = False,
 ) -> HDRFace:
@@ -175,8 +186,6 @@ def _load_trained(
     own = [FAMILIES[spec.backbone].generator_folder] if spec.trainable == "full" else []
     weights = open_weights(found["backbone"], replaced=own)
     backbone = _load_backbone(spec, folder, weights)
-    if precision == "float32":  # else weights stay as they are stored until they are settled
-        backbone.float()
     encoder: DINOv3 | None = None
     intermediate: RestoresFaces | None = None
     condition: Condition
@@ -185,13 +194,25 @@ def _load_trained(
     elif spec.encoder_size is None:
         condition = TextCondition.load(weights.path(PROMPT_FILE))
     else:
-        encoder = DINOv3(open_weights(found["encoder"]).root, input_size=spec.encoder_size)
+        named = {role: (need["fingerprint"], way) for role, need in described.needs.items()}
+        root, size = open_weights(found["encoder"]).root, spec.encoder_size
+        encoder = share(
+            together,
+            ("tokens", size, named["encoder"]),
+            lambda: engine.prepare_encoder(DINOv3(root, input_size=size), way),
+            "forward",
+        )
         if "intermediate" in found:
-            intermediate = load_restorer(
-                found["intermediate"], hints, device=device, precision=precision
+            intermediate = share(
+                together,
+                ("restored", named["intermediate"]),
+                lambda: load_restorer(
+                    found["intermediate"], hints, **way.asdict(), together=together
+                ),
+                "restore",
             )
         elif RESULTS in described.needs and not alone:
-            intermediate = _results(folder, described.needs[RESULTS], hints, device)
+            intermediate = _results(folder, described.needs[RESULTS], hints, way.device)
         condition = TokenCondition(spec.condition, encoder.width, backbone.condition_width)
         for name, part in _parts(condition).items():
             part.load_state_dict(load_file(folder / f"{name}.safetensors"))
@@ -203,7 +224,12 @@ def _load_trained(
         intermediate=intermediate,
         fingerprint=described.fingerprint,
     )
-    return engine.prepare(restorer, device, precision)
+    engine.prepare(restorer, way)
+    if spec.trainable != "conditional_lora":  # which may have an encoder of its own
+        key = (described.needs["backbone"]["fingerprint"], way)
+        share_results(together, ("latents", key), backbone, "encode")
+        share_results(together, ("moments", key), backbone, "moments")
+    return restorer
 
 
 def _results(

@@ -206,13 +206,13 @@ class HDRFacePipeline(DiffusionPipeline):
         faces = _squares("image", image, restorer.size)
         device = self._execution_device
         _move_constants(restorer, self.components.values(), device)
-        lq_B3HW = images.to_tensor(faces).to(device)
+        lq_B3HW = images.to_tensor(faces, device)
         first_B3HW = None
         if intermediate is not None:
             first = _squares("intermediate", intermediate, restorer.size)
             if len(first) != len(faces):
                 raise ValueError(f"intermediate has {len(first)} pictures, image has {len(faces)}")
-            first_B3HW = images.to_tensor(first).to(device)
+            first_B3HW = images.to_tensor(first, device)
         keys = _keys(faces, restorer, generator)
         done = restorer.restore(
             lq_B3HW, keys, [0] * len(keys), fidelity=fidelity, intermediate_B3HW=first_B3HW

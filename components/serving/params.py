@@ -8,6 +8,7 @@ from omegaconf import OmegaConf
 from pydantic import Field, NonNegativeFloat, PositiveFloat, PositiveInt
 
 from components.params import Params, read
+from components.weights.precision import Precision
 
 Fraction = Annotated[float, Field(ge=0, le=1)]
 
@@ -41,6 +42,10 @@ class ServeParams(Params):
     max_queued: PositiveInt  # requests that may wait for a part; more are refused with 429
     max_batch: PositiveInt  # faces
     batch_wait_s: NonNegativeFloat
+    precision: Precision = "float32"  # bf16: half of the memory, and fast on GPUs that have it
+    # Compile networks for batches of 1, 2, 4, ... max_batch faces, which takes minutes for each
+    # version of a model.
+    compile: bool = False
     page: bool
     ingress: Replicas
     finder: Replicas

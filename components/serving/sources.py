@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import functools
+from collections.abc import Sequence
 from pathlib import Path
 
 import torch
@@ -11,6 +12,7 @@ from components import cluster
 from components.metrics.identity import IdentityAngle
 from components.photographs.face_restorer import FaceRestorer
 from components.restorers.catalogue import fingerprint_of, is_of_others, open_of_others, path_of
+from components.restorers.compiled import powers_of_two
 from components.restorers.folder import load_restorer
 from components.restorers.protocol import RestoresFaces
 from components.serving.model import FollowingModel, Version
@@ -41,7 +43,7 @@ def follow(source: str, params: ServeParams, place: cluster.Workplace) -> Follow
     network = params.identity_network
     return FollowingModel(
         locate=functools.partial(newest, source),
-        load=functools.partial(_load, source, params),
+        load=functools.partial(load, source, params),
         min_psnr=params.self_test_psnr,
         angle=None if network is None else IdentityAngle(network),
     )
@@ -63,14 +65,27 @@ def newest(source: str) -> Version:
     return Version(Path(source).name, open_model(Path(source)).fingerprint)
 
 
-def _load(source: str, params: ServeParams, version: Version) -> FaceRestorer:
+def load(source: str, params: ServeParams, version: Version) -> FaceRestorer:
+    """Load a version of a source, and compile it if asked. Raises: ValueError, OSError."""
     device = torch.device("cuda" if params.model.gpus else "cpu")
     restorer: RestoresFaces
     if is_of_others(source):
         restorer = open_of_others(source, device=device)
     else:
-        restorer = load_restorer(_fetch(source, version), device=device)
+        sizes = powers_of_two(params.max_batch) if params.compile else []
+        restorer = load_restorer(
+            _fetch(source, version), device=device, precision=params.precision, compile_for=sizes
+        )
+        _compile_now(restorer, sizes)
     return FaceRestorer(restorer, batch_size=params.max_batch)
+
+
+def _compile_now(restorer: RestoresFaces, sizes: Sequence[int]) -> None:
+    """Restore a batch of each size: else the first requests would wait for minutes."""
+    for size in sizes:
+        black_B3HW = torch.zeros(size, 3, restorer.size, restorer.size, device=restorer.device)
+        first_B3HW = black_B3HW if restorer.intermediates == "given" else None
+        restorer.restore(black_B3HW, [""] * size, [0] * size, intermediate_B3HW=first_B3HW)
 
 
 def _fetch(source: str, version: Version) -> Path:

@@ -48,7 +48,7 @@ class PackagedModel(PythonModel):
 
         lq = images.resize(images.decode(picture), self.restorer.size)
         restored = self.restorer.restore(
-            images.to_tensor([lq]).to(self.device), [hashlib.sha256(picture).hexdigest()], [0]
+            images.to_tensor([lq], self.device), [hashlib.sha256(picture).hexdigest()], [0]
         )
         return images.encode_png(images.from_tensor(restored.restored_B3HW)[0])
 

@@ -1,6 +1,7 @@
 """Find a restorer by its name: a path, a registered model, an MLflow run, another's checkpoint."""
 
 import re
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -15,6 +16,7 @@ if TYPE_CHECKING:
     import torch
 
     from components.restorers.protocol import RestoresFaces
+    from components.restorers.together import Together
 
 _RUN = re.compile(r"(?:runs:/)?([0-9a-f]{32})(?:/model)?/?")
 _REGISTERED = "models:/"
@@ -67,6 +69,8 @@ def open_restorer(
     *,
     device: "torch.device",
     precision: Precision = "float32",
+    compile_for: Sequence[int] = (),
+    together: "Together | None" = None,
 ) -> "RestoresFaces":
     """Load a restorer by its name.
 
@@ -76,6 +80,8 @@ def open_restorer(
         downloads: an existing folder, for models that no store keeps.
         device: where it computes.
         precision: of our own; those of other projects compute in float32.
+        compile_for: batch sizes that our own are compiled for.
+        together: what our own have in common, they load and compute once.
 
     Raises: as `locate`; ValueError if a checkpoint is of another kind.
     """
@@ -84,7 +90,14 @@ def open_restorer(
     from components.restorers.folder import load_restorer
 
     found = locate(model, downloads)
-    return load_restorer(found.folder, found.hints, device=device, precision=precision)
+    return load_restorer(
+        found.folder,
+        found.hints,
+        device=device,
+        precision=precision,
+        compile_for=compile_for,
+        together=together,
+    )
 
 
 def _described(model: str, folder: Path) -> TrainedModel:

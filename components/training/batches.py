@@ -6,6 +6,7 @@ B batch, N tokens, C token width or latent channels, H and W: of the image, or o
 from collections.abc import Callable, Sequence
 
 import pyarrow as pa
+import pyarrow.compute as pc
 import torch
 from torch import Tensor
 
@@ -16,13 +17,37 @@ from components.restorers.hdrface import as_cached
 from components.training.sampler import Row, RowStream, stacked
 from components.training.step import Batch
 
-FEATURE_COLUMNS = ("hq_png", "lq_tokens", "sr_tokens", "lq_latent", "hq_latent")
+FEATURE_COLUMNS = ("mirrored", "hq_png", "lq_tokens", "sr_tokens", "lq_latent", "hq_latent")
 PAIR_COLUMNS = ("hq_png", "lq_png")
 ENCODED_TOGETHER = 16  # rows
 
 
+def read_features(
+    read_shard: Callable[[int, Sequence[str]], pa.Table], shard: int, name: object
+) -> pa.Table:
+    """Read a shard of a features table for `FeatureBatches`.
+
+    A mirrored row has no picture in the table: here it has that of the row before it, not mirrored
+    yet. `name` is the table's, for an error.
+
+    Raises: ValueError if mirrored rows have pictures, as earlier versions wrote them.
+    """
+    rows = read_shard(shard, FEATURE_COLUMNS)
+    is_earlier = pc.any(pc.and_(rows["mirrored"], pc.is_valid(rows["hq_png"])))
+    if is_earlier.as_py():
+        raise ValueError(
+            f"{name} is of an earlier version: its mirrored rows have pictures of their own. Make "
+            "it again with the stage 'features'"
+        )
+    column = rows.column_names.index("hq_png")
+    return rows.set_column(column, "hq_png", pc.fill_null_forward(rows["hq_png"]))
+
+
 class FeatureBatches:
-    """Batches of a features table: the frozen networks' outputs are cached in it."""
+    """Batches of a features table, which holds the frozen networks' outputs; see `read_features`.
+
+    Pictures of mirrored rows are mirrored here.
+    """
 
     def __init__(self, stream: RowStream, device: torch.device) -> None:
         self._stream, self._device = stream, device
@@ -36,8 +61,9 @@ class FeatureBatches:
 
     def take(self, count: int) -> Batch:
         rows = self._stream.take(count)
+        flips = [row.values["mirrored"][0].as_py() for row in rows]
         return Batch(
-            hq_B3HW=_images(rows, "hq_png").to(self._device),
+            hq_B3HW=_flipped(_images(rows, "hq_png", self._device), flips),
             lq_latent_BCHW=self._tensor(rows, "lq_latent"),
             hq_latent_BCHW=self._tensor(rows, "hq_latent"),
             lq_tokens_BNC=self._tensor(rows, "lq_tokens"),
@@ -84,7 +110,7 @@ class PairBatches:
         rows = self._stream.take(count)
         flips = [self._is_flipped(row) for row in rows]
         hq_B3HW, lq_B3HW = (
-            _flipped(_images(rows, column).to(self._device), flips) for column in PAIR_COLUMNS
+            _flipped(_images(rows, column, self._device), flips) for column in PAIR_COLUMNS
         )
         if self._stream.is_kept:
             latents = [self._remembered(row, flip) for row, flip in zip(rows, flips, strict=True)]
@@ -116,7 +142,7 @@ class PairBatches:
             together = self._stream.kept(row.shard).slice(part * ENCODED_TOGETHER, ENCODED_TOGETHER)
             flips = [flip] * together.num_rows
             hq_B3HW, lq_B3HW = (
-                _flipped(_pictures(together[column]).to(self._device), flips)
+                _flipped(_pictures(together[column], self._device), flips)
                 for column in PAIR_COLUMNS
             )
             self._latents[key] = (self._encode(hq_B3HW), self._encode(lq_B3HW))
@@ -138,12 +164,12 @@ def _place(row: Row) -> str:
     return f"shard {row.shard} row {row.index}"
 
 
-def _images(rows: Sequence[Row], column: str) -> Tensor:
-    return _pictures(pa.concat_tables([row.values for row in rows])[column])
+def _images(rows: Sequence[Row], column: str, device: torch.device) -> Tensor:
+    return _pictures(pa.concat_tables([row.values for row in rows])[column], device)
 
 
-def _pictures(column: pa.ChunkedArray) -> Tensor:
-    return images.to_tensor([images.decode_png(data) for data in column.to_pylist()])
+def _pictures(column: pa.ChunkedArray, device: torch.device) -> Tensor:
+    return images.to_tensor([images.decode_png(data) for data in column.to_pylist()], device)
 
 
 def _flipped(image_B3HW: Tensor, flips: Sequence[bool]) -> Tensor:

@@ -84,19 +84,20 @@ def save(
 
 
 @torch.no_grad()
-def merge(network: Any) -> None:
+def merge(network: Any, device: torch.device, kept: torch.dtype | None = None) -> None:
     """Put W + alpha / rank · B A in place of each weight W with low-rank layers, and end these.
 
-    The sum is made in float32 and kept in W's own numbers. Weights that are mapped from a file are
-    not written to; one new weight at a time is made beside them.
+    The sum is made on `device` in float32, and stays there in the numbers `kept`, or in W's own.
+    Weights that are mapped from a file are not written to; one new weight at a time is made beside
+    them.
     """
     from peft.tuners.lora import LoraLayer
 
     layered: list[Any] = [one for one in network.modules() if isinstance(one, LoraLayer)]
     for module in layered:
-        layer = module.get_base_layer()
+        layer = module.to(device).get_base_layer()
         merged = module.get_delta_weight(ADAPTER).float() + layer.weight
-        layer.weight = nn.Parameter(merged.to(layer.weight.dtype), requires_grad=False)
+        layer.weight = nn.Parameter(merged.to(kept or layer.weight.dtype), requires_grad=False)
     network.unload_lora()
 
 

@@ -129,11 +129,9 @@ def test_every_row_is_followed_by_its_mirror_image(params: FeaturesParams) -> No
     assert both["mirrored"].to_pylist() == [False, True, False, True]
     assert both["face_id"].to_pylist()[::2] == plain["face_id"].to_pylist()
     assert both["face_id"].to_pylist()[1::2] == plain["face_id"].to_pylist()
-    for straight, mirrored in ((0, 1), (2, 3)):
-        hq, flipped = (
-            images.decode_png(both["hq_png"][place].as_py()) for place in (straight, mirrored)
-        )
-        np.testing.assert_array_equal(flipped, images.mirror(hq))
+    # A training mirrors the picture of the row before.
+    straight = plain["hq_png"].to_pylist()
+    assert both["hq_png"].to_pylist() == [straight[0], None, straight[1], None]
     torch.testing.assert_close(
         tensor(both, "lq_tokens")[::2], tensor(plain, "lq_tokens"), atol=2e-3, rtol=0
     )

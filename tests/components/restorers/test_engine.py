@@ -1,6 +1,7 @@
 """Networks as they are prepared for inference: the same function, with less to compute."""
 
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -10,9 +11,13 @@ from torch import Tensor, nn
 from components import images
 from components.backbones.backbone import Backbone
 from components.backbones.catalogue import FAMILIES, BackboneName
+from components.backbones.real_rotary import turned
 from components.backbones.upsampling import EnlargingConvolution
+from components.restorers.compiled import Compiled, powers_of_two
 from components.restorers.folder import load_restorer
 from components.restorers.hdrface import HDRFace
+from components.restorers.together import Together
+from components.weights.precision import Precision, computing
 from tests.small_networks import SIZE, VAE, trained
 
 RANK = 2
@@ -25,9 +30,9 @@ def opened(folder: Path) -> HDRFace:
 
 
 @torch.no_grad()
-def stepped(backbone: Backbone) -> Tensor:
+def stepped(backbone: Backbone, side: int = 16) -> Tensor:
     draw = torch.Generator().manual_seed(3)
-    latent, noise = torch.randn(2, 2, 4, 16, 16, generator=draw)
+    latent, noise = torch.randn(2, 2, 4, side, side, generator=draw)
     condition = torch.randn(2, 5, backbone.condition_width, generator=draw)
     return backbone.step(latent, condition, backbone.inference_noise(noise, 1.0))
 
@@ -66,7 +71,9 @@ def test_in_bf16_pictures_differ_little_and_the_gate_stays_float32(
     for part in (small.backbone, small.encoder, small.intermediate.backbone):
         assert part is not None
         for key, weight in part.named_parameters():
-            assert weight.dtype == (torch.bfloat16 if weight.dim() > 1 else torch.float32), key
+            sees_pictures = weight.dim() > 3 and weight.shape[1] == 3
+            is_small = weight.dim() > 1 and not sees_pictures
+            assert weight.dtype == (torch.bfloat16 if is_small else torch.float32), key
     assert {weight.dtype for weight in small.condition.parameters()} == {torch.float32}
     first = faces(4).flip(0)
     one, other = (
@@ -103,6 +110,22 @@ def test_the_decoder_enlarges_with_fewer_multiplications_and_gives_the_same_pict
         torch.testing.assert_close(prepared.decode(latent), expected, atol=1e-5, rtol=0)
 
 
+def test_what_meets_no_data_in_an_autoencoder_of_videos_is_left_out(
+    tmp_path: Path, networks: Path
+) -> None:
+    prepared = opened(trained(tmp_path, networks, "qwen", "text")).backbone
+    plain = FAMILIES["qwen"](networks / "qwen").float()
+    latent = torch.randn(1, 4, 16, 12, generator=torch.Generator().manual_seed(1))
+    assert torch.equal(prepared.encode(faces(1)), plain.encode(faces(1)))
+    with torch.no_grad():
+        assert torch.equal(prepared.decode(latent), plain.decode(latent))
+    one, whole = (
+        sum(weight.numel() for weight in backbone.vae.parameters())
+        for backbone in (prepared, plain)
+    )
+    assert one < 0.4 * whole
+
+
 def test_an_enlarging_convolution_is_that_of_repeated_pixels() -> None:
     torch.manual_seed(0)
     convolution = nn.Conv2d(5, 7, 3, padding=1)
@@ -111,3 +134,97 @@ def test_an_enlarging_convolution_is_that_of_repeated_pixels() -> None:
         repeated = x.repeat_interleave(2, dim=2).repeat_interleave(2, dim=3)
         found = EnlargingConvolution(convolution)(x)
         torch.testing.assert_close(found, convolution(repeated), atol=1e-6, rtol=1e-5)
+
+
+def test_a_batch_is_filled_up_to_a_compiled_size_and_a_larger_one_is_cut() -> None:
+    compiled_for: list[int] = []
+
+    def backend(graph: Any, inputs: Any) -> Any:
+        compiled_for.append(inputs[0].shape[0])
+        return graph.forward
+
+    sum_of = Compiled(lambda x, y: x + y.mean(dim=1), [4, 2], backend=backend)
+    x, y = torch.randn(9, 3), torch.randn(9, 5, 3)
+    for count in (1, 2, 3, 9):
+        found = sum_of(x[:count], y[:count])
+        torch.testing.assert_close(found, x[:count] + y[:count].mean(dim=1))
+    assert sorted(compiled_for) == [2, 4]
+    assert (powers_of_two(1), powers_of_two(6)) == ([1], [1, 2, 4, 6])
+    with pytest.raises(ValueError, match="give positive ones"):
+        Compiled(torch.sin, [0])
+
+
+# What is compiled does the same without a compiler, which takes minutes: see benchmarks/inference.
+@pytest.mark.parametrize("name", ["sd21", "qwen"])
+@pytest.mark.parametrize("precision", ["float32", "bf16"])
+def test_a_restorer_for_compiled_batches_restores_the_same_faces(
+    tmp_path: Path, networks: Path, name: BackboneName, precision: Precision
+) -> None:
+    folder = trained(tmp_path, networks, name, "sdfm", rank=RANK)
+    plain = load_restorer(folder, precision=precision)
+    compiled = load_restorer(folder, precision=precision, compile_for=[2])
+    with torch.compiler.set_stance("force_eager"):
+        expected, found = (one.restore(faces(3), list("abc"), [0] * 3) for one in (plain, compiled))
+    # bfloat16 has 8 bits: where two ways to add round to different sides, levels differ.
+    most = {"float32": 1.01, "bf16": 6.5}[precision] / 255
+    difference = (found.restored_B3HW - expected.restored_B3HW).abs()
+    assert float(difference.max()) <= most
+    assert float((difference > 0).float().mean()) < {"float32": 0.01, "bf16": 0.25}[precision]
+
+
+def test_a_generator_with_real_rotary_positions_compiles_as_a_whole_and_computes_the_same(
+    tmp_path: Path, networks: Path
+) -> None:
+    folder = trained(tmp_path, networks, "qwen", "text", rank=RANK)
+    for precision in ("float32", "bf16"):
+        restorer = load_restorer(folder, precision=precision)
+        assert isinstance(restorer, HDRFace)
+        with computing(restorer.precision, restorer.device):
+            expected = stepped(restorer.backbone)
+            restorer.backbone.allow_compiling(SIZE)
+            torch.testing.assert_close(stepped(restorer.backbone), expected, atol=1e-6, rtol=0)
+    whole: Any = restorer.backbone
+    with computing(restorer.precision, restorer.device):
+        with pytest.raises(ValueError, match="load the model without compiling"):
+            stepped(whole, side=8)
+        whole.step = torch.compile(whole.step, backend="eager", fullgraph=True)
+        torch.testing.assert_close(stepped(whole), expected, atol=1e-6, rtol=0)
+
+
+def test_features_are_turned_as_complex_numbers() -> None:
+    draw = np.random.default_rng(2)
+    x, angles = draw.normal(size=(2, 3, 4, 6)), draw.normal(size=(3, 1, 3))
+    as_complex = (x[..., ::2] + 1j * x[..., 1::2]) * np.exp(1j * angles)
+    expected = np.stack([as_complex.real, as_complex.imag], axis=-1).reshape(x.shape)
+    cos, sin = (torch.from_numpy(one).float() for one in (np.cos(angles), np.sin(angles)))
+    found = turned(torch.from_numpy(x).float(), (cos, sin))
+    np.testing.assert_allclose(found.numpy(), expected, atol=1e-6)
+
+
+def test_what_models_have_in_common_is_loaded_and_computed_once(
+    tmp_path: Path, networks: Path
+) -> None:
+    together, batches = Together(), [faces(2), faces(2).flip(0)]
+    folders = [trained(tmp_path, networks, "sd21", condition) for condition in ("sdfm", "dino")]
+    alone = load_restorer(folders[1])
+    one, other = models = [load_restorer(folder, together=together) for folder in folders]
+    assert isinstance(one, HDRFace)
+    assert isinstance(other, HDRFace)
+    assert one.intermediate is other.intermediate
+    assert one.encoder is other.encoder
+    calls: list[str] = []
+    assert isinstance(one.intermediate, HDRFace)
+    assert one.encoder is not None
+    parts = {
+        "first": [one.intermediate.backbone.generator],
+        "tokens": [one.encoder.network],
+        "latents": [one.backbone.vae.encoder, other.backbone.vae.encoder],
+    }
+    for name, counted in parts.items():
+        for part in counted:
+            part.register_forward_hook(lambda *_, name=name: calls.append(name))
+    for batch in batches:
+        _, found = (model.restore(batch, ["a", "b"], [0, 0]) for model in models)
+        expected = alone.restore(batch, ["a", "b"], [0, 0])
+        assert torch.equal(found.restored_B3HW, expected.restored_B3HW)
+    assert sorted(calls) == sorted(2 * list(parts))  # of two batches

@@ -1,12 +1,17 @@
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
+import torch
 
 from components import cluster
+from components.restorers.hdrface import HDRFace
+from components.restorers.protocol import Restoration
 from components.serving import sources
 from components.serving.params import ServeParams
 from tests.onnx_networks import onnx_network
+from tests.small_networks import trained
 
 
 def test_another_projects_checkpoint_is_served_and_a_new_file_is_a_new_version(
@@ -30,6 +35,26 @@ def test_another_projects_checkpoint_is_served_and_a_new_file_is_a_new_version(
     assert sources.newest(source) != before
     with pytest.raises(FileNotFoundError, match=r"gone\.onnx"):
         sources.newest(f"onnx:{tmp_path / 'gone.onnx'}")
+
+
+def test_a_served_model_is_compiled_for_each_batch_size_before_it_answers(
+    tmp_path: Path, networks: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    sizes: list[int] = []
+    restore = HDRFace.restore
+
+    def noted(model: HDRFace, lq_B3HW: torch.Tensor, *rest: Any, **named: Any) -> Restoration:
+        sizes.append(len(lq_B3HW))
+        return restore(model, lq_B3HW, *rest, **named)
+
+    monkeypatch.setattr(HDRFace, "restore", noted)
+    changes = {"compile": True, "precision": "bf16", "max_batch": 3}
+    params = ServeParams.load("serve", Path("params.yaml")).model_copy(update=changes)
+    source = str(trained(tmp_path, networks, "sd21", "text"))
+    with torch.compiler.set_stance("force_eager"):  # compiling takes longer than all tests
+        restorer = sources.load(source, params, sources.newest(source))
+    assert restorer.precision == "bf16"
+    assert sizes == [1, 2, 3]
 
 
 @pytest.mark.parametrize(

@@ -9,7 +9,7 @@ from torch.nn import functional as F
 
 from components import images
 from components.keyed_random import normal
-from components.training.batches import FeatureBatches, PairBatches
+from components.training.batches import FeatureBatches, PairBatches, read_features
 from components.training.sampler import RowStream
 from components.training.step import Batch
 
@@ -36,13 +36,23 @@ def values(shard: int, shape: tuple[int, ...]) -> np.ndarray:
 def features(shard: int) -> pa.Table:
     return pa.table(
         {
-            "hq_png": [images.encode_png(picture(shard, i)) for i in range(NUM_ROWS[shard])],
+            "mirrored": [i % 2 == 1 for i in range(NUM_ROWS[shard])],
+            "hq_png": [
+                None if i % 2 else images.encode_png(picture(shard, i))
+                for i in range(NUM_ROWS[shard])
+            ],
             "lq_tokens": tensors(values(shard, (5, 6))),
             "sr_tokens": tensors(values(shard, (5, 6)) * 2),
             "lq_latent": tensors(values(shard, (4, 2, 2))),
             "hq_latent": tensors(values(shard, (4, 2, 2)) * 2),
         }
     )
+
+
+def test_features_of_an_earlier_version_with_pictures_in_mirrored_rows_are_refused() -> None:
+    earlier = features(0).drop_columns("hq_png").append_column("hq_png", [[b"1", b"2", b"3"]])
+    with pytest.raises(ValueError, match="data/features/sd21 is of an earlier version"):
+        read_features(lambda *_: earlier, 0, "data/features/sd21")
 
 
 def pairs(shard: int) -> pa.Table:
@@ -67,10 +77,17 @@ def pair_batches(*, mirror: bool, shuffle_shards: int = 2) -> PairBatches:
     return PairBatches(stream(pairs, shuffle_shards), encode, CPU, seed=5, mirror=mirror)
 
 
-def test_a_batch_of_features_has_the_values_of_its_rows() -> None:
-    batch = FeatureBatches(stream(features), CPU).take(5)
-    for place, row in enumerate(stream(features).take(5)):
-        picture_13HW = images.to_tensor([picture(row.shard, row.index)])
+def read(shard: int) -> pa.Table:
+    return read_features(lambda index, columns: features(index).select(columns), shard, "table")
+
+
+def test_a_batch_of_features_has_the_values_of_its_rows_and_mirrors_pictures() -> None:
+    batch = FeatureBatches(stream(read), CPU).take(7)
+    for place, row in enumerate(stream(read).take(7)):
+        straight, is_mirrored = divmod(row.index, 2)
+        picture_13HW = images.to_tensor([picture(row.shard, 2 * straight)])
+        if is_mirrored:
+            picture_13HW = picture_13HW.flip(-1)
         assert torch.equal(batch.hq_B3HW[place : place + 1], picture_13HW)
         token_NC = torch.from_numpy(values(row.shard, (5, 6))[row.index]).float()
         assert batch.lq_tokens_BNC is not None
