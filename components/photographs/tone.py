@@ -58,7 +58,8 @@ def in_tone(face: Image, tone: Tone) -> Image:
     table = (np.arange(256, dtype=np.float32)[:, None] + tone.colors).clip(0, 255)
     if tone.share == 1:
         return np.asarray(np.rint(table).astype(np.uint8)[level])
-    return np.rint(face + tone.share * (table[level] - face)).astype(np.uint8)
+    mixed = face + tone.share * (table[level] - face)
+    return np.asarray(np.rint(mixed), dtype=np.uint8)
 
 
 def _length(colors: Colors) -> float:

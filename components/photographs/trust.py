@@ -11,8 +11,9 @@ from components.images import Image
 ONE_COLOR = 2.0  # levels of 255: what deviates less from its mean shows nothing
 # How like its input a result is, of 8 x 8 means of its lightness: their correlation, and by how
 # many levels they differ, brightness aside. Even faces degraded to 12 pixels and noise have 0.93
-# and 12 with the true face; two people have 0.4 in the median, untrained models below 0.75.
-LEAST_ALIKE, MOST_APART = 0.5, 15.0
+# and 12 with the true face; two aligned portraits have 0.2 in the median: this finds what is no
+# restoration, not a face that became another one, which the identity's angle is for.
+LEAST_ALIKE, MOST_APART = 0.3, 15.0
 _LUMA = np.array([0.299, 0.587, 0.114])
 
 
