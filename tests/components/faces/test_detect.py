@@ -129,7 +129,9 @@ def test_a_face_larger_than_the_detector_knows_is_found_once(
     face = images.decode((shared_dir / "faces" / "hq" / "ffhq_00069.jpg").read_bytes())
     large = np.asarray(cv2.resize(face, (1200, 1200), interpolation=cv2.INTER_CUBIC), np.uint8)
     [found] = detector.detect(np.ascontiguousarray(large[:, 120:1080]))
-    error = np.linalg.norm(found.landmarks + (120, 0) - TEMPLATE * 1200 / 512, axis=1).mean()
+    error = np.linalg.norm(
+        found.landmarks + np.array([120, 0]) - TEMPLATE * 1200 / 512, axis=1
+    ).mean()
     assert error < 24 * 1200 / 512
 
 
