@@ -20,7 +20,7 @@ OTHER_WAY_DEG = 45.0  # findings of one face that are turned further apart contr
 # Another way up is a rival if it scores nearly as well; then the face is looked at from near, each
 # way up. The better one is right if it is better by CLEARLY, in the mean of both scores.
 RIVAL, CLEARLY = 0.1, 0.02
-SURE = 0.65  # least score, the mean of both, of a face that lies another way than most do
+SURE = 0.6  # least score, the mean of both, of a face that lies another way than most do
 LOOK_SIZE = 256  # pixels of the aligned square in which the face is looked for again
 # Largest mean distance of the landmarks found there from the template, in eye distances. Right ones
 # are mostly below 0.2, profiles reach 0.4.
