@@ -121,6 +121,8 @@ def make_network(name: str, folder: Path) -> Path:
     params = StandInParams.model_validate({"seed": 1, **PARAMS[name]})
     facts = stand_ins.make(name, params, faces, folder)
     _wake_output_layer(name, folder)
+    if name == "sd21":
+        _show_no_negative(folder)
     write_manifest(
         folder,
         name=name,
@@ -144,6 +146,20 @@ def _wake_output_layer(name: str, folder: Path) -> None:
         torch.manual_seed(2)
         tensors[f"{layer}.weight"] = 0.1 * torch.randn_like(tensors[f"{layer}.weight"])
         save_file(tensors, file, metadata={"format": "pt"})
+
+
+def _show_no_negative(folder: Path) -> None:
+    """Turn the sign of what the decoder shows: untrained, it makes bright what was dark.
+
+    Such a restoration is refused as another picture.
+    """
+    from safetensors.torch import load_file, save_file
+
+    file = folder / "vae" / "diffusion_pytorch_model.safetensors"
+    tensors = load_file(file)
+    for part in ("weight", "bias"):
+        tensors[f"decoder.conv_out.{part}"] *= -1
+    save_file(tensors, file, metadata={"format": "pt"})
 
 
 def trained(

@@ -72,13 +72,15 @@ class FaceCutter:
         found = self.detector.detect(image)
         if not found:
             return [], ["no face found"]
-        faint = [
-            f"the face at ({x:.0f}, {y:.0f}): its score is {face.score:.2f}, below {MIN_SCORE}"
+        usable = [face for face in found if face.score >= MIN_SCORE and face.doubt is None]
+        reasons = [
+            f"the face at ({x:.0f}, {y:.0f}): "
+            + (face.doubt or f"its score is {face.score:.2f}, below {MIN_SCORE}")
             for face in found
-            if face.score < MIN_SCORE
-            for x, y in [face.landmarks.mean(axis=0)]
+            if face.score < MIN_SCORE or face.doubt is not None
+            for x, y in [face.middle]
         ]
-        return [face.landmarks for face in found if face.score >= MIN_SCORE], faint
+        return [face.landmarks for face in usable], reasons
 
     def _square(self, image: images.Image, points: Landmarks) -> images.Image:
         height, width = image.shape[:2]

@@ -3,43 +3,34 @@
 from __future__ import annotations
 
 import threading
-from collections.abc import Iterable
 from pathlib import Path
-from typing import NamedTuple, Protocol
 
 import cv2
 import numpy as np
 import numpy.typing as npt
 
 from components import images
-from components.faces.landmarks import Landmarks
+from components.faces.any_way_up import AnyWayUp
+from components.faces.detection import Box, Detection, Detector, from_left, grouped
+
+__all__ = ["Detection", "Detector", "DetectorError", "Scrfd", "YuNet", "open_detector"]
 
 _OVERLAP = 0.4  # two boxes that overlap by more are one face; InsightFace's default
 # InsightFace's sizes: at 128 pixels it finds faces that fill the picture, at 640 the others.
 _SCRFD_SIZES = [(128, 128), (640, 640)]
-_YUNET_SIDE = 1280  # larger pictures are reduced: YuNet finds faces of 10 to 300 pixels
+# YuNet finds faces of 10 to 300 pixels; of larger ones it finds parts, at lower scores than the
+# whole face at the smaller size.
+_YUNET_SIDES = (1280, 320)
 
 
 class DetectorError(ValueError):
     """A file holds no known detector; the message says what it holds."""
 
 
-class Detection(NamedTuple):
-    """One face. Pixels of the picture; the landmarks are in the order of METHOD, section 7."""
-
-    landmarks: Landmarks
-    score: float  # in [0, 1]
-    box: tuple[float, float, float, float]  # left, top, right, bottom
-
-
-class Detector(Protocol):
-    def detect(self, image: images.Image) -> list[Detection]:
-        """Find the faces of a picture (RGB), from left to right; any thread may call it."""
-        ...
-
-
 def open_detector(file: Path, *, min_score: float) -> Detector:
     """Load a detector from an ONNX file; its outputs show which one it is.
+
+    It finds each face once, whichever way up.
 
     Raises: DetectorError if it cannot be read or is neither SCRFD with landmarks nor YuNet.
     """
@@ -58,9 +49,9 @@ def open_detector(file: Path, *, min_score: float) -> Detector:
         raise DetectorError(f"{file} is not an ONNX network: {error}") from error
     outputs = [output.name for output in session.get_outputs()]
     if {"cls_8", "obj_8", "bbox_8", "kps_8"} <= set(outputs):
-        return YuNet(file, min_score=min_score)
+        return AnyWayUp(YuNet(file, min_score=min_score))
     if len(outputs) in (9, 15):  # scores, boxes and landmarks at 3 or 5 scales
-        return Scrfd(file, session, min_score=min_score)
+        return AnyWayUp(Scrfd(file, session, min_score=min_score))
     raise DetectorError(
         f"{file} is neither SCRFD with landmarks (9 or 15 outputs) nor YuNet; "
         f"it has {len(outputs)} outputs: {', '.join(outputs[:4])}"
@@ -86,7 +77,7 @@ class Scrfd:
             found = self._detect(
                 cv2.copyMakeBorder(bgr, *frame, cv2.BORDER_CONSTANT), (-frame[2], -frame[0])
             )
-        return _from_left(found)
+        return from_left(found)
 
     def _detect(self, bgr: object, shift: tuple[int, int] = (0, 0)) -> list[Detection]:
         boxes, points = self._network.detect(bgr, input_size=_SCRFD_SIZES)
@@ -110,8 +101,14 @@ class YuNet:
         )
 
     def detect(self, image: images.Image) -> list[Detection]:
+        sides = {min(side, max(image.shape[:2])) for side in _YUNET_SIDES}
+        found = [one for side in sorted(sides) for one in self._detect(image, side)]
+        return from_left(group[0] for group in grouped(found))
+
+    def _detect(self, image: images.Image, longest: int) -> list[Detection]:
+        """Find faces in a picture made smaller, its longer side `longest` pixels."""
         height, width = image.shape[:2]
-        scale = min(1.0, _YUNET_SIDE / max(height, width))
+        scale = longest / max(height, width)
         size = (max(1, round(width * scale)), max(1, round(height * scale)))
         bgr = cv2.cvtColor(image, cv2.COLOR_RGB2BGR)
         if scale < 1:
@@ -123,7 +120,7 @@ class YuNet:
             return []
         rows = np.asarray(found, dtype=np.float64)
         stretch = np.array([width / size[0], height / size[1]])
-        return _from_left(
+        return [
             Detection(
                 # YuNet's right eye is the person's, on the left of the picture: METHOD's order.
                 row[4:14].reshape(5, 2) * stretch,
@@ -131,13 +128,9 @@ class YuNet:
                 _box(np.concatenate([row[:2] * stretch, (row[:2] + row[2:4]) * stretch])),
             )
             for row in rows
-        )
+        ]
 
 
-def _box(corners: npt.NDArray[np.floating]) -> tuple[float, float, float, float]:
+def _box(corners: npt.NDArray[np.floating]) -> Box:
     left, top, right, bottom = map(float, corners)
     return left, top, right, bottom
-
-
-def _from_left(found: Iterable[Detection]) -> list[Detection]:
-    return sorted(found, key=lambda face: (face.box[0] + face.box[2], face.box[1]))

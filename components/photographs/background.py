@@ -12,6 +12,7 @@ import torch
 
 from components import images
 from components.images import Image
+from components.photographs.tone import in_tone, tone_of
 from components.weights.checkpoints import read_tensors
 
 # Makes a picture (width, height) pixels large.
@@ -51,7 +52,7 @@ class SuperResolution:
         self.factor: int = found.scale
 
     def __call__(self, image: Image, size: tuple[int, int]) -> Image:
-        """Resize to (width, height), tile by tile."""
+        """Resize to (width, height), tile by tile; a grey or toned picture keeps its toning."""
         height, width = image.shape[:2]
         k = self.factor
         enlarged = np.empty((height * k, width * k, 3), dtype=np.uint8)
@@ -62,7 +63,8 @@ class SuperResolution:
                 seen = self._enlarge(image[y : bottom + MARGIN, x : right + MARGIN])
                 inner = seen[(top - y) * k : (bottom - y) * k, (left - x) * k : (right - x) * k]
                 enlarged[top * k : bottom * k, left * k : right * k] = inner
-        return lanczos(enlarged, size)
+        # Such networks tint grey pictures a little, too.
+        return in_tone(lanczos(enlarged, size), tone_of(image))
 
     @torch.no_grad()
     def _enlarge(self, tile: Image) -> Image:

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 import numpy.typing as npt
@@ -16,8 +16,12 @@ from components import images
 from components.backbones.catalogue import FAMILIES
 from components.backbones.color_fix import ColorFix
 from components.images import Image
+from components.photographs.tone import in_tone, tone_of
+from components.photographs.trust import distrust
 from components.restorers.color_fix import fix_colors
 from components.restorers.protocol import RestoresFaces
+
+NOT_FINITE = "the model's result is not finite"
 
 
 @dataclass(frozen=True)
@@ -25,11 +29,13 @@ class RestoredFace:
     """A restored face, uint8 (size, size, 3), and the gate of each patch, (h, w) in [0, 1].
 
     The gate is 1 where details come from the first restoration and 0 where structure comes from
-    the degraded face. It is None if the model has no gate.
+    the degraded face. It is None if the model has no gate. With a problem, the face is to be left
+    as it was.
     """
 
     image: Image
     gate: npt.NDArray[np.float32] | None
+    problem: str | None = None
 
 
 class FaceRestorer:
@@ -75,12 +81,18 @@ class FaceRestorer:
         color_fix: ColorFix | None = None,
         keys: Sequence[str] | None = None,
         intermediates: Sequence[Image] | None = None,
+        colorize: bool = False,
     ) -> list[RestoredFace]:
-        """Restore faces, uint8 (size, size, 3) RGB; each result depends on its own face alone.
+        """Restore faces, uint8 (size, size, 3) RGB.
 
-        The noise is keyed by `keys`, one for each face, or else by the face's pixels: then a face
-        gets the same result in any file or batch. `intermediates` are first restorations that
-        another program made, one for each face.
+        The noise is keyed by `keys`, one for each face, or else by the face's pixels: a face has
+        the same noise in any file or batch. Its result is then the same but for rounding: libraries
+        add in another order for another size of batch, which changes levels of 255 by one or two.
+        With `batch_size` 1, it is the same to the last bit.
+
+        `intermediates` are first restorations that another program made, one for each face. Unless
+        `colorize` is set, a grey or toned face keeps its toning (`components.photographs.tone`). A
+        result that cannot be right has a `problem`.
 
         Raises: ValueError if the faces do not have the model's size, or as `check`.
         """
@@ -97,7 +109,10 @@ class FaceRestorer:
                 self.color_fix(color_fix),
                 None if intermediates is None else intermediates[batch],
             )
-        return restored
+        pairs = list(zip(faces, restored, strict=True))
+        if not colorize:
+            pairs = [(face, _keep_tone(face, done)) for face, done in pairs]
+        return [_check(face, done) for face, done in pairs]
 
     def _restore(
         self,
@@ -109,21 +124,53 @@ class FaceRestorer:
     ) -> list[RestoredFace]:
         device = self._restorer.device
         lq_B3HW = images.to_tensor(faces, device)
-        done = self._restorer.restore(
-            lq_B3HW,
-            keys,
-            [0] * len(keys),
-            fidelity=fidelity,
-            intermediate_B3HW=(
-                None if intermediates is None else images.to_tensor(intermediates, device)
-            ),
-        )
+        try:
+            done = self._restorer.restore(
+                lq_B3HW,
+                keys,
+                [0] * len(keys),
+                fidelity=fidelity,
+                intermediate_B3HW=(
+                    None if intermediates is None else images.to_tensor(intermediates, device)
+                ),
+            )
+        except ArithmeticError as error:  # bfloat16 was not enough for one of them
+            if len(faces) == 1:
+                return [RestoredFace(faces[0], None, str(error))]
+            return self._restore_each(faces, keys, fidelity, color_fix, intermediates)
         reference = lq_B3HW if done.intermediate_B3HW is None else done.intermediate_B3HW
         fixed_B3HW = fix_colors(done.restored_B3HW, reference, color_fix)
         gates: list[npt.NDArray[np.float32] | None] = [None] * len(faces)
         if done.alpha_BHW is not None:
             gates = list(done.alpha_BHW.float().cpu().numpy())
+        are_finite = fixed_B3HW.isfinite().flatten(1).all(dim=1).tolist()
         return [
-            RestoredFace(image, gate)
-            for image, gate in zip(images.from_tensor(fixed_B3HW), gates, strict=True)
+            RestoredFace(image, gate, None if is_finite else NOT_FINITE)
+            for image, gate, is_finite in zip(
+                images.from_tensor(fixed_B3HW), gates, are_finite, strict=True
+            )
         ]
+
+    def _restore_each(
+        self,
+        faces: Sequence[Image],
+        keys: Sequence[str],
+        fidelity: float | None,
+        color_fix: ColorFix,
+        intermediates: Sequence[Image] | None,
+    ) -> list[RestoredFace]:
+        """Restore faces one by one: a face that fails is then the only one."""
+        restored: list[RestoredFace] = []
+        for index in range(len(faces)):
+            one = slice(index, index + 1)
+            first = None if intermediates is None else intermediates[one]
+            restored += self._restore(faces[one], keys[one], fidelity, color_fix, first)
+        return restored
+
+
+def _keep_tone(face: Image, restored: RestoredFace) -> RestoredFace:
+    return replace(restored, image=in_tone(restored.image, tone_of(face)))
+
+
+def _check(face: Image, restored: RestoredFace) -> RestoredFace:
+    return replace(restored, problem=restored.problem or distrust(face, restored.image))

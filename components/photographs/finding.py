@@ -25,6 +25,7 @@ class FoundFace:
     score: float | None  # the detector's, in [0, 1]; None: none was asked
     similarity: Similarity | None  # to the template; None: its landmarks are no face
     reason: str | None = None
+    is_doubtful: bool = False  # the reason is that its landmarks cannot be trusted
 
     @property
     def width(self) -> float | None:
@@ -81,6 +82,8 @@ def _usable(found: Detection, image: Image, min_face: int) -> FoundFace:
         face = replace(face, similarity=align.fit(found.landmarks))
     except align.AlignmentError as error:
         return replace(face, reason=str(error))
+    if found.doubt is not None:
+        return replace(face, reason=found.doubt, is_doubtful=True)
     if face.width is not None and face.width < min_face:
         return replace(
             face, reason=f"it is about {face.width:.0f} pixels wide, below min_face = {min_face}"

@@ -7,7 +7,7 @@ Each field's description is the help text of all three. This module imports no n
 from pathlib import Path
 from typing import Literal
 
-from pydantic import Field, ValidationInfo, field_validator
+from pydantic import Field
 
 from components.backbones.color_fix import ColorFix
 from components.params import Params
@@ -16,6 +16,8 @@ from components.weights.precision import Precision
 
 FileFormat = Literal["jpeg", "png", "webp"]
 DEFAULT_QUALITY = 95
+# Degrees. See docs/decisions/0025-faces.md for what it was chosen by.
+GUARD_ANGLE = 80.0
 
 
 class RestoreOptions(Params):
@@ -45,22 +47,21 @@ class RestoreOptions(Params):
         None,
         description="How to correct the colours of a restored face. By default, the model decides.",
     )
+    colorize: bool = Field(
+        False,
+        description="Let the model colour the faces of grey and toned pictures. By default, they "
+        "keep the toning of the picture.",
+    )
     scale: float = Field(1.0, ge=1, le=4, description="Enlarge the whole picture by this factor.")
     max_angle: float | None = Field(
         None,
         gt=0,
         le=180,
         description="Flag a face if restoring turns its identity by more than this angle, in "
-        "degrees. This needs an identity network.",
+        f"degrees. This needs an identity network; with one, the default is {GUARD_ANGLE:g}, and "
+        "180 flags none.",
     )
-    leave_flagged: bool = Field(False, description="Do not change flagged faces.")
-
-    @field_validator("leave_flagged")
-    @classmethod
-    def _needs_a_limit(cls, leave_flagged: bool, info: ValidationInfo) -> bool:
-        if leave_flagged and info.data.get("max_angle", 0) is None:
-            raise ValueError("faces are flagged only with max_angle: give it too")
-        return leave_flagged
+    leave_flagged: bool = Field(True, description="Do not change flagged faces.")
 
 
 class FileOptions(Params):
@@ -94,7 +95,9 @@ class Tools(Params):
         "default, Lanczos is used.",
     )
     identity_network: Path | None = Field(
-        None, description="ONNX file of the network that measures identity angles."
+        None,
+        description="ONNX file of the network that measures identity angles. With it, faces that "
+        "turned into someone else are left as they were.",
     )
     intermediate: str | None = Field(
         None,

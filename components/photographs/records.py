@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from components.images import Image
 from components.photographs import finding
 from components.photographs.finding import FoundFace
-from components.photographs.options import RestoreOptions
+from components.photographs.options import GUARD_ANGLE, RestoreOptions
 
 
 @dataclass(frozen=True)
@@ -22,7 +22,7 @@ class FaceRecord:
     inside: float | None  # share of its aligned square inside the photograph; 1: not cut off
     misfit: float | None  # from a frontal face, in eye distances; above 0.1: turned far away
     angle: float | None  # degrees between the identities before and after; None: not measured
-    flagged: bool  # the angle is above the limit
+    flagged: bool  # the angle is above the limit, or the face or its result is doubtful
     restored: bool
     reason: str | None  # why it was not restored
 
@@ -42,13 +42,21 @@ class PhotographRecord:
 
 
 def face_record(
-    face: FoundFace, image: Image, angle: float | None, options: RestoreOptions
+    face: FoundFace,
+    image: Image,
+    angle: float | None,
+    options: RestoreOptions,
+    problem: str | None = None,
 ) -> FaceRecord:
-    """Make the record of a face, and decide with it whether the face is restored."""
-    flagged = angle is not None and options.max_angle is not None and angle > options.max_angle
-    reason = face.reason
-    if flagged and options.leave_flagged:
-        reason = f"its identity turned by {angle:.0f} degrees, more than {options.max_angle:g}"
+    """Make the record of a face, and decide with it whether the face is restored.
+
+    `problem` is why its result is not to be shown.
+    """
+    limit = GUARD_ANGLE if options.max_angle is None else options.max_angle
+    is_other = angle is not None and angle > limit
+    reason = face.reason or problem
+    if reason is None and is_other and options.leave_flagged:
+        reason = f"its identity turned by {angle:.0f} degrees, more than {limit:g}"
     similarity = face.similarity
     return FaceRecord(
         box=face.box,
@@ -58,7 +66,7 @@ def face_record(
         inside=None if similarity is None else finding.share_inside(similarity, image),
         misfit=None if similarity is None else similarity.misfit,
         angle=angle,
-        flagged=flagged,
+        flagged=is_other or face.is_doubtful or problem is not None,
         restored=reason is None,
         reason=reason,
     )

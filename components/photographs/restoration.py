@@ -130,6 +130,7 @@ def finish(
     options: RestoreOptions,
     *,
     size: int,
+    problems: Sequence[str | None] | None = None,
     angles: Sequence[float] | None = None,
     upscale: Upscaler = lanczos,
 ) -> tuple[Image, PhotographRecord]:
@@ -141,6 +142,7 @@ def finish(
         restored: one image for each of `prepared.squares`, in their order.
         options: those that it was prepared with.
         size: width of the model's faces, in pixels.
+        problems: one for each restored face: why it is not to be shown, or None.
         angles: degrees, one for each restored face; None: not measured.
         upscale: makes the background.
 
@@ -151,8 +153,8 @@ def finish(
     canvas = np.array(upscale(image, (out_width, out_height)))
     scale = (out_width / width, out_height / height)
     records: list[FaceRecord] = []
-    for face, square, angle in _with_results(prepared.faces, restored, angles):
-        record = face_record(face, image, angle, options)
+    for face, square, problem, angle in _with_results(prepared.faces, restored, problems, angles):
+        record = face_record(face, image, angle, options, problem)
         records.append(record)
         if square is None or face.similarity is None or not record.restored:
             continue
@@ -224,6 +226,7 @@ class PhotographRestorer:
             fidelity=options.fidelity,
             color_fix=options.color_fix,
             intermediates=firsts if are_given else None,
+            colorize=options.colorize,
         )
         angles: list[float] | None = None
         if self.angle is not None and squares:
@@ -240,6 +243,7 @@ class PhotographRestorer:
                 [face.image for face in faces[own]],
                 options,
                 size=self.restorer.size,
+                problems=[face.problem for face in faces[own]],
                 angles=None if angles is None else angles[own],
                 upscale=self.upscale,
             )
@@ -259,10 +263,13 @@ def output_size(width: int, height: int, scale: float) -> tuple[int, int]:
 
 
 def _with_results(
-    faces: Sequence[FoundFace], restored: Sequence[Image], angles: Sequence[float] | None
-) -> Iterator[tuple[FoundFace, Image | None, float | None]]:
-    """Give each face its restored image and angle; None for a face that was not usable."""
-    known: Sequence[float | None] = [None] * len(restored) if angles is None else angles
-    results = iter(zip(restored, known, strict=True))
+    faces: Sequence[FoundFace],
+    restored: Sequence[Image],
+    problems: Sequence[str | None] | None,
+    angles: Sequence[float] | None,
+) -> Iterator[tuple[FoundFace, Image | None, str | None, float | None]]:
+    """Give each face its restored image, problem and angle; None for one that was not usable."""
+    none = [None] * len(restored)
+    results = iter(zip(restored, problems or none, angles or none, strict=True))
     for face in faces:
-        yield face, *(next(results) if face.reason is None else (None, None))
+        yield face, *(next(results) if face.reason is None else (None, None, None))

@@ -14,6 +14,7 @@ from pathlib import Path
 from components import images
 from components.images import Image
 from components.photographs import video
+from components.photographs.face_restorer import RestoredFace
 from components.photographs.options import RestoreOptions
 from components.photographs.restoration import (
     PhotographRestorer,
@@ -125,8 +126,9 @@ class _VideoRestoration:
             fidelity=options.fidelity,
             color_fix=options.color_fix,
             keys=[f"track {track}" for track in tracks],
+            colorize=options.colorize,
         )
-        restored = iter(zip(tracks, squares, [face.image for face in done], strict=True))
+        restored = iter(zip(tracks, squares, done, strict=True))
         for frame, one in zip(frames, prepared, strict=True):
             yield self._finish(frame, one, list(islice(restored, len(one.squares))))
             self.num_frames += 1
@@ -137,9 +139,13 @@ class _VideoRestoration:
         return self._tracker.follow(frame, faces)
 
     def _finish(
-        self, frame: Image, prepared: Prepared, restored: Sequence[tuple[int, Image, Image]]
+        self, frame: Image, prepared: Prepared, restored: Sequence[tuple[int, Image, RestoredFace]]
     ) -> Image:
-        blended = [self._blend.mix(*one) for one in restored]
+        # A result that is not shown is no part of the next frame's either.
+        blended = [
+            self._blend.mix(track, square, square if face.problem else face.image)
+            for track, square, face in restored
+        ]
         records = [
             self.tracks.setdefault(track, TrackRecord(self.num_frames, self.num_frames))
             for track, _, _ in restored
@@ -151,6 +157,7 @@ class _VideoRestoration:
             blended,
             self._options,
             size=self._restorer.restorer.size,
+            problems=[face.problem for _, _, face in restored],
             angles=angles,
             upscale=self._restorer.upscale,
         )

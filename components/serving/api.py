@@ -186,7 +186,14 @@ class Api:
         if first is not None:
             cut = restoration.cut_intermediates
             firsts = await self._run(cut, pixels, first, prepared.faces, options, size=state.size)
-        faces = FacesRequest(prepared.squares, asked.fidelity, asked.color_fix, firsts, give_up_at)
+        faces = FacesRequest(
+            prepared.squares,
+            asked.fidelity,
+            asked.color_fix,
+            intermediates=firsts,
+            colorize=asked.colorize,
+            give_up_at=give_up_at,
+        )
         restored = await self._parts.restore(name, faces)
         if asked.max_angle is not None and restored.angles is None:
             message = "max_angle: this server has no identity network to measure angles with"
@@ -235,6 +242,7 @@ def _finish(
         [face.image for face in faces.faces],
         asked.restoring(),
         size=size,
+        problems=[face.problem for face in faces.faces],
         angles=faces.angles,
     )
     kind = asked.format or photo.format

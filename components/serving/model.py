@@ -43,6 +43,7 @@ class FacesRequest:
     fidelity: float | None = None
     color_fix: ColorFix | None = None
     intermediates: Sequence[Image] | None = None
+    colorize: bool = False
     give_up_at: float = float("inf")  # seconds since the epoch: the client's deadline
 
     def part(self, start: int, stop: int) -> FacesRequest:
@@ -110,10 +111,11 @@ class FollowingModel:
             return [not_ready(self.problem)] * len(asked)
         now = time.time()
         answers: list[FacesAnswer | Refused] = [too_late()] * len(asked)
-        groups: dict[tuple[float | None, ColorFix | None, bool], list[int]] = {}
+        groups: dict[tuple[float | None, ColorFix | None, bool, bool], list[int]] = {}
         for index, one in enumerate(asked):
             if one.give_up_at > now:
-                key = (one.fidelity, one.color_fix, one.intermediates is not None)
+                are_given = one.intermediates is not None
+                key = (one.fidelity, one.color_fix, one.colorize, are_given)
                 groups.setdefault(key, []).append(index)
         for indices in groups.values():
             some = [asked[index] for index in indices]
@@ -142,6 +144,7 @@ class FollowingModel:
                 fidelity=first.fidelity,
                 color_fix=first.color_fix,
                 intermediates=None if first.intermediates is None else firsts,
+                colorize=first.colorize,
             )
         except ValueError as error:  # an option that this model does not have
             return [Refused(422, "bad_options", str(error))] * len(asked)

@@ -46,4 +46,4 @@ def failure(restorer: FaceRestorer, min_psnr: float) -> str | None:
     found = float(peak_signal_noise_ratio(true, restored.image))  # type: ignore[no-untyped-call]
     if found < min_psnr:
         return f"the PSNR of the restored test face is {found:.1f} dB, below {min_psnr:g} dB"
-    return None
+    return restored.problem

@@ -41,9 +41,7 @@ def with_section_options(command: Callable[..., None]) -> Callable[..., None]:
 
 
 def _parameter(field: ParamField) -> inspect.Parameter:
-    option = typer.Option(
-        field.default, _flag(field.name), metavar=_metavar(field), help=_help(field)
-    )
+    option = typer.Option(field.default, _switch(field), metavar=_metavar(field), help=_help(field))
     return inspect.Parameter(
         field.name, inspect.Parameter.KEYWORD_ONLY, default=option, annotation=field.type
     )
@@ -51,6 +49,12 @@ def _parameter(field: ParamField) -> inspect.Parameter:
 
 def _flag(name: str) -> str:
     return f"--{name.replace('_', '-')}"
+
+
+def _switch(field: ParamField) -> str:
+    """Return an option's name; what is on by default gets a second one that turns it off."""
+    name = _flag(field.name)
+    return f"{name}/--no-{name[2:]}" if field.type is bool and field.default else name
 
 
 def _metavar(field: ParamField) -> str | None:

@@ -72,6 +72,16 @@ def test_one_face_is_named_like_its_file_and_each_rejection_has_a_reason() -> No
     ]
 
 
+def test_a_doubtful_face_is_left_out_with_its_reason() -> None:
+    class Doubting:
+        def detect(self, image: images.Image) -> list[Detection]:
+            del image
+            return [Detection(_face(30, 20, 100), 0.9, (0, 0, 0, 0), "which way up?")]
+
+    cutter = FaceCutter(size=32, min_face=20, aligned=False, detector=Doubting())
+    assert cutter.cut("x.jpg", _png()) == ([], ["the face at (80, 81): which way up?"])
+
+
 def test_given_landmarks_are_used_instead_of_the_detector() -> None:
     cutter = _cutter((_face(250, 50, 80), 0.9))
     assert [face.face_id for face in cutter.cut("x.jpg", _png()).faces] == ["x.jpg"]

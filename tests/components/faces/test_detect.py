@@ -1,6 +1,7 @@
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
+import cv2
 import numpy as np
 import pytest
 
@@ -86,6 +87,52 @@ def test_detectors_find_drawn_portraits(detector: Detector) -> None:
         distance = np.linalg.norm(face.landmarks - portrait.landmarks, axis=1).mean()
         errors.append(distance * scale)
     assert np.mean(errors) < 15  # pixels of the 512 template, as far off as on photographs
+
+
+@pytest.mark.shared
+@pytest.mark.parametrize("turns", [1, 2, 3])
+def test_a_turned_photograph_has_the_same_faces_turned(
+    detector: Detector, shared_dir: Path, turns: int
+) -> None:
+    file = shared_dir / "faces" / "whole" / "codeformer_06.png"
+    picture = images.decode(file.read_bytes())
+    upright = detector.detect(picture)
+    found = detector.detect(np.ascontiguousarray(np.rot90(picture, turns)))
+    assert len(found) == len(upright) == 2
+    height, width = picture.shape[:2]
+    for face in found:
+        assert face.doubt is None
+        sizes = [(height, width), (width, height)]
+        back = face.landmarks
+        for turn in range(turns, 0, -1):  # a quarter to the right: x was y, from the other end
+            back = np.stack([sizes[(turn - 1) % 2][1] - 1 - back[:, 1], back[:, 0]], axis=1)
+        assert min(np.abs(back - one.landmarks).max() for one in upright) < 3
+
+
+@pytest.mark.shared
+def test_one_of_a_group_may_lie_head_down(detector: Detector, shared_dir: Path) -> None:
+    picture = images.decode((shared_dir / "faces" / "whole" / "vqfr_example.jpg").read_bytes())
+    upright = detector.detect(picture)
+    left, top, right, bottom = (round(side) for side in upright[1].box)
+    margin = (right - left) // 4
+    rows = slice(max(0, top - margin), bottom + margin)
+    columns = slice(left - margin, right + margin)
+    picture[rows, columns] = picture[rows, columns][::-1, ::-1]
+    faces = detector.detect(picture)
+    assert [abs(face.roll_deg) > 150 for face in faces] == [False, True, False]
+
+
+@pytest.mark.shared
+def test_a_face_larger_than_the_detector_knows_is_found_once(
+    detector: Detector, shared_dir: Path
+) -> None:
+    face = images.decode((shared_dir / "faces" / "hq" / "ffhq_00069.jpg").read_bytes())
+    large = np.asarray(cv2.resize(face, (1200, 1200), interpolation=cv2.INTER_CUBIC), np.uint8)
+    [found] = detector.detect(np.ascontiguousarray(large[:, 120:1080]))
+    error = np.linalg.norm(
+        found.landmarks + np.array([120, 0]) - TEMPLATE * 1200 / 512, axis=1
+    ).mean()
+    assert error < 24 * 1200 / 512
 
 
 @pytest.mark.shared

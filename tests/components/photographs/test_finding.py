@@ -84,6 +84,18 @@ def test_an_aligned_photograph_is_square() -> None:
 
 
 @dataclass(frozen=True)
+class Doubting:
+    def detect(self, image: Image) -> list[Detection]:
+        del image
+        return [Detection(at(100, 100, 60), 0.75, (70, 70, 130, 130), "which way up?")]
+
+
+def test_a_doubtful_face_is_not_restored_and_says_so() -> None:
+    [face] = find_faces(PHOTOGRAPH, Doubting(), min_face=16, only_center_face=False)
+    assert (face.reason, face.is_doubtful) == ("which way up?", True)
+
+
+@dataclass(frozen=True)
 class TwoScores:
     def detect(self, image: Image) -> list[Detection]:
         del image
