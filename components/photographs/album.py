@@ -5,7 +5,7 @@ done to it and to each of its faces.
 """
 
 import logging
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass
 from pathlib import Path
@@ -74,14 +74,21 @@ def _restore(jobs: Sequence[Job], out: Path, restorer: Restores) -> tuple[list[R
     named = [(job, _name(job, out)) for job in jobs]
     done: dict[str, Result] = {}
     is_stopped = False
-    try:
-        with ResultsFile(out, order) as lines, Progress("restore", "files", len(jobs)) as progress:
-            for result in restorer.restore(named, lines.records()):
-                done[result.input] = result
-                lines.add(result)
-                progress.advance()
-    except KeyboardInterrupt:
-        is_stopped = True
+    with ResultsFile(out, order) as lines, Progress("restore", "files", len(jobs)) as progress:
+
+        def take(results: Iterator[Result]) -> None:
+            for result in results:
+                if result.input not in done:
+                    done[result.input] = result
+                    lines.add(result)
+                    progress.advance()
+
+        try:
+            take(restorer.restore(named, lines.records()))
+        except KeyboardInterrupt:
+            is_stopped = True
+            log.info("stopping as soon as the files under way are done")
+            take(restorer.rest())
     return [done[name] for name in order if name in done], is_stopped
 
 

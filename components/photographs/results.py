@@ -66,12 +66,10 @@ class ResultsFile:
         trace: TracebackType | None,
     ) -> None:
         self._opened.close()
-        if kind is None:
-            lines = [self._done[name] for name in self._order if name in self._done]
-        else:  # stopped: what is not done yet keeps its line
+        lines = [self._done[name] for name in self._order if name in self._done]
+        if kind is not None or len(lines) < len(self._order):  # stopped: the rest keeps its lines
             now = self._done.keys()
-            rest = [line for name, line in self._earlier.items() if name not in now]
-            lines = [*self._done.values(), *map(_encoded, rest)]
+            lines += [_encoded(line) for name, line in self._earlier.items() if name not in now]
         files.write_bytes(self._file, "".join(lines).encode("utf-8", "backslashreplace"))
 
     def _write(self, lines: Iterable[Mapping[str, Any]]) -> None:

@@ -65,6 +65,10 @@ class Restores(Protocol):
         """Give the result of each file as it is done."""
         ...
 
+    def rest(self) -> Iterator[Result]:
+        """Give the results that are under way when `restore` is stopped, perhaps some again."""
+        ...
+
 
 class OpenedWork:
     """The work with its networks, in this process."""
@@ -86,6 +90,9 @@ class OpenedWork:
             earlier=earlier,
         )
 
+    def rest(self) -> Iterator[Result]:
+        return iter(())
+
 
 class Crew:
     """Processes that restore files in parallel.
@@ -98,6 +105,7 @@ class Crew:
 
     def __init__(self, work: Work, number: int) -> None:
         self._work, self._number = work, number
+        self._futures: dict[Future[list[Result]], int] = {}
 
     def __enter__(self) -> Self:
         self._pool = self._start(self._number)
@@ -126,7 +134,7 @@ class Crew:
     def _try(
         self, rest: Sequence[list[NamedJob]], earlier: Mapping[str, Any], done: set[int]
     ) -> Iterator[Result]:
-        futures: dict[Future[list[Result]], int] = {}
+        self._futures = futures = dict[Future[list[Result]], int]()
         try:
             for number, files in enumerate(rest):
                 futures[self._pool.submit(_restore, files, _of(files, earlier))] = number
@@ -141,10 +149,12 @@ class Crew:
                     yield from future.result()
             self._pool.shutdown()
             self._pool = self._start(self._number)
-        except (KeyboardInterrupt, GeneratorExit):
-            for future in futures:
-                future.cancel()
-            raise
+
+    def rest(self) -> Iterator[Result]:
+        under_way = [future for future in self._futures if not future.cancel()]
+        for future in under_way:
+            if future.exception() is None:
+                yield from future.result()
 
     def _one_by_one(self, jobs: Sequence[NamedJob], earlier: Mapping[str, Any]) -> Iterator[Result]:
         for job in jobs:
