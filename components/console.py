@@ -1,5 +1,6 @@
 """The console that tables are printed on: as wide as a terminal, or as a log can be read."""
 
+import os
 import sys
 from typing import TYPE_CHECKING
 
@@ -19,3 +20,17 @@ def stdout(*, soft_wrap: bool = True, highlight: bool = True, markup: bool = Tru
         highlight=highlight,
         markup=markup,
     )
+
+
+def printable(text: object, *, keep: str = "") -> str:
+    r"""Return text for one line: what is not printable becomes an escape, as `\n` or `\xff`.
+
+    So a file's name neither breaks a line nor controls a terminal. Characters in `keep` stay.
+    """
+    return "".join(one if one.isprintable() or one in keep else _escape(one) for one in str(text))
+
+
+def _escape(character: str) -> str:
+    if "\udc80" <= character <= "\udcff":  # a byte of a name that is not UTF-8
+        return f"\\x{os.fsencode(character).hex()}"
+    return character.encode("unicode_escape").decode()

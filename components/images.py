@@ -1,15 +1,11 @@
 """Pictures to and from bytes, sizes and tensors; the only place where a value range changes.
 
 A picture is a uint8 array (H, W, 3), RGB, the right way up. A tensor of pictures
-is float32 (B, 3, H, W), RGB in [0, 1]. Embedded colour profiles are not applied: numbers are read
-as sRGB.
+is float32 (B, 3, H, W), RGB in [0, 1]. A profile for RGB is not applied: numbers are read as sRGB.
 """
 
 from __future__ import annotations
 
-import io
-import struct
-import zlib
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, TypeAlias
 
@@ -17,7 +13,11 @@ import cv2
 import numpy as np
 import numpy.typing as npt
 import PIL.Image
-import PIL.ImageOps
+
+from components.image_files.colours import upright
+from components.image_files.opening import BROKEN, open_picture, reason, start_of
+from components.image_files.opening import ImageError as ImageError
+from components.image_files.samples import over_white
 
 if TYPE_CHECKING:
     import torch
@@ -26,60 +26,25 @@ if TYPE_CHECKING:
 Image: TypeAlias = npt.NDArray[np.uint8]
 
 MIN_SIDE = 16  # pixels; nothing smaller shows a face
-# Few formats, so that a file from outside reaches few parsers. JPEG includes MPO, as phones write.
-FORMATS = ("JPEG", "PNG", "WEBP", "BMP", "TIFF")
-_SIXTEEN_BITS = ("I;16", "I;16B", "I;16L", "I;16N")
-_WITH_ALPHA = ("RGBA", "LA", "PA", "RGBa", "La")
-_TO_RGB = ("1", "L", "P", "CMYK", "YCbCr", "HSV", "RGBX")
-# What Pillow's parsers raise on broken bytes: the first three were seen here, with bytes flipped in
-# every format; the others are on record elsewhere.
-_BROKEN = (
-    OSError,
-    SyntaxError,
-    ValueError,
-    EOFError,
-    ArithmeticError,
-    LookupError,
-    TypeError,
-    struct.error,
-    zlib.error,
-)
-
-
-class ImageError(ValueError):
-    """Bytes that are no usable picture; the message is the reason, ready for a `rejected` list."""
 
 
 def decode(data: bytes, *, max_pixels: int = 100_000_000, min_side: int = MIN_SIDE) -> Image:
-    """Decode an untrusted JPEG, PNG, WebP, BMP or TIFF (its first frame) to RGB.
+    """Decode an untrusted picture file of one of `kinds.KINDS` (its first picture) to RGB.
 
-    EXIF orientation is applied; transparency is laid over white; grey, palette, CMYK and YCbCr
-    become RGB; 16 bits become 8. The size is read from the header and bounded before any pixel is
-    decoded.
+    The orientation is applied; transparency is laid over white; grey, palette, CMYK, YCbCr and Lab
+    become RGB, by their profile if they have one; 16 bits become 8. The size is read from the
+    header and bounded before any pixel is decoded.
 
     Raises: ImageError with the reason: not a picture, truncated or broken, too large, too small, or
     a pixel type whose range is unknown (32-bit integers, floats).
     """
+    picture = open_picture(data, max_pixels=max_pixels, min_side=min_side)
     try:
-        picture = PIL.Image.open(io.BytesIO(data), formats=FORMATS)
-    except PIL.UnidentifiedImageError as error:
-        raise ImageError(f"not a JPEG, PNG, WebP, BMP or TIFF ({_start_of(data)})") from error
-    except PIL.Image.DecompressionBombError as error:
-        raise ImageError(f"too large: {error}") from error
-    except _BROKEN as error:
-        raise ImageError(f"broken: {_reason(error)}") from error
-    width, height = picture.size
-    if width * height > max_pixels:
-        raise ImageError(f"too large: {width} x {height}, at most {max_pixels:,} pixels")
-    if min(width, height) < min_side:
-        raise ImageError(f"too small: {width} x {height}, at least {min_side} pixels per side")
-    try:
-        picture.load()
         return from_pil(picture)
     except ImageError:
         raise
-    except _BROKEN as error:
-        raise ImageError(f"truncated or broken: {_reason(error)}") from error
+    except BROKEN as error:
+        raise ImageError(f"truncated or broken: {reason(error)}") from error
 
 
 def from_pil(picture: PIL.Image.Image) -> Image:
@@ -87,28 +52,7 @@ def from_pil(picture: PIL.Image.Image) -> Image:
 
     Raises: ImageError for a pixel type whose range is unknown.
     """
-    picture = PIL.ImageOps.exif_transpose(picture)
-    if picture.mode in _SIXTEEN_BITS:
-        # 16-bit colour never comes here: Pillow itself keeps the upper eight bits.
-        grey = np.asarray(picture).astype(np.float64) / 257  # 65535 -> 255
-        picture = PIL.Image.fromarray(np.rint(grey).astype(np.uint8))
-    if picture.mode in _WITH_ALPHA or picture.has_transparency_data:
-        rgba = picture.convert("RGBA")
-        picture = PIL.Image.new("RGB", rgba.size, "white")
-        picture.paste(rgba, mask=rgba.getchannel("A"))
-    elif picture.mode in _TO_RGB:
-        picture = picture.convert("RGB")
-    if picture.mode != "RGB":
-        raise ImageError(f"pixels of type {picture.mode}: save it with 8 or 16 bits per channel")
-    return np.array(picture, dtype=np.uint8)
-
-
-def _start_of(data: bytes) -> str:
-    return f"it starts with {data[:12]!r}" if data else "it is empty"
-
-
-def _reason(error: BaseException) -> str:
-    return str(error) or type(error).__name__
+    return over_white(upright(picture).picture)
 
 
 def encode_png(image: Image) -> bytes:
@@ -127,7 +71,7 @@ def decode_png(data: bytes) -> Image:
     """Decode what `encode_png` made: fast, without the checks that an untrusted file needs."""
     bgr = cv2.imdecode(np.frombuffer(data, np.uint8), cv2.IMREAD_COLOR) if data else None
     if bgr is None:
-        raise ImageError(f"not a PNG of this project: {_start_of(data)}")
+        raise ImageError(f"not a PNG of this project: {start_of(data)}")
     return np.asarray(cv2.cvtColor(bgr, cv2.COLOR_BGR2RGB), dtype=np.uint8)
 
 

@@ -56,12 +56,12 @@ class Progress:
         left = ""
         if rate and done < self.total:
             left = f"{_minutes((self.total - done) / rate)} left"
+        told = told or (f"{rate:.3g}/s" if rate else "")
         if self._bar is not None:
             self._bar.update(self._bar.task_ids[0], completed=done, told=_joined(told, left))
         elif now - self._logged_at >= self.every_s or done == self.total:
             self._logged_at = now
             count = f"{int(done)} of {self.total} {self.unit}"
-            told = told or (f"{rate:.3g}/s" if rate else "")
             log.info("%s: %s", self.name, _joined(count, told, left))
 
     def _rate(self, now: float) -> float | None:

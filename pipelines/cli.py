@@ -5,6 +5,7 @@ A command imports what it needs when it runs: `--help` must not wait for torch.
 
 import sys
 
+from components.console import printable
 from components.tracking.outages import TrackingError
 from pipelines.commands import (
     ablate,
@@ -56,7 +57,8 @@ def main() -> None:
     try:
         app()
     except (ValueError, OSError, TrackingError) as error:
-        print(f"hdrface: {error}", file=sys.stderr)
+        told = printable(error, keep="\n")
+        print(f"hdrface: {told}", file=sys.stderr)
         raise SystemExit(2) from None
 
 

@@ -18,7 +18,7 @@ from benchmarks import machine
 from benchmarks.serving import endpoint as served
 from components.faces.cutter import MIN_SCORE
 from components.faces.detect import open_detector
-from components.photographs import photograph
+from components.photographs import encoding, photograph
 from components.photographs.face_restorer import FaceRestorer
 from components.photographs.options import RestoreOptions
 from components.photographs.restoration import PhotographRestorer
@@ -45,7 +45,7 @@ def bare(pipeline: PhotographRestorer, pictures: Sequence[bytes], seconds: float
             taken, pipeline.restore_prepared(prepared, options), strict=True
         ):
             assert restored.record.num_restored == 1
-            photograph.encode(restored.photograph, format=photo.format)
+            encoding.encode(restored.photograph, format=photo.format)
         done += BATCH
     return done / passed
 

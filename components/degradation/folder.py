@@ -8,6 +8,7 @@ size: nothing is detected or aligned. A twin has the picture's path with the suf
 """
 
 import csv
+import errno
 import logging
 import tempfile
 from collections import Counter
@@ -16,9 +17,10 @@ from pathlib import Path, PurePosixPath
 from typing import NamedTuple
 
 from components import images
+from components.console import printable
 from components.degradation import recipe as degradation
 from components.degradation.recipe import DegradationParams
-from components.faces.source import Picture, UnreadableError, open_source
+from components.faces.source import Picture, open_source
 
 log = logging.getLogger(__name__)
 
@@ -64,28 +66,31 @@ def degrade_folder(
         for picture, stem in zip(pictures, _stems(pictures), strict=True):
             try:
                 hq = images.decode(folder.read(picture))
-            except (UnreadableError, images.ImageError) as error:
-                log.warning("%s is left out: %s", picture.name, error)
-                rejected.append(Rejected(picture.name, str(error)))
-                continue
-            for variant in range(variants):
-                file = f"{stem}.{variant}.png" if variant else f"{stem}.png"
-                drawn = degradation.draw(
-                    recipe, hq.shape[:2], seed=seed, face_id=picture.name, variant=variant
-                )
-                _write_pair(unfinished, file, hq, degradation.make_pair(hq, drawn, recipe))
-                record = drawn.record()
-                rows.append({"file": file, "of": picture.name, "variant": variant, **record})
+                for variant in range(variants):
+                    file = f"{stem}.{variant}.png" if variant else f"{stem}.png"
+                    drawn = degradation.draw(
+                        recipe, hq.shape[:2], seed=seed, face_id=picture.name, variant=variant
+                    )
+                    _write_pair(unfinished, file, hq, degradation.make_pair(hq, drawn, recipe))
+                    record = drawn.record()
+                    rows.append({"file": file, "of": picture.name, "variant": variant, **record})
+            except Exception as error:
+                if getattr(error, "errno", None) == errno.ENOSPC:
+                    raise  # the disk is full for all that follow
+                reason = str(getattr(error, "strerror", None) or error) or type(error).__name__
+                log.warning("%s is left out: %s", picture.name, reason)
+                rejected.append(Rejected(picture.name, reason))
         if not rows:
             first = rejected[0]
             raise ValueError(
                 f"no usable picture in {source}: {len(rejected)} were rejected,"
-                f" {first.file}: {first.reason}"
+                f" {printable(first.file)}: {first.reason}"
             )
         _write_rows(unfinished / RECORD, rows)
         unfinished.replace(out)  # also over an empty folder
-    log.info("%d pictures degraded, %d rejected: %s", len(rows) // variants, len(rejected), out)
-    return Degraded(len(rows) // variants, rejected)
+    num_pictures = len({row["of"] for row in rows})
+    log.info("%d pictures degraded, %d rejected: %s", num_pictures, len(rejected), out)
+    return Degraded(num_pictures, rejected)
 
 
 def _stems(pictures: Sequence[Picture]) -> list[str]:

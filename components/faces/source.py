@@ -4,17 +4,19 @@ from __future__ import annotations
 
 import hashlib
 import os
+import stat
 from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path, PurePosixPath
 from typing import Any, NamedTuple, Protocol
 
 from components.faces import split
+from components.image_files import kinds
 from components.storage import Storage
 
-READABLE = (".jpg", ".jpeg", ".png", ".webp", ".bmp", ".tif", ".tiff")
-# Pictures that nothing here decodes: they are listed, so that they are rejected, not overlooked.
-UNREADABLE = (".gif", ".heic", ".heif", ".avif", ".jp2", ".jxl", ".tga", ".psd", ".ppm", ".pgm")
+READABLE = kinds.READABLE
+# What else holds pictures is listed too, so that it is rejected, not overlooked.
+_LISTED = {*READABLE, *kinds.REFUSED}
 MAX_BYTES = 400_000_000  # of one file
 _GONE_FOR_GOOD = ("AccessDenied", "InvalidObjectState")  # a retry would not help
 
@@ -124,7 +126,7 @@ def read_split(source: Source) -> dict[str, split.Split]:
 def _is_picture(name: str) -> bool:
     path = PurePosixPath(name)
     hidden = any(part.startswith(".") for part in path.parts)
-    return path.suffix.lower() in READABLE + UNREADABLE and not hidden
+    return path.suffix.lower() in _LISTED and not hidden
 
 
 def _nothing_in(place: str, num_files: int) -> SourceError:
@@ -163,17 +165,23 @@ class Folder:
             readable = os.fsencode(name).decode("utf-8", "backslashreplace")
             return Picture(readable, "", "its name is not UTF-8: rename it")
         try:
-            with (self.root / name).open("rb") as file:
-                size = os.fstat(file.fileno()).st_size
-                digest = hashlib.file_digest(file, "sha256").hexdigest()
+            file = self.root / name
+            if not stat.S_ISREG(file.stat().st_mode):  # to open a pipe is to wait for its writer
+                return Picture(name, "", "it is no file but a pipe, socket, device or folder")
+            with file.open("rb") as opened:
+                size = os.fstat(opened.fileno()).st_size
+                digest = hashlib.file_digest(opened, "sha256").hexdigest()
         except OSError as error:
             return Picture(name, "", f"cannot be read: {error.strerror}")
-        return Picture(name, digest, _too_large(size))
+        return Picture(name, digest, _refused(name) or _too_large(size))
 
     def read(self, picture: Picture) -> bytes:
         if picture.problem:
             raise UnreadableError(picture.problem)
-        data = (self.root / picture.name).read_bytes()
+        try:
+            data = (self.root / picture.name).read_bytes()
+        except FileNotFoundError:
+            data = b""
         if hashlib.sha256(data).hexdigest() != picture.digest:
             raise SourceError(f"{picture.name} changed since it was listed: run the stage again")
         return data
@@ -211,7 +219,8 @@ class Bucket:
                     name = item["Key"].removeprefix(self.prefix)
                     num_files += bool(name) and not name.endswith("/")
                     if _is_picture(name):
-                        found.append(Picture(name, item["ETag"], _too_large(item["Size"])))
+                        problem = _refused(name) or _too_large(item["Size"])
+                        found.append(Picture(name, item["ETag"], problem))
         except (BotoCoreError, ClientError) as error:
             where = self._client.meta.endpoint_url
             raise SourceError(f"cannot list {self.url} (tried {where}): {error}") from error
@@ -247,6 +256,12 @@ class Bucket:
         except self._client.exceptions.NoSuchKey:
             return None
         return bytes(answer["Body"].read()).decode("utf-8-sig")
+
+
+def _refused(name: str) -> str:
+    """Return why a file of this name is not read; "" if it may be."""
+    reason = kinds.REFUSED.get(PurePosixPath(name).suffix.lower())
+    return f"it is {reason}" if reason else ""
 
 
 def _too_large(num_bytes: int) -> str:

@@ -46,6 +46,7 @@ class FaceRestorer:
         self._restorer, self._batch_size = restorer, batch_size
         self.size = restorer.size
         self.fingerprint = restorer.fingerprint
+        self.model = f"{restorer.name} ({restorer.fingerprint[:12]})"  # for people
         self.intermediates = restorer.intermediates
         self.precision = restorer.precision
 

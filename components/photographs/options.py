@@ -15,7 +15,7 @@ from components.restorers.choice import Choice
 from components.weights.precision import Precision
 
 FileFormat = Literal["jpeg", "png", "webp"]
-DEFAULT_QUALITY = 95
+DEFAULT_QUALITY = 95  # where a file has none to keep
 # Degrees. See docs/decisions/0025-faces.md for what it was chosen by.
 GUARD_ANGLE = 80.0
 
@@ -72,14 +72,33 @@ class FileOptions(Params):
         description="File format of the result. By default, the format of the input, or PNG if "
         "that one cannot be written.",
     )
-    quality: int = Field(DEFAULT_QUALITY, ge=1, le=100, description="Quality of JPEG and WebP.")
+    quality: int | None = Field(
+        None,
+        ge=1,
+        le=100,
+        description="Quality of JPEG and WebP. By default, a JPEG keeps its quantisation tables "
+        "and subsampling, a lossless WebP stays lossless, and all else is written with 95.",
+    )
+    strip_metadata: bool = Field(
+        False,
+        description="Write no metadata: no EXIF, XMP, IPTC, comment or text. Colour profiles stay.",
+    )
 
 
 class OutputOptions(FileOptions):
     """How the results of many files are written."""
 
     skip_existing: bool = Field(
-        False, description="Skip an input if a file for its result already exists."
+        False,
+        description="Skip an input if a file for its result already exists: go on with a run that "
+        "was stopped.",
+    )
+    workers: int = Field(
+        1, ge=1, description="Number of processes that restore files; each loads the model."
+    )
+    page: bool = Field(
+        False,
+        description="Write page.html into the folder: each photograph and face, before and after.",
     )
 
 

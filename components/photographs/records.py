@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from components.images import Image
 from components.photographs import finding
@@ -38,7 +38,7 @@ class PhotographRecord:
     model_size: int  # pixels of the square in which the model restores a face
     faces: list[FaceRecord]  # from the photograph's left to its right
     num_restored: int
-    note: str | None  # set when no face was restored
+    note: str | None  # why no face was restored, and what of the file the result does not hold
 
 
 def face_record(
@@ -92,3 +92,9 @@ def photograph_record(
         num_restored=num_restored,
         note=note,
     )
+
+
+def with_notes(record: PhotographRecord, notes: Sequence[str]) -> PhotographRecord:
+    """Add what was reduced as the photograph's file was written."""
+    said = [*([record.note] if record.note else []), *notes]
+    return replace(record, note="; ".join(said) or None)

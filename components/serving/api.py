@@ -23,10 +23,10 @@ from starlette.types import ASGIApp
 
 from components import images
 from components.images import Image
-from components.photographs import photograph, restoration
+from components.photographs import encoding, photograph, restoration
 from components.photographs.options import RestoreOptions
 from components.photographs.photograph import Photograph
-from components.photographs.records import PhotographRecord
+from components.photographs.records import PhotographRecord, with_notes
 from components.photographs.restoration import Prepared
 from components.serving import answers, requests
 from components.serving.answers import PhotographAnswer
@@ -158,7 +158,9 @@ class Api:
             if refusal.refused != another_version():
                 raise
             prepared, faces, size = await self._faces(photo, first, name, asked, give_up_at, clock)
-        file, record, kind = await self._run(_finish, photo, prepared, faces, size, asked)
+        file, record, kind = await self._run(
+            _finish, body.image, photo, prepared, faces, size, asked
+        )
         clock.lap("finish")
         return PhotographAnswer(file, kind, record, prepared, faces, clock.laps)
 
@@ -233,9 +235,17 @@ class Api:
 
 
 def _finish(
-    photo: Photograph, prepared: Prepared, faces: FacesAnswer, size: int, asked: RequestOptions
+    file: bytes,
+    photo: Photograph,
+    prepared: Prepared,
+    faces: FacesAnswer,
+    size: int,
+    asked: RequestOptions,
 ) -> tuple[bytes, PhotographRecord, str]:
-    """Paste the faces and encode the picture; return its file, its record and its media type."""
+    """Paste the faces and encode the picture; return its file, its record and its media type.
+
+    If no face was restored and nothing else is asked for, that is the file that was sent.
+    """
     canvas, record = restoration.finish(
         photo.pixels,
         prepared,
@@ -246,8 +256,20 @@ def _finish(
         angles=faces.angles,
     )
     kind = asked.format or photo.format
-    file = photograph.encode(replace(photo, pixels=canvas), format=kind, quality=asked.quality)
-    return file, record, f"image/{kind}"
+    if (
+        not record.num_restored
+        and photo.file_format == kind
+        and encoding.is_nothing_asked(photo, asked, asked)
+    ):
+        return file, record, f"image/{kind}"
+    written = encoding.write(
+        replace(photo, pixels=canvas),
+        format=kind,
+        quality=asked.quality,
+        strip_metadata=asked.strip_metadata,
+        restored_by=faces.version.fingerprint[:12] if record.num_restored else None,
+    )
+    return written.data, with_notes(record, written.notes), f"image/{kind}"
 
 
 def _since_epoch(deadline: asyncio.Timeout) -> float:

@@ -19,7 +19,7 @@ import numpy as np
 from gradio.processing_utils import save_bytes_to_cache
 
 from components.images import Image
-from components.photographs import photograph
+from components.photographs import encoding, photograph
 from components.photographs.options import FileFormat
 from components.photographs.photograph import SUFFIXES, Photograph
 
@@ -177,7 +177,7 @@ def _resized(image: Image, width: int, height: int) -> Image:
 
 def _view_file(image: Image) -> str:
     """Write a picture that the page shows, and return its path."""
-    encoded = photograph.encode(Photograph(image, "webp"), format="webp", quality=_VIEW_QUALITY)
+    encoded = encoding.encode(Photograph(image, "webp"), format="webp", quality=_VIEW_QUALITY)
     return _served_file(encoded, "view.webp")
 
 

@@ -8,12 +8,13 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from components import console
+from components.console import printable
 from components.photographs.options import OutputOptions, RestoreOptions, Tools
 from pipelines.commands.arguments import Restorer
 from pipelines.commands.section_options import with_section_options
 
 if TYPE_CHECKING:
-    from components.photographs.restore_files import Result
+    from components.photographs.results import Result
 
 
 @with_section_options
@@ -31,12 +32,15 @@ def restore(
 ) -> None:
     """Restore the faces of photographs and videos, and record what was done to each face."""
     from components import logs
-    from components.photographs import restore_files
+    from components.photographs import album
 
     logs.configure()
-    results, size = restore_files.run(inputs, out, model, tools, options, output)
-    print_table(results, size)
-    if any(result.status == "failed" for result in results):
+    done = album.run(inputs, out, model, tools, options, output)
+    print_table(done.results, done.model_size)
+    if done.is_stopped:
+        typer.echo("stopped: the same command with --skip-existing goes on", err=True)
+        raise typer.Exit(130)  # as shells say it of Ctrl-C
+    if any(result.status == "failed" for result in done.results):
         raise typer.Exit(1)
 
 
@@ -57,7 +61,7 @@ def print_table(results: Sequence["Result"], model_size: int) -> None:
         table.add_column(column, justify="right")
     table.add_column("result", overflow="fold")
     for result in results:
-        table.add_row(result.input, *_counts(result.record), _outcome(result))
+        table.add_row(printable(result.input), *_counts(result.record), _outcome(result))
     console.stdout(markup=False).print(table)
 
 
@@ -75,4 +79,6 @@ def _counts(record: Mapping[str, Any] | None) -> list[str]:
 
 
 def _outcome(result: "Result") -> str:
-    return f"{result.status}: {result.reason}" if result.reason else str(result.output)
+    if result.reason:
+        return printable(f"{result.status}: {result.reason}")
+    return printable(result.output)

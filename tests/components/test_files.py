@@ -40,3 +40,15 @@ def test_on_another_file_system_a_linked_file_is_a_copy(tmp_path: Path) -> None:
         files.link(file, Path(folder) / "weights")
         assert (Path(folder) / "weights").read_bytes() == b"weights"
         assert [entry.name for entry in Path(folder).iterdir()] == ["weights"]
+
+
+def test_the_longest_name_is_written_and_a_failure_says_what_went_wrong(tmp_path: Path) -> None:
+    file = tmp_path / "below" / ("x" * 255)
+    files.write_bytes(file, b"1")
+    files.copy(file, tmp_path / ("y" * 255))
+    assert (tmp_path / ("y" * 255)).read_bytes() == b"1"
+    with pytest.raises(OSError, match="File name too long"):
+        files.write_bytes(tmp_path / ("x" * 256), b"1")
+    with pytest.raises(FileExistsError):
+        files.write_bytes(file / "below a file", b"1")
+    assert {entry.name[0] for entry in tmp_path.iterdir()} == {"b", "y"}

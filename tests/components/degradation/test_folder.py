@@ -1,4 +1,5 @@
 import csv
+import os
 from pathlib import Path
 
 import numpy as np
@@ -92,3 +93,28 @@ def test_a_folder_without_a_usable_picture_is_an_error(tmp_path: Path) -> None:
     with pytest.raises(ValueError, match=r"1 were rejected, broken\.jpg: not a JPEG"):
         degrade_folder(folder, tmp_path / "out", recipe=RECIPE, seed=1)
     assert not (tmp_path / "out").exists()
+
+
+def test_one_bad_file_or_name_stops_nothing(
+    source: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    picture = (source / "a.png").read_bytes()
+    os.mkfifo(source / "pipe.jpg")  # to open it would be to wait for ever
+    for name in ("b.png", "c.png", f"{'x' * 251}.jpg", "layers.psd"):
+        (source / name).write_bytes(picture)
+    decode = images.decode
+
+    def changing(data: bytes) -> images.Image:
+        (source / "b.png").write_bytes(b"changed after it was listed")
+        (source / "c.png").unlink(missing_ok=True)
+        return decode(data)
+
+    monkeypatch.setattr(images, "decode", changing)
+    out = tmp_path / "out"
+    result = degrade_folder(source, out, recipe=RECIPE, seed=1)
+    assert files_of(out) == {"a.png", "more/Jörg 1.png", f"{'x' * 251}.png", "degradations.csv"}
+    reasons = {rejected.file: rejected.reason for rejected in result.rejected}
+    assert reasons.keys() == {"broken.jpg", "pipe.jpg", "b.png", "c.png", "layers.psd"}
+    assert "pipe" in reasons["pipe.jpg"]
+    assert "changed since it was listed" in reasons["b.png"]
+    assert "Photoshop document" in reasons["layers.psd"]

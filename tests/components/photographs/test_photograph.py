@@ -11,7 +11,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from components import images
-from components.photographs import photograph
+from components.photographs import encoding, photograph
 from components.photographs.photograph import FileFormat, Photograph
 
 FORMATS: tuple[FileFormat, ...] = ("jpeg", "png", "webp")
@@ -63,7 +63,7 @@ def test_a_rotated_file_is_returned_upright_and_not_rotated_again(
     read = photograph.read(save(np.ascontiguousarray(stored), name, exif=exif, **lossless[name]))
     assert read.format == name
     assert np.abs(read.pixels.astype(int) - upright).max() <= (4 if name == "jpeg" else 0)
-    written = seen_in(photograph.encode(read, format=name))
+    written = seen_in(encoding.encode(read, format=name))
     kept = written.getexif()
     assert ORIENTATION not in kept
     assert kept[PIL.ExifTags.Base.Model] == "Camera 7"
@@ -75,7 +75,7 @@ def test_a_rotated_file_is_returned_upright_and_not_rotated_again(
 @pytest.mark.parametrize("written_as", FORMATS)
 def test_a_colour_profile_survives(given_as: FileFormat, written_as: FileFormat) -> None:
     read = photograph.read(save(picture(), given_as, icc_profile=SRGB))
-    assert seen_in(photograph.encode(read, format=written_as)).info["icc_profile"] == SRGB
+    assert seen_in(encoding.encode(read, format=written_as)).info["icc_profile"] == SRGB
 
 
 def test_a_profile_for_grey_or_cmyk_is_dropped() -> None:
@@ -96,15 +96,15 @@ def test_exif_too_long_for_a_jpeg_is_dropped_only_there() -> None:
     exif = PIL.Image.Exif()
     exif[PIL.ExifTags.Base.ImageDescription] = "x" * 70_000
     read = photograph.read(save(picture(), "png", exif=exif))
-    assert not seen_in(photograph.encode(read, format="jpeg")).getexif()
-    assert len(seen_in(photograph.encode(read, format="png")).getexif()[270]) == 70_000
+    assert not seen_in(encoding.encode(read, format="jpeg")).getexif()
+    assert len(seen_in(encoding.encode(read, format="png")).getexif()[270]) == 70_000
 
 
 def test_formats_that_are_only_read_are_returned_as_png() -> None:
     for name in ("bmp", "tiff"):
         read = photograph.read(save(picture(), name))
         assert read.format == "png"
-        again = photograph.read(photograph.encode(read, format=read.format))
+        again = photograph.read(encoding.encode(read, format=read.format))
         assert np.array_equal(again.pixels, picture())
 
 
@@ -112,18 +112,18 @@ def test_quality_applies_to_jpeg_and_webp() -> None:
     noise = np.random.default_rng(0).integers(256, size=(64, 64, 3), dtype=np.uint8)
     taken = Photograph(noise, "jpeg")
     for name in ("jpeg", "webp"):
-        sizes = [len(photograph.encode(taken, format=name, quality=q)) for q in (20, 60, 95)]
+        sizes = [len(encoding.encode(taken, format=name, quality=q)) for q in (20, 60, 95)]
         assert sizes == sorted(sizes)
         assert sizes[0] < sizes[2] / 2
     for wrong in (0, 101):
         with pytest.raises(ValueError, match=f"quality = {wrong}"):
-            photograph.encode(taken, format="jpeg", quality=wrong)
+            encoding.encode(taken, format="jpeg", quality=wrong)
 
 
 def test_a_picture_too_large_for_its_format_is_refused_and_png_is_named() -> None:
     wide = Photograph(np.zeros((16, 16_400, 3), dtype=np.uint8), "png")
     with pytest.raises(ValueError, match=r"cannot be written as webp .*: use png"):
-        photograph.encode(wide, format="webp")
+        encoding.encode(wide, format="webp")
 
 
 def test_a_decompression_bomb_is_refused_by_its_header() -> None:

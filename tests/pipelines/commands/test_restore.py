@@ -1,6 +1,9 @@
 """The command `hdrface restore`, run as people run it, with an untrained model of 32 pixels."""
 
+import io
 import json
+import os
+import re
 import shutil
 from pathlib import Path
 from typing import Any
@@ -12,6 +15,7 @@ import pytest
 from typer.testing import CliRunner, Result
 
 from components import images
+from components.photographs import photograph
 from components.portraits import drawing
 from components.tracking import registry
 from components.weights.manifest import Description
@@ -37,6 +41,10 @@ def restore(*words: object) -> Result:
 
 def lines(folder: Path) -> list[dict[str, Any]]:
     return [json.loads(line) for line in (folder / "results.jsonl").read_text().splitlines()]
+
+
+def pixels(file: Path) -> images.Image:
+    return np.asarray(PIL.Image.open(file))
 
 
 def photographs(folder: Path, face: images.Image) -> Path:
@@ -105,6 +113,85 @@ def test_existing_results_are_skipped_on_request_and_keep_their_records(
     assert (out / "a.png").stat().st_mtime_ns == before
 
 
+def test_odd_names_and_files_stop_nothing_and_get_a_line_each(
+    tmp_path: Path, model: Path, face: images.Image
+) -> None:
+    source, out = tmp_path / "in", tmp_path / "out"
+    (source / "sub").mkdir(parents=True)
+    picture = io.BytesIO()
+    PIL.Image.fromarray(face).save(picture, "png")
+    longest, broken_name = f"{'x' * 251}.png", os.fsdecode(b"J\xf6rg.png")
+    names = ("a.png", longest, "new\nline \x1b[31m.png", broken_name, "no suffix", "sub/b.png")
+    for name in names:
+        (source / name).write_bytes(picture.getvalue())
+    (source / f"{'y' * 251}.gif").write_bytes(picture.getvalue()[:50])
+    os.mkfifo(source / "pipe.jpg")
+    (source / "gone.jpg").symlink_to("nowhere")
+    (source / "layers.psd").write_bytes(b"8BPS")
+    (source / "notes.txt").write_text("no picture")
+    out.mkdir()
+    (out / "sub").write_text("a file where a folder must be")
+    done = restore(source, "-o", out, "--model", model, "--aligned")
+    assert done.exit_code == 1
+    results = {Path(line["input"]).relative_to(source).as_posix(): line for line in lines(out)}
+    assert results.keys() == {*names, f"{'y' * 251}.gif", "pipe.jpg", "gone.jpg", "layers.psd"}
+    restored = [name for name, line in results.items() if line["status"] == "restored"]
+    assert sorted(restored) == sorted({*names} - {"sub/b.png"})
+    assert (out / "no suffix.png").is_file()
+    assert "pipe" in results["pipe.jpg"]["reason"]
+    assert "No such file" in results["gone.jpg"]["reason"]
+    assert "Photoshop document: save it as" in results["layers.psd"]["reason"]
+    assert not [file for file in out.iterdir() if file.name.startswith(".")]
+    told = done.stdout + done.stderr
+    assert "\x1b[31m" not in told  # which would colour the terminal
+    assert "\\x1b[31m" in told
+
+
+def test_stopped_runs_keep_their_lines_and_go_on(
+    tmp_path: Path, model: Path, face: images.Image, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    source, out = tmp_path / "in", tmp_path / "out"
+    source.mkdir()
+    for name in ("a.png", "b.png", "c.png"):
+        PIL.Image.fromarray(face).save(source / name)
+    read = photograph.read
+    words = (source, "-o", out, "--model", model, "--aligned", "--batch-size", 1, "--page")
+    calls = iter(range(9))
+
+    def interrupted(data: bytes) -> photograph.Photograph:
+        if next(calls) == 2:
+            raise KeyboardInterrupt
+        return read(data)
+
+    monkeypatch.setattr(photograph, "read", interrupted)
+    stopped = restore(*words)
+    assert stopped.exit_code == 130
+    assert "--skip-existing goes on" in stopped.stderr
+    assert [line["status"] for line in lines(out)] == ["restored", "restored"]
+    assert restore(*words, "--skip-existing").exit_code == 0
+    assert [line["status"] for line in lines(out)] == ["skipped", "skipped", "restored"]
+    assert all(line["record"]["num_restored"] == 1 for line in lines(out))
+    page = (out / "page.html").read_text()
+    assert page.count("<img") == 3 * 4  # each photograph and its face, before and after
+    for name in re.findall(r'src="([^"]+)"', page):
+        assert pixels(out / name).size
+
+
+@pytest.mark.cluster
+def test_several_workers_write_the_same_files(
+    tmp_path: Path, model: Path, face: images.Image
+) -> None:
+    """Each imports torch and loads the model, which takes most of a minute on a busy machine."""
+    source = photographs(tmp_path / "in", face)
+    words = (source, "--model", model, "--aligned")
+    assert restore(*words, "-o", tmp_path / "one").exit_code == 1
+    assert restore(*words, "-o", tmp_path / "two", "--workers", 2).exit_code == 1
+    for name in ("a.jpg", "a.png", "deep/b.png"):
+        assert (tmp_path / "two" / name).read_bytes() == (tmp_path / "one" / name).read_bytes()
+    inputs = [[line["input"] for line in lines(tmp_path / out)] for out in ("one", "two")]
+    assert inputs[0] == inputs[1]
+
+
 def test_another_projects_checkpoint_restores_a_folder(tmp_path: Path, face: images.Image) -> None:
     source, out = tmp_path / "in", tmp_path / "out"
     source.mkdir()
@@ -145,14 +232,12 @@ def test_first_restorations_come_from_a_folder_or_from_another_restorer(
         *words, "-o", tmp_path / "two", "--model", sdfm, "--intermediate", f"{half},{half}"
     )
     assert two.exit_code == 0
-    assert (tmp_path / "two/a.png").read_bytes() == (tmp_path / "live/a.png").read_bytes()
+    assert np.array_equal(pixels(tmp_path / "two/a.png"), pixels(tmp_path / "live/a.png"))
     restore(*words, "-o", tmp_path / "own", "--model", sdfm)
-    assert (tmp_path / "own/a.png").read_bytes() != (tmp_path / "live/a.png").read_bytes()
+    assert not np.array_equal(pixels(tmp_path / "own/a.png"), pixels(tmp_path / "live/a.png"))
 
     assert restore(*words, "-o", tmp_path / "as", "--model", f"folder:{results}").exit_code == 1
-    assert np.array_equal(
-        *(np.asarray(PIL.Image.open(d / "a.png")) for d in (results, tmp_path / "as"))
-    )
+    assert np.array_equal(pixels(results / "a.png"), pixels(tmp_path / "as/a.png"))
 
 
 @pytest.mark.shared
@@ -163,15 +248,24 @@ def test_a_photograph_without_faces_is_no_failure(
     images_dir.mkdir()
     noise = np.random.default_rng(0).integers(256, size=(90, 160, 3), dtype=np.uint8)
     PIL.Image.fromarray(noise).save(images_dir / "noise.png")
+    PIL.Image.fromarray(noise).save(images_dir / "scan.tif")
     PIL.Image.fromarray(face).save(images_dir / "face.png")
     detector = shared_dir / "weights" / "face_detection_yunet_2023mar.onnx"
     out = tmp_path / "out"
-    done = restore(images_dir, "-o", out, "--model", model, "--detector", detector)
+    words = ("--model", model, "--detector", detector)
+    done = restore(images_dir, "-o", out, *words)
     assert done.exit_code == 0
-    found, nothing = lines(out)
-    assert [found["status"], nothing["status"]] == ["restored", "unchanged"]
+    _, nothing, scan = lines(out)
+    assert [one["status"] for one in lines(out)] == ["restored", "unchanged", "unchanged"]
+    assert scan["output"] == str(out / "scan.tif")
     assert nothing["reason"] == "no face found"
-    assert np.array_equal(np.asarray(PIL.Image.open(out / "noise.png")), noise)
+    assert (out / "noise.png").read_bytes() == (images_dir / "noise.png").read_bytes()
+    assert b"faces restored by HDRFace, model sd21-text" in (out / "face.png").read_bytes()
+    assert restore(images_dir, "-o", out, *words, "--strip-metadata").exit_code == 0
+    assert b"HDRFace" not in (out / "face.png").read_bytes()
+    # A scan is copied under its own name; it becomes a PNG only if something is asked for.
+    assert (out / "scan.tif").read_bytes() == (images_dir / "scan.tif").read_bytes()
+    assert np.array_equal(pixels(out / "scan.png"), noise)
 
 
 def test_a_model_comes_from_a_run_or_the_registry(
@@ -201,12 +295,12 @@ def test_a_model_comes_from_a_run_or_the_registry(
     picture = tmp_path / "face.png"
     PIL.Image.fromarray(face).save(picture)
     names = [f"runs:/{run.info.run_id}/model", "models:/hdrface@champion", "models:/hdrface/1"]
-    pixels = []
+    written = []
     for number, name in enumerate(names):
         out = tmp_path / f"out{number}"
         assert restore(picture, "-o", out, "--model", name, "--aligned").exit_code == 0
-        pixels.append((out / "face.png").read_bytes())
-    assert len(set(pixels)) == 1
+        written.append((out / "face.png").read_bytes())
+    assert len(set(written)) == 1
     for name, told in (
         ("models:/hdrface@nobody", "hdrface has no @nobody at sqlite"),
         (f"runs:/{'0' * 32}/model", f"run {'0' * 32} at sqlite"),
