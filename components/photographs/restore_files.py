@@ -9,7 +9,7 @@ import logging
 import tempfile
 import time
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any, Literal
 
@@ -20,7 +20,7 @@ from components.faces.cutter import MIN_SCORE
 from components.faces.detect import open_detector
 from components.faces.source import MAX_BYTES
 from components.metrics.identity import IdentityAngle
-from components.photographs import photograph, video
+from components.photographs import photograph
 from components.photographs.background import SuperResolution, lanczos
 from components.photographs.face_restorer import FaceRestorer
 from components.photographs.inputs import Job, find_jobs
@@ -28,7 +28,9 @@ from components.photographs.options import OutputOptions, RestoreOptions, Tools
 from components.photographs.photograph import Photograph
 from components.photographs.records import PhotographRecord
 from components.photographs.restoration import PhotographRestorer, Prepared, RestoredPhotograph
-from components.photographs.video_restoration import VideoRecord, restore_video
+from components.photographs.video_encoders import Encoding
+from components.photographs.video_info import probe
+from components.photographs.video_restoration import VideoRecord, restore_video, result_files
 from components.progress import Progress
 from components.restorers.by_export import ExportRestorer
 from components.restorers.by_folder import PicturesByName
@@ -132,7 +134,8 @@ def load(model: str, tools: Tools, downloads: Path) -> PhotographRestorer:
     firsts = [open_restorer(name, downloads, **numbers) for name in _first_restorers(tools)]
     restorer = _building_on(opened, firsts, tools, angle)
     faces = FaceRestorer(restorer, batch_size=tools.batch_size)
-    return PhotographRestorer(faces, detector=detector, angle=angle, upscale=upscale)
+    said = tools.model_dump_json(exclude={"batch_size"})
+    return PhotographRestorer(faces, detector=detector, angle=angle, upscale=upscale, tools=said)
 
 
 def _building_on(
@@ -223,13 +226,14 @@ def restore_files(
     """
     waiting: list[_Waiting] = []
     for job, name in jobs:
-        if output.skip_existing and job.target.exists():
-            record = earlier.get(str(job.target))
-            reason = f"{job.target} already exists"
-            yield Result(str(job.source), str(job.target), "skipped", reason, record=record)
+        if output.skip_existing and (existing := _existing(job)):
+            record = earlier.get(str(existing))
+            reason = f"{existing} already exists"
+            yield Result(str(job.source), str(existing), "skipped", reason, record=record)
             continue
         if job.format is None:
-            yield _restore_video(job, restorer, options, are_given=firsts is not None)
+            are_given = firsts is not None
+            yield _restore_video(job, restorer, options, output.encoding, are_given=are_given)
             continue
         began = time.monotonic()
         try:
@@ -252,6 +256,12 @@ class _Waiting:
     photograph: Photograph
     prepared: Prepared
     began: float
+
+
+def _existing(job: Job) -> Path | None:
+    """Return the result of an earlier run."""
+    results = [job.target] if job.format else result_files(job.source, job.target)
+    return next((file for file in results if file.exists()), None)
 
 
 def _finish(
@@ -278,23 +288,30 @@ def _finish(
 
 
 def _restore_video(
-    job: Job, restorer: PhotographRestorer, options: RestoreOptions, *, are_given: bool
+    job: Job,
+    restorer: PhotographRestorer,
+    options: RestoreOptions,
+    encoding: Encoding,
+    *,
+    are_given: bool,
 ) -> Result:
     if are_given:
         reason = "first restorations of a video cannot be given: name a first restorer"
         return _failed(job, ValueError(reason))
     began = time.monotonic()
-    partial = job.target.with_name(f".partial-{job.target.name}")  # ffmpeg reads the suffix
     try:
-        progress = Progress(job.source.name, "frames", video.probe(job.source).num_frames or 0)
-        job.target.parent.mkdir(parents=True, exist_ok=True)
-        record = restore_video(job.source, partial, restorer, options, on_frame=progress.advance)
-        partial.replace(job.target)
+        progress = Progress(job.source.name, "frames", probe(job.source).num_frames or 0)
+        file, record = restore_video(
+            job.source,
+            job.target,
+            restorer,
+            options,
+            encoding=encoding,
+            on_frame=progress.advance,
+        )
     except Exception as error:  # noqa: BLE001 - one bad file stops no other
         return _failed(job, error)
-    finally:
-        partial.unlink(missing_ok=True)
-    return _done(job, record, began, restorer.restorer.precision)
+    return _done(replace(job, target=file), record, began, restorer.restorer.precision)
 
 
 def _write(
