@@ -117,4 +117,4 @@ def _into_gamut(light: Colours) -> Colours:
     grey = (light @ _to_xyz("bt709")[1])[..., None]
     below = grey - light.min(axis=-1, keepdims=True)
     share = np.divide(grey, below, out=np.ones_like(grey), where=below > grey)
-    return np.maximum(grey + share * (light - grey), 0)
+    return np.asarray(np.maximum(grey + share * (light - grey), 0))

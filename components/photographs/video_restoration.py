@@ -105,7 +105,7 @@ def restore_video(
     target.parent.mkdir(parents=True, exist_ok=True)
     check_encoding(target, width=width, height=height, like=info, encoding=made_as)
     parts = Parts(target, _work(source, restorer, options, made_as))
-    restoration = _VideoRestoration(restorer, options, parts.state)
+    restoration = VideoRestoration(restorer, options, parts.state)
     try:
         complaint = _restore_parts(source, info, parts, restoration, made_as, on_frame)
         tracks = list(restoration.tracks.values())
@@ -157,7 +157,7 @@ def _restore_parts(
     source: Path,
     info: VideoInfo,
     parts: Parts,
-    restoration: _VideoRestoration,
+    restoration: VideoRestoration,
     encoding: Encoding,
     on_frame: Callable[[], None],
 ) -> str | None:
@@ -214,7 +214,9 @@ def _missing(info: VideoInfo, num_frames: int, complaint: str | None) -> list[st
     return [] if complaint is None else [f"the film is damaged: ffmpeg says '{complaint}'"]
 
 
-class _VideoRestoration:
+class VideoRestoration:
+    """The frames of one video as restored photographs; they are given in order."""
+
     def __init__(
         self, restorer: PhotographRestorer, options: RestoreOptions, state: State | None = None
     ) -> None:
