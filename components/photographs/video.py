@@ -121,7 +121,8 @@ class VideoWriter:
         self._command = [
             *(*QUIET, *encoding.before_inputs(), "-f", "rawvideo", "-pix_fmt", "rgb24"),
             *("-s", f"{_even(width)}x{_even(height)}", "-r", str(like.rate), "-i", "pipe:0"),
-            *_encoded(like, encoding),
+            *_colours(like, encoding.filters),
+            *encoding.arguments(),
             *("-f", "nut", "-y", f"file:{file}"),  # holds times exactly, which Matroska does not
         ]
 
@@ -162,31 +163,33 @@ class VideoWriter:
             raise VideoError(f"ffmpeg cannot write {self._file.name}: {told}")
 
 
-def check_encoding(
-    target: Path, *, width: int, height: int, like: VideoInfo, encoding: Encoding
+def check(
+    source: Path,
+    target: Path,
+    *,
+    width: int,
+    height: int,
+    like: VideoInfo,
+    encoding: Encoding,
 ) -> None:
-    """Encode a black frame: what fails after hours would fail now.
+    """Write a black frame and what lies beside it: what fails after hours would fail now.
 
     Raises: VideoError if this ffmpeg or this machine does not have the encoder, or the kind of
-        file does not hold its videos.
+        file does not hold its videos, or what comes with them.
     """
     with tempfile.TemporaryDirectory() as folder:
-        black = f"color=black:s={_even(width)}x{_even(height)}:r={like.rate},format=rgb24"
-        tried = subprocess.run(
-            [
-                *(*QUIET, *encoding.before_inputs(), "-f", "lavfi", "-i", black, "-frames:v", "1"),
-                *(*_encoded(like, encoding), *encoding.tags(target.suffix)),
-                f"file:{folder}/black{target.suffix}",
-            ],
-            capture_output=True,
-            check=False,
-        )
-    if tried.returncode:
-        said = tried.stderr.decode(errors="replace").strip().partition("\n")[0]
-        raise VideoError(
-            f"ffmpeg cannot write {encoding.codec} into {target.suffix} here ({said}): choose "
-            "another --codec; 'ffmpeg -encoders' lists those that are installed"
-        )
+        part, tried = Path(folder, "black.nut"), Path(folder, f"black{target.suffix}")
+        try:
+            with VideoWriter(
+                part, width=width, height=height, like=like, encoding=encoding
+            ) as writer:
+                writer.write(np.zeros((height, width, 3), dtype=np.uint8))
+            join([(part, 1)], tried, source=source, like=like, encoding=encoding, seconds=1)
+        except VideoError as error:
+            raise VideoError(
+                f"{encoding.codec} in {target.suffix} does not work here ({error}): choose "
+                "another --codec; 'ffmpeg -encoders' lists those that are installed"
+            ) from error
 
 
 def join(
@@ -196,6 +199,7 @@ def join(
     source: Path,
     like: VideoInfo,
     encoding: Encoding,
+    seconds: float | None = None,
 ) -> None:
     """Put the parts of a video one behind the other, beside what else its source holds.
 
@@ -207,6 +211,7 @@ def join(
         source: where sound, subtitles and metadata come from.
         like: what it says.
         encoding: that of the parts.
+        seconds: of the result at most.
 
     Raises: VideoError if ffmpeg cannot write it.
     """
@@ -223,6 +228,7 @@ def join(
             *(*QUIET, "-f", "concat", "-safe", "0", "-i", str(listed), "-i", f"file:{source}"),
             *("-map", "0:v:0", *_beside(like, target.suffix)),
             *("-map_metadata", "1", "-map_chapters", "1", *encoding.tags(target.suffix)),
+            *(() if seconds is None else ("-t", str(seconds))),
             *("-movflags", "+faststart", "-y", f"file:{target}"),
         ]
         joined = subprocess.run(command, capture_output=True, check=False)
@@ -271,17 +277,16 @@ def _way_in(stream: Stream, suffix: str) -> str | None:
     return "copy" if stream.kind == "attachment" and suffix == OTHERWISE else None
 
 
-def _encoded(like: VideoInfo, encoding: Encoding) -> tuple[str, ...]:
-    """Return ffmpeg's arguments for RGB frames: their colours and their codec."""
+def _colours(like: VideoInfo, last_filter: str) -> tuple[str, ...]:
+    """Return ffmpeg's arguments that make of RGB what an encoder takes, and name its colours."""
     primaries, transfer = ("bt709", "bt709") if like.hdr else (like.primaries, like.transfer)
     matrix, scaled = ("bt2020nc", "bt2020") if primaries == "bt2020" else ("bt709", "bt709")
     aspect = like.pixel_aspect.replace(":", "/")
     shape = f",setsar={aspect}" if aspect[:2] != "0/" else ""
-    colours = f"scale=out_color_matrix={scaled}:out_range=tv:{EXACT}"
     return (
-        *encoding.arguments(),
-        *("-vf", f"{colours}{shape},{encoding.filters}", "-color_range", "tv"),
-        *("-colorspace", matrix, "-color_primaries", primaries, "-color_trc", transfer),
+        *("-vf", f"scale=out_color_matrix={scaled}:out_range=tv:{EXACT}{shape},{last_filter}"),
+        *("-color_range", "tv", "-colorspace", matrix),
+        *("-color_primaries", primaries, "-color_trc", transfer),
     )
 
 

@@ -224,8 +224,9 @@ def _hdr(file: Path, stream: Mapping[str, Any]) -> Hdr | None:
         raise VideoError(
             f"HDR with primaries {primaries} cannot be tone-mapped here: convert it to SDR first"
         )
-    _matrix(stream)
-    return Hdr(_HDR[transfer], primaries, _peak(file, sides) if transfer == "smpte2084" else 1000)
+    is_pq = transfer == "smpte2084"
+    peak = _peak(file, sides) if is_pq else tone_mapping.DEFAULT_PEAK
+    return Hdr(_HDR[transfer], primaries, peak)
 
 
 def _peak(file: Path, sides: list[dict[str, Any]]) -> float:

@@ -28,7 +28,7 @@ from components.photographs.tracks import Blend, FollowedFace, Tracker
 from components.photographs.video import (
     FrameReader,
     VideoWriter,
-    check_encoding,
+    check,
     join,
     left_out,
 )
@@ -103,7 +103,7 @@ def restore_video(
     info = probe(source)
     width, height = output_size(info.width, info.height, options.scale)
     target.parent.mkdir(parents=True, exist_ok=True)
-    check_encoding(target, width=width, height=height, like=info, encoding=made_as)
+    check(source, target, width=width, height=height, like=info, encoding=made_as)
     parts = Parts(target, _work(source, restorer, options, made_as))
     restoration = VideoRestoration(restorer, options, parts.state)
     try:
@@ -208,10 +208,12 @@ def _padded(width: int, height: int) -> list[str]:
 
 def _missing(info: VideoInfo, num_frames: int, complaint: str | None) -> list[str]:
     """Say that a film ends early or is damaged."""
+    if complaint is None:  # fewer frames than counted: those before a trimmed film's beginning
+        return []
     if info.num_frames and info.is_counted and info.num_frames - num_frames > _TOLERANCE:
         ends, length = (float(frames / info.rate) for frames in (num_frames, info.num_frames))
         return [f"the film is cut off: it ends after {ends:.1f} of {length:.1f} s"]
-    return [] if complaint is None else [f"the film is damaged: ffmpeg says '{complaint}'"]
+    return [f"the film is damaged: ffmpeg says '{complaint}'"]
 
 
 class VideoRestoration:
