@@ -63,7 +63,12 @@ def open_client() -> "MlflowClient":
 
     for name in _QUIET:  # importing mlflow sets the level of its own logger
         logging.getLogger(name).setLevel(logging.WARNING)
-    return MlflowClient(given or f"sqlite:///{database()}")
+    if given is not None:
+        return MlflowClient(given)
+    with _locked("making"):  # two processes that both make its tables break it
+        client = MlflowClient(f"sqlite:///{database()}")
+        client.search_experiments(max_results=1)
+        return client
 
 
 def database() -> Path:
@@ -83,8 +88,14 @@ def alone() -> Iterator[None]:
     if uri() is not None:
         yield
         return
+    with _locked("alone"):
+        yield
+
+
+@contextmanager
+def _locked(purpose: str) -> Iterator[None]:
     file = database()
-    with file.with_name(f"{file.name}.lock").open("w") as handle:
+    with file.with_name(f"{file.name}.{purpose}.lock").open("w") as handle:
         fcntl.flock(handle, fcntl.LOCK_EX)
         yield
 
