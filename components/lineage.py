@@ -18,6 +18,7 @@ MAKE_NOTHING = (
     "components/assets/",
     "components/cluster/",
     "components/console.py",
+    "components/experiments.py",
     "components/files.py",
     "components/git.py",
     "components/hashes.py",

@@ -71,6 +71,11 @@ def run(params: RegisterParams) -> None:
     Raises: ValueError if a candidate has no scores or no MLflow run, or the run holds another
         model; TrackingError if MLflow cannot be used.
     """
+    with client.alone():
+        _run(params)
+
+
+def _run(params: RegisterParams) -> None:
     registry = Registry(params.name)
     candidates = [_registered(registry, params, name) for name in params.candidates]
     # In the order of versions: so the newest of several challengers gets the alias.

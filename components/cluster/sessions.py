@@ -13,6 +13,7 @@ import subprocess
 from collections.abc import Iterator, Sequence
 from typing import Any
 
+from components import experiments
 from components.cluster import capacity, nodes
 from components.lineage import ROOT
 from components.params import Compute
@@ -22,7 +23,7 @@ _ENVIRONMENT = {
     # Without it, a warning for every worker that asks for no GPU.
     "RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO": "0",
 }
-# Set where `local` started Ray: its workers find `components` and `pipelines` by PYTHONPATH.
+# Where `local` started Ray, whose workers find `components` and `pipelines` by PYTHONPATH.
 _IMPORTS_OURS = "HDRFACE_WORKERS_IMPORT"
 
 
@@ -31,8 +32,8 @@ def session(compute: Compute, *, show_worker_output: bool = False) -> Iterator[N
     """Have Ray inside the block; on leaving it, shut down only what was started here.
 
     A session inside another one uses it. On a cluster, waits until there is room for a worker, and
-    says so. `show_worker_output` repeats on this process's stderr what workers print; it stays in
-    Ray's log files otherwise.
+    says so. On this machine alone, the experiments of DVC's queue take turns. `show_worker_output`
+    repeats on this process's stderr what workers print; it stays in Ray's log files otherwise.
 
     Raises: ValueError if a worker needs more than there is and can be, or a node has not what its
     workers need.
@@ -41,7 +42,20 @@ def session(compute: Compute, *, show_worker_output: bool = False) -> Iterator[N
 
     if ray.is_initialized():
         yield
-    elif address := os.environ.get("RAY_ADDRESS"):
+    elif not on_cluster():
+        # Ray has all of this machine's CPUs: two experiments would wait for each other's workers.
+        with experiments.turn(), _opened(compute, show_worker_output=show_worker_output):
+            yield
+    else:
+        with _opened(compute, show_worker_output=show_worker_output):
+            yield
+
+
+@contextlib.contextmanager
+def _opened(compute: Compute, *, show_worker_output: bool) -> Iterator[None]:
+    import ray
+
+    if address := os.environ.get("RAY_ADDRESS"):
         _set_environment()
         ray.init(
             address,
@@ -69,7 +83,8 @@ def on_cluster() -> bool:
 
 def _code() -> dict[str, Any] | None:
     """Say how workers get `components` and `pipelines`: from the job, or from this checkout."""
-    if nodes.comes_with_job() or _IMPORTS_OURS in os.environ:
+    # An experiment of DVC's queue has a checkout of its own.
+    if nodes.comes_with_job() or os.environ.get(_IMPORTS_OURS) == str(ROOT):
         return None
     return {"py_modules": [str(ROOT / "components"), str(ROOT / "pipelines")]}
 
@@ -113,5 +128,5 @@ def run_inside(command: Sequence[str]) -> int:
         address = ray.get_runtime_context().gcs_address
         # Ctrl-C reaches the command too, which ends in its own way; Ray has to stay until then.
         signal.signal(signal.SIGINT, lambda *_: None)
-        environment = os.environ | {"RAY_ADDRESS": address, _IMPORTS_OURS: "1"}
+        environment = os.environ | {"RAY_ADDRESS": address, _IMPORTS_OURS: str(ROOT)}
         return subprocess.run(command, env=environment, check=False).returncode

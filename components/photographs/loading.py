@@ -40,7 +40,8 @@ def load(model: str, tools: Tools, downloads: Path) -> PhotographRestorer:
     firsts = [open_restorer(name, downloads, **how) for name in _first_restorers(tools)]
     restorer = _building_on(opened, firsts, tools, angle)
     faces = FaceRestorer(restorer, batch_size=tools.batch_size)
-    return PhotographRestorer(faces, detector=detector, angle=angle, upscale=upscale)
+    said = tools.model_dump_json(exclude={"batch_size"})
+    return PhotographRestorer(faces, detector=detector, angle=angle, upscale=upscale, tools=said)
 
 
 def _building_on(

@@ -11,6 +11,9 @@ from pydantic import Field
 
 from components.backbones.color_fix import ColorFix
 from components.params import Params
+from components.photographs.video_encoders import DEFAULT as DEFAULT_ENCODER
+from components.photographs.video_encoders import WORST_QUALITY, Encoding
+from components.photographs.video_encoders import check as check_encoder
 from components.restorers.choice import Choice
 from components.weights.precision import Precision
 
@@ -100,6 +103,37 @@ class OutputOptions(FileOptions):
         False,
         description="Write page.html into the folder: each photograph and face, before and after.",
     )
+    codec: str = Field(
+        DEFAULT_ENCODER,
+        description="Encoder of videos, as ffmpeg calls it: libx264, libx265, libsvtav1, "
+        "libaom-av1, libvpx-vp9, or hardware's h264_, hevc_ and av1_ with nvenc, qsv, amf, vaapi "
+        "or videotoolbox.",
+    )
+    crf: int | None = Field(
+        None,
+        ge=0,
+        le=WORST_QUALITY,
+        description="Quality of videos: the lower, the better and larger. By default, a value at "
+        "which the encoder's videos look like the original (libx264: 16).",
+    )
+
+    @field_validator("codec")
+    @classmethod
+    def _is_known(cls, codec: str) -> str:
+        check_encoder(codec, None)
+        return codec
+
+    @field_validator("crf")
+    @classmethod
+    def _fits(cls, crf: int | None, info: ValidationInfo) -> int | None:
+        if "codec" in info.data:
+            check_encoder(info.data["codec"], crf)
+        return crf
+
+    @property
+    def encoding(self) -> Encoding:
+        """Return how videos are encoded."""
+        return Encoding(self.codec, self.crf)
 
 
 class Tools(Params):

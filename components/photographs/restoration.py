@@ -175,10 +175,14 @@ class PhotographRestorer:
         detector: Detector | None = None,
         angle: IdentityAngle | None = None,
         upscale: Upscaler = lanczos,
+        tools: str = "",
     ) -> None:
-        """Take the networks; only aligned photographs need no detector."""
+        """Take the networks; only aligned photographs need no detector.
+
+        `tools` says which they are: a video does not go on with others after a kill.
+        """
         self.restorer, self.detector, self.angle = restorer, detector, angle
-        self.upscale = upscale
+        self.upscale, self.tools = upscale, tools
 
     def check(self, options: RestoreOptions, *, are_given: bool = False) -> None:
         """Raise ValueError if the options need what these networks cannot do.

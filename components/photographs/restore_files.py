@@ -14,14 +14,16 @@ from typing import Any
 from components import files
 from components.console import printable
 from components.faces.source import MAX_BYTES
-from components.photographs import encoding, photograph, video
+from components.photographs import encoding, photograph
 from components.photographs.inputs import Job
 from components.photographs.options import OutputOptions, RestoreOptions
 from components.photographs.photograph import Photograph
 from components.photographs.records import PhotographRecord, with_notes
 from components.photographs.restoration import PhotographRestorer, Prepared, RestoredPhotograph
 from components.photographs.results import Result
-from components.photographs.video_restoration import VideoRecord, restore_video
+from components.photographs.video_encoders import Encoding
+from components.photographs.video_info import probe
+from components.photographs.video_restoration import VideoRecord, restore_video, result_files
 from components.progress import Progress
 from components.restorers.by_folder import PicturesByName
 from components.weights.precision import Precision
@@ -64,7 +66,8 @@ def restore_files(
             yield Result(str(job.source), str(existing), "skipped", reason, record=record)
             continue
         if job.format is None:
-            yield _restore_video(job, restorer, options, are_given=firsts is not None)
+            are_given = firsts is not None
+            yield _restore_video(job, restorer, options, output.encoding, are_given=are_given)
             continue
         began = time.monotonic()
         try:
@@ -92,7 +95,8 @@ class _Waiting:
 def _existing(job: Job) -> Path | None:
     """Return the result of an earlier run."""
     source = job.source.absolute()
-    for file in dict.fromkeys((job.target, job.own)):
+    results = [job.target] if job.format else result_files(job.source, job.target)
+    for file in dict.fromkeys((*results, job.own)):
         with suppress(OSError):  # a name that is too long
             if file.exists() and file.absolute() != source:
                 return file
@@ -123,27 +127,31 @@ def _finish(
 
 
 def _restore_video(
-    job: Job, restorer: PhotographRestorer, options: RestoreOptions, *, are_given: bool
+    job: Job,
+    restorer: PhotographRestorer,
+    options: RestoreOptions,
+    how: Encoding,
+    *,
+    are_given: bool,
 ) -> Result:
     if are_given:
         reason = "first restorations of a video cannot be given: name a first restorer"
         return _failed(job, ValueError(reason))
     began = time.monotonic()
-    # ffmpeg reads the suffix.
-    partial = files.beside(job.target).with_suffix(job.target.suffix)
     try:
-        progress = Progress(
-            printable(job.source.name), "frames", video.probe(job.source).num_frames or 0
+        frames = probe(job.source).num_frames or 0
+        progress = Progress(printable(job.source.name), "frames", frames)
+        file, record = restore_video(
+            job.source,
+            job.target,
+            restorer,
+            options,
+            encoding=how,
+            on_frame=progress.advance,
         )
-        job.target.parent.mkdir(parents=True, exist_ok=True)
-        record = restore_video(job.source, partial, restorer, options, on_frame=progress.advance)
-        partial.replace(job.target)
     except Exception as error:  # noqa: BLE001 - one bad file stops no other
         return _failed(job, error)
-    finally:
-        with suppress(OSError):
-            partial.unlink()
-    return _done(job, job.target, record, began, restorer.restorer.precision)
+    return _done(job, file, record, began, restorer.restorer.precision)
 
 
 def _write(

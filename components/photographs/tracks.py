@@ -6,12 +6,12 @@ invents its details anew each time. Both are smoothed, the less, the more really
 
 from __future__ import annotations
 
-from collections.abc import Collection, Sequence
-from dataclasses import dataclass, replace
+from collections.abc import Collection, Mapping, Sequence
+from dataclasses import dataclass, fields, replace
+from typing import Any
 
 import cv2
 import numpy as np
-import numpy.typing as npt
 
 from components.faces import align
 from components.faces.landmarks import Landmarks
@@ -27,6 +27,8 @@ SLOWEST, GAIN = 0.35, 8.0
 BEFORE, TOLERANCE = 0.5, 8.0
 CUT = 40  # mean difference of two frames, in levels, from which they are two scenes
 _THUMBNAIL = (16, 16)
+# Names of pictures in a state.
+_THUMBNAIL_NAME, _SQUARE, _RESTORED = "thumbnail", "square-", "restored-"
 
 
 @dataclass
@@ -52,7 +54,7 @@ class Tracker:
     def __init__(self) -> None:
         self._tracks: list[Track] = []
         self._num_tracks = 0
-        self._thumbnail: npt.NDArray[np.float64] | None = None
+        self._thumbnail: Image | None = None
 
     def follow(self, frame: Image, faces: Sequence[FoundFace]) -> list[FollowedFace]:
         """Tell which face of this frame is which of those before; usable ones are smoothed."""
@@ -76,9 +78,29 @@ class Tracker:
         return followed + [FollowedFace(face, None) for face in faces if face.reason is not None]
 
     def _is_cut(self, frame: Image) -> bool:
-        small = cv2.resize(frame, _THUMBNAIL, interpolation=cv2.INTER_AREA).astype(np.float64)
+        small = cv2.resize(frame, _THUMBNAIL, interpolation=cv2.INTER_AREA).astype(np.uint8)
         before, self._thumbnail = self._thumbnail, small
-        return before is not None and float(np.abs(small - before).mean()) > CUT
+        if before is None:
+            return False
+        return float(np.abs(small.astype(np.float64) - before).mean()) > CUT
+
+    def state(self) -> tuple[dict[str, Any], dict[str, Image]]:
+        """Return what the next frame depends on, for `restore`: JSON, and pictures by name."""
+        tracks = [
+            {"number": track.number, "missed": track.missed, "face": _face_as_json(track.face)}
+            for track in self._tracks
+        ]
+        said = {"num_tracks": self._num_tracks, "tracks": tracks}
+        return said, {} if self._thumbnail is None else {_THUMBNAIL_NAME: self._thumbnail}
+
+    def restore(self, said: Mapping[str, Any], pictures: Mapping[str, Image]) -> None:
+        """Go on from a `state`."""
+        self._num_tracks = said["num_tracks"]
+        self._tracks = [
+            Track(one["number"], _face_of_json(one["face"]), one["missed"])
+            for one in said["tracks"]
+        ]
+        self._thumbnail = pictures.get(_THUMBNAIL_NAME)
 
 
 class Blend:
@@ -106,6 +128,32 @@ class Blend:
     def keep(self, tracks: Collection[int]) -> None:
         """Forget all other tracks: they have ended."""
         self._before = {track: pair for track, pair in self._before.items() if track in tracks}
+
+    def state(self) -> dict[str, Image]:
+        """Return what the next frame depends on, for `restore`: pictures by name."""
+        state = {}
+        for track, (square, restored) in self._before.items():
+            state[f"{_SQUARE}{track}"], state[f"{_RESTORED}{track}"] = square, restored
+        return state
+
+    def restore(self, pictures: Mapping[str, Image]) -> None:
+        """Go on from a `state`."""
+        tracks = [int(n.removeprefix(_SQUARE)) for n in pictures if n.startswith(_SQUARE)]
+        self._before = {
+            track: (pictures[f"{_SQUARE}{track}"], pictures[f"{_RESTORED}{track}"])
+            for track in tracks
+        }
+
+
+def _face_as_json(face: FoundFace) -> dict[str, Any]:
+    said = {one.name: getattr(face, one.name) for one in fields(face) if one.name != "similarity"}
+    return said | {"landmarks": face.landmarks.tolist()}
+
+
+def _face_of_json(said: Mapping[str, Any]) -> FoundFace:
+    landmarks = np.array(said["landmarks"])
+    known = {**said, "landmarks": landmarks, "box": tuple(said["box"])}
+    return FoundFace(**known, similarity=align.fit(landmarks))
 
 
 def _pairs(tracks: Sequence[Track], found: Sequence[FoundFace]) -> dict[int, int]:

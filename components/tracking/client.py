@@ -1,9 +1,10 @@
 """The connection to MLflow: the server, the timeouts, and no password in an address.
 
 `MLFLOW_TRACKING_URI` names the server; without it, MLflow writes `mlflow.db` and `mlartifacts/` in
-the working directory.
+the repository, also when DVC runs a stage in another checkout of it.
 """
 
+import fcntl
 import logging
 import os
 from collections.abc import Iterator
@@ -11,6 +12,8 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING
 from urllib.parse import urlsplit
+
+from components import experiments
 
 if TYPE_CHECKING:
     from mlflow import MlflowClient
@@ -60,8 +63,41 @@ def open_client() -> "MlflowClient":
 
     for name in _QUIET:  # importing mlflow sets the level of its own logger
         logging.getLogger(name).setLevel(logging.WARNING)
-    # Absolute: MLflow keeps one connection per name, even after the process changes its folder.
-    return MlflowClient(given or f"sqlite:///{Path('mlflow.db').absolute()}")
+    if given is not None:
+        return MlflowClient(given)
+    with _locked("making"):  # two processes that both make its tables break it
+        client = MlflowClient(f"sqlite:///{database()}")
+        client.search_experiments(max_results=1)
+        return client
+
+
+def database() -> Path:
+    """Return the file that runs are kept in without a server.
+
+    Absolute: MLflow keeps one connection per name, even after the process changes its folder.
+    """
+    return experiments.repository() / "mlflow.db"
+
+
+@contextmanager
+def alone() -> Iterator[None]:
+    """Wait until no other process is in this block with the same database.
+
+    Two that read, decide and write would miss each other's work. A server's are not waited for.
+    """
+    if uri() is not None:
+        yield
+        return
+    with _locked("alone"):
+        yield
+
+
+@contextmanager
+def _locked(purpose: str) -> Iterator[None]:
+    file = database()
+    with file.with_name(f"{file.name}.{purpose}.lock").open("w") as handle:
+        fcntl.flock(handle, fcntl.LOCK_EX)
+        yield
 
 
 @contextmanager

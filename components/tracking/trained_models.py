@@ -52,10 +52,11 @@ def locate(model: str, downloads: Path) -> TrainedModel:
             "models:/NAME@ALIAS, models:/NAME/VERSION, runs:/ID/model, spandrel:FILE, onnx:FILE "
             "or folder:DIR"
         )
-    if client.uri() is None and not Path("mlflow.db").is_file():  # MLflow would make the file
+    if client.uri() is None and not client.database().is_file():  # MLflow would make the file
         raise ValueError(
             f"{model} cannot be looked up: {client.URI_VARIABLE} is not set and there is no "
-            "mlflow.db here: set it, or name a trained folder"
+            f"{client.database().name} in {client.database().parent}: set it, or name a trained "
+            "folder"
         )
     if run is None:
         registered, version = registry.find(model)

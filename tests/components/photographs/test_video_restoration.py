@@ -1,19 +1,22 @@
 import json
+import re
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
 import numpy as np
+import pytest
 
 from components.faces import align
 from components.faces.detect import Detection
 from components.images import Image
+from components.photographs import video_restoration
 from components.photographs.face_restorer import FaceRestorer
 from components.photographs.options import RestoreOptions
 from components.photographs.photograph import Photograph
 from components.photographs.restoration import PhotographRestorer
-from components.photographs.video_restoration import restore_video
+from components.photographs.video_restoration import VideoRecord, restore_video
 from components.portraits import drawing
-from tests.components.photographs.videos import decoded, make_video, needs_ffmpeg
+from tests.components.photographs.videos import decoded, make_video, needs_ffmpeg, run_ffmpeg
 
 pytestmark = needs_ffmpeg
 PORTRAIT = drawing.draw(1, 1)
@@ -46,7 +49,7 @@ def test_a_face_is_restored_in_every_frame_of_a_video(
     source = make_video(tmp_path / "in.mp4", pan(10))
     seen: list[None] = []
     restorer = PhotographRestorer(small_restorer, detector=Panning())
-    record = restore_video(
+    _, record = restore_video(
         source,
         tmp_path / "out.mp4",
         restorer,
@@ -95,18 +98,75 @@ def test_smoothing_flickers_less_than_restoring_frame_by_frame(
     assert flicker[1] < 0.6 * flicker[0]
 
 
-def test_a_video_without_faces_is_unchanged(tmp_path: Path, small_restorer: FaceRestorer) -> None:
-    class Nobody:
-        def detect(self, image: Image) -> list[Detection]:
-            del image
-            return []
+class Nobody:
+    def detect(self, image: Image) -> list[Detection]:
+        del image
+        return []
 
-    source = make_video(tmp_path / "in.mp4", pan(3))
+
+@pytest.mark.parametrize("suffix", [".mp4", ".webm"])
+def test_a_video_in_which_nothing_is_restored_keeps_its_bytes(
+    tmp_path: Path, small_restorer: FaceRestorer, suffix: str
+) -> None:
+    source = tmp_path / f"in{suffix}"
+    make_video(tmp_path / "in.mp4", pan(3))
+    if suffix == ".webm":
+        words = ("-c:v", "libvpx-vp9", "-cpu-used", "8", "-an")
+        run_ffmpeg("-i", tmp_path / "in.mp4", *words, source)
+    target = tmp_path / "out" / ("film.mp4" if suffix == ".mp4" else "film.mkv")
     restorer = PhotographRestorer(small_restorer, detector=Nobody())
-    record = restore_video(
-        source, tmp_path / "out.mkv", restorer, RestoreOptions(), on_frame=lambda: None
-    )
+    file, record = restore_video(source, target, restorer, RestoreOptions(), on_frame=lambda: None)
+    assert file == tmp_path / "out" / f"film{suffix}"
+    assert file.read_bytes() == source.read_bytes()
+    assert list(file.parent.iterdir()) == [file]
     assert (record.num_frames, record.num_restored, record.tracks) == (3, 0, [])
     assert record.note == "no face was restored"
-    difference = np.stack(decoded(tmp_path / "out.mkv")).astype(int) - decoded(source)
-    assert np.abs(difference).mean() < 3
+
+
+def test_what_is_reduced_is_said(tmp_path: Path, small_restorer: FaceRestorer) -> None:
+    source = make_video(tmp_path / "in.mkv", [frame[:91, :91] for frame in pan(40)])
+    source.write_bytes(source.read_bytes()[: source.stat().st_size // 2])
+    restorer = PhotographRestorer(small_restorer, detector=Nobody())
+    _, record = restore_video(
+        source,
+        tmp_path / "out.mkv",
+        restorer,
+        RestoreOptions(scale=1.1),
+        on_frame=lambda: None,
+    )
+    assert record.note is not None
+    said = record.note.split("; ")
+    assert said[:2] == ["no face was restored", "colours were halved in resolution"]
+    assert said[2].startswith("100 x 100 was padded") or record.output_width % 2 == 0
+    assert re.fullmatch(r"the film is cut off: it ends after \d\.\d of 4\.0 s", said[-1])
+
+
+def test_a_video_goes_on_after_a_kill_with_the_same_result(
+    tmp_path: Path, small_restorer: FaceRestorer, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(video_restoration, "PART", 8)
+    source = make_video(tmp_path / "in.mp4", pan(20))
+
+    def restore(target: Path, detector: Panning, kill_at: int | None = None) -> VideoRecord:
+        seen: list[None] = []
+
+        def on_frame() -> None:
+            seen.append(None)
+            if len(seen) == kill_at:
+                raise KeyboardInterrupt
+
+        restorer = PhotographRestorer(small_restorer, detector=detector)
+        _, record = restore_video(source, target, restorer, RestoreOptions(), on_frame=on_frame)
+        assert len(seen) == 20
+        return record
+
+    whole = restore(tmp_path / "whole.mp4", Panning())
+    with pytest.raises(KeyboardInterrupt):
+        restore(tmp_path / "out.mp4", Panning(), kill_at=13)
+    assert not (tmp_path / "out.mp4").exists()
+    rest = Panning(frame=8)  # only what was not finished is looked at again
+    assert restore(tmp_path / "out.mp4", rest) == whole
+    assert rest.frame == 20
+    pairs = zip(decoded(tmp_path / "out.mp4"), decoded(tmp_path / "whole.mp4"), strict=True)
+    assert all(np.array_equal(*pair) for pair in pairs)
+    assert {file.name for file in tmp_path.iterdir()} == {"in.mp4", "out.mp4", "whole.mp4"}

@@ -8,7 +8,8 @@ import numpy as np
 import pytest
 
 from components.images import Image
-from components.photographs.video import probe, read_frames
+from components.photographs.video import FrameReader
+from components.photographs.video_info import probe
 
 needs_ffmpeg = pytest.mark.skipif(
     not (shutil.which("ffmpeg") and shutil.which("ffprobe")), reason="needs ffmpeg"
@@ -33,5 +34,12 @@ def make_video(file: Path, frames: list[Image], *, sound: bool = True, rate: int
     return file
 
 
+def run_ffmpeg(*words: str | Path, given: bytes | None = None) -> None:
+    """Run ffmpeg quietly; files are overwritten."""
+    command = ["ffmpeg", "-v", "error", "-y", *map(str, words)]
+    subprocess.run(command, input=given or b"", check=True)
+
+
 def decoded(file: Path) -> list[Image]:
-    return list(read_frames(file, probe(file)))
+    with FrameReader(file, probe(file)) as reader:
+        return list(reader)
