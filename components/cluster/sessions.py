@@ -13,7 +13,7 @@ import subprocess
 from collections.abc import Iterator, Sequence
 from typing import Any
 
-from components.cluster import capacity, nodes
+from components.cluster import capacity, nodes, token
 from components.lineage import ROOT
 from components.params import Compute
 
@@ -80,6 +80,7 @@ def local(*, num_cpus: int | None = None, show_worker_output: bool = False) -> I
     import ray
 
     _set_environment()
+    token.keep_secret()
     # Workers import `components` and `pipelines` wherever the command was started.
     paths = [str(ROOT), *filter(None, os.environ.get("PYTHONPATH", "").split(os.pathsep))]
     os.environ["PYTHONPATH"] = os.pathsep.join(dict.fromkeys(paths))

@@ -30,14 +30,15 @@ from components.photographs.records import PhotographRecord
 from components.photographs.restoration import Prepared
 from components.serving import answers, requests
 from components.serving.answers import PhotographAnswer
-from components.serving.guard import Event, Guard
+from components.serving.guard import Counts, Guard
 from components.serving.keys import Keys
 from components.serving.model import FacesAnswer, FacesRequest, ModelState
 from components.serving.refusal import Refusal, another_version, busy, not_ready, too_late
 from components.serving.requests import Body, BoundedBody, RequestOptions
+from components.serving.sites import Sites
 
 
-class Parts(Protocol):
+class Parts(Counts, Protocol):
     """What finds and restores faces, in whatever process."""
 
     @property
@@ -52,9 +53,6 @@ class Parts(Protocol):
 
     async def states(self) -> Sequence[ModelState]:
         """Return the state of each model."""
-
-    def count(self, event: Event) -> None:
-        """Count an answered request; returns at once."""
 
     async def metrics(self) -> bytes:
         """Return all counts in Prometheus' text format."""
@@ -72,7 +70,13 @@ class Limits:
 
 
 def build(
-    parts: Parts, *, limits: Limits, keys: Keys | None, threads: int, page: ASGIApp | None = None
+    parts: Parts,
+    *,
+    limits: Limits,
+    keys: Keys | None,
+    threads: int,
+    hosts: Sequence[str] = (),
+    page: ASGIApp | None = None,
 ) -> FastAPI:
     """Make the application.
 
@@ -81,6 +85,7 @@ def build(
         limits: of a request.
         keys: the accepted API keys; None: only this machine may send requests.
         threads: number of threads for decoding, pasting and encoding.
+        hosts: names that the server answers to, beside those of loopback.
         page: the application for all paths that are no route here, above all `/`.
     """
     app = FastAPI(title="HDRFace", summary="Blind face restoration", redoc_url=None)
@@ -98,7 +103,7 @@ def build(
     app.add_exception_handler(Refusal, answers.handle_refusal)
     app.add_exception_handler(HTTPException, answers.handle_router_error)
     app.add_middleware(BoundedBody, max_bytes=limits.upload_bytes)
-    app.middleware("http")(Guard(parts.count, keys))
+    app.middleware("http")(Guard(parts, keys, Sites(hosts)))
     return app
 
 

@@ -29,7 +29,9 @@ def build(params: ServeParams) -> Application:
     """Put the deployments together."""
     single, queued = Replicas(cpus=0), params.max_queued
     models = {name: _model(name, source, params) for name, source in params.models.items()}
-    meter = _deployment(Meter, "meter", single, _Load(1, queued, queued)).bind()
+    meter = _deployment(Meter, "meter", single, _Load(1, queued, queued)).bind(
+        params.requests_per_minute
+    )
     page = None
     if params.page:
         load = _Load(1, _PAGE_REQUESTS, queued)

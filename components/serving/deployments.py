@@ -35,6 +35,7 @@ from components.serving.batching import Batcher
 from components.serving.forwarding import Forwarded, answered
 from components.serving.guard import Event
 from components.serving.model import FacesAnswer, FacesRequest, FollowingModel, ModelState
+from components.serving.rates import Allowance, Rates
 from components.serving.refusal import Refusal, Refused, another_version, busy
 
 T = TypeVar("T")
@@ -112,9 +113,13 @@ class Model:
 
 
 class Meter:
-    """Counts for all replicas of the ingress: a scrape reaches only one of them."""
+    """Counts for all replicas of the ingress: a scrape reaches only one of them.
 
-    def __init__(self) -> None:
+    If it is lost, all counts begin anew, those of a key's rate too.
+    """
+
+    def __init__(self, requests_per_minute: int | None) -> None:
+        self._rates = None if requests_per_minute is None else Rates(requests_per_minute)
         self._registry = prometheus_client.CollectorRegistry()
         self._requests = prometheus_client.Counter(
             "hdrface_requests", "Answered requests", ["model", "status"], registry=self._registry
@@ -132,6 +137,10 @@ class Meter:
             self._seconds.observe(event.seconds)
             if event.faces:
                 self._faces.labels(event.model).inc(event.faces)
+
+    async def take(self, owner: str) -> Allowance | None:
+        """Count a request against its owner's rate."""
+        return None if self._rates is None else self._rates.take(owner)
 
     async def text(self) -> bytes:
         return prometheus_client.generate_latest(self._registry)
@@ -182,8 +191,10 @@ class ServeParts:
         meter: DeploymentHandle[Any],
         *,
         max_batch: int,
+        is_limited: bool,
     ) -> None:
         self.names = list(models)
+        self._is_limited = is_limited
         self._finder, self._models, self._meter = finder, models, meter
         self._max_batch = max_batch
         self._events: list[Event] = []
@@ -227,6 +238,15 @@ class ServeParts:
     def count(self, event: Event) -> None:
         self._start()
         self._events.append(event)
+
+    async def take(self, owner: str) -> Allowance | None:
+        if not self._is_limited:
+            return None
+        taken: Allowance | None = None
+        with contextlib.suppress(asyncio.TimeoutError):  # without a meter, nothing is counted
+            asked = _called(lambda: self._meter.take.remote(owner))
+            taken = await asyncio.wait_for(asked, _CALL_TIMEOUT_S)
+        return taken
 
     async def metrics(self) -> bytes:
         return await asyncio.wait_for(_called(lambda: self._meter.text.remote()), _CALL_TIMEOUT_S)

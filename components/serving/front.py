@@ -30,6 +30,7 @@ def routes(params: ServeParams, *, with_page: bool) -> FastAPI:
         {name: get_deployment_handle(f"model-{name}") for name in params.models},
         get_deployment_handle("meter"),
         max_batch=params.max_batch,
+        is_limited=params.requests_per_minute is not None,
     )
     return api.build(
         parts,
@@ -42,6 +43,7 @@ def routes(params: ServeParams, *, with_page: bool) -> FastAPI:
         ),
         keys=None if params.keys is None else Keys(params.keys),
         threads=max(1, int(params.ingress.cpus)),
+        hosts=params.hosts,
         page=forward_to(get_deployment_handle("page")) if with_page else None,
     )
 

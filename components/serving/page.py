@@ -215,7 +215,9 @@ class _Client:
         if key := request.headers.get("authorization"):
             headers["authorization"] = key
         async with httpx.AsyncClient(
-            transport=httpx.ASGITransport(self._server.api), base_url="http://page", timeout=None
+            transport=httpx.ASGITransport(self._server.api),
+            base_url="http://localhost",
+            timeout=None,
         ) as client:
             answer = await client.post("/v1/restore", params=options, content=data, headers=headers)
         content = answer.json()

@@ -5,11 +5,13 @@ from pathlib import Path
 from typing import Annotated
 
 from omegaconf import OmegaConf
-from pydantic import Field, NonNegativeFloat, PositiveFloat, PositiveInt
+from pydantic import Field, NonNegativeFloat, PositiveFloat, PositiveInt, StringConstraints
 
 from components.params import Params, read
 
 Fraction = Annotated[float, Field(ge=0, le=1)]
+# Neither a scheme nor a port: an IPv6 address has no brackets.
+Host = Annotated[str, StringConstraints(pattern=r"^([A-Za-z0-9._-]+|[0-9A-Fa-f:.]+)$")]
 
 
 class Replicas(Params):
@@ -34,6 +36,11 @@ class ServeParams(Params):
     identity_network: Path | None
     # A file of `hdrface keys`. None: no key is needed, and only this machine may send requests.
     keys: Path | None
+    # Names and addresses that clients reach the server by, beside those of loopback. Requests with
+    # another Host header are refused: DNS may lead anybody's name to this machine.
+    hosts: tuple[Host, ...] = ()
+    # Requests for restorations that one key may send in a minute. None: any number.
+    requests_per_minute: PositiveInt | None = None
     max_upload_mb: PositiveFloat
     max_pixels: PositiveInt
     max_faces: PositiveInt

@@ -12,7 +12,7 @@ import numpy as np
 import pytest
 from fastapi.testclient import TestClient
 from starlette.responses import PlainTextResponse
-from starlette.types import Receive, Scope, Send
+from starlette.types import ASGIApp, Receive, Scope, Send
 
 from components import images
 from components.photographs import restoration
@@ -30,6 +30,7 @@ from components.serving.model import (
     ModelState,
     Version,
 )
+from components.serving.rates import Allowance, Rates
 from components.serving.refusal import Refused
 from tests.small_networks import SIZE, trained
 
@@ -47,6 +48,7 @@ class HereParts:
     def __init__(self, model: FollowingModel) -> None:
         self.model, self.events = model, list[Event]()
         self.pause_s = 0.0
+        self.rates: Rates | None = None
 
     async def find(self, image: images.Image, options: RestoreOptions, size: int) -> Prepared:
         return restoration.prepare(image, None, options, size=size)
@@ -64,6 +66,9 @@ class HereParts:
 
     def count(self, event: Event) -> None:
         self.events.append(event)
+
+    async def take(self, owner: str) -> Allowance | None:
+        return None if self.rates is None else self.rates.take(owner)
 
     async def metrics(self) -> bytes:
         return f"events {len(self.events)}\n".encode()
@@ -85,8 +90,20 @@ def parts(restorer: FaceRestorer) -> HereParts:
 
 @pytest.fixture
 def client(parts: HereParts) -> Iterator[TestClient]:
-    with TestClient(api.build(parts, limits=LIMITS, keys=None, threads=1), client=HERE) as client:
+    with asking(parts) as client:
         yield client
+
+
+def asking(
+    parts: HereParts,
+    address: tuple[str, int] = HERE,
+    keys: Keys | None = None,
+    page: ASGIApp | None = None,
+) -> TestClient:
+    """Return a client on a machine, of an endpoint that is also called `restore.example`."""
+    hosts = ["restore.example"]
+    app = api.build(parts, limits=LIMITS, keys=keys, threads=1, hosts=hosts, page=page)
+    return TestClient(app, base_url="http://localhost", client=address)
 
 
 def picture(side: int = 48) -> bytes:
@@ -246,7 +263,7 @@ def test_only_requests_for_a_busy_model_return_429(parts: HereParts) -> None:
         app = httpx.ASGITransport(
             api.build(parts, limits=LIMITS, keys=None, threads=1), client=HERE
         )
-        async with httpx.AsyncClient(transport=app, base_url="http://here") as client:
+        async with httpx.AsyncClient(transport=app, base_url="http://localhost") as client:
             url, kind = "/v1/restore?aligned=true&model=", {"content-type": "image/png"}
             names = ["small"] * (LIMITS.waiting + 2) + ["twin"]
             asked = (client.post(url + name, content=picture(), headers=kind) for name in names)
@@ -279,7 +296,7 @@ def test_keys_are_required_and_never_logged(
     file = tmp_path / "keys.json"
     key = keys.add(file, "anna")
     with (
-        TestClient(api.build(parts, limits=LIMITS, keys=Keys(file), threads=1)) as client,
+        asking(parts, ELSEWHERE, Keys(file)) as client,
         caplog.at_level(logging.INFO),
     ):
         assert client.get("/healthz").status_code == 200
@@ -300,8 +317,7 @@ def test_keys_are_required_and_never_logged(
 
 
 def test_without_keys_other_machines_are_refused(parts: HereParts) -> None:
-    app = api.build(parts, limits=LIMITS, keys=None, threads=1)
-    with TestClient(app, client=ELSEWHERE) as client:
+    with asking(parts, ELSEWHERE) as client:
         refused = ask(client, picture(), **{"x-forwarded-for": "127.0.0.1"})
         assert refused.status_code == 403
         assert "hdrface keys add" in refused.json()["error"]["message"]
@@ -309,7 +325,7 @@ def test_without_keys_other_machines_are_refused(parts: HereParts) -> None:
         assert client.get("/").status_code == 403
         assert client.get("/healthz").status_code == 200
     for address in ("127.0.0.9", "::1"):
-        with TestClient(app, client=(address, 1)) as client:
+        with asking(parts, (address, 1)) as client:
             assert ask(client, picture()).status_code == 200
 
 
@@ -329,8 +345,7 @@ def test_unknown_v1_paths_return_404_and_not_the_page(parts: HereParts) -> None:
     async def page(scope: Scope, receive: Receive, send: Send) -> None:
         await PlainTextResponse("the page")(scope, receive, send)
 
-    app = api.build(parts, limits=LIMITS, keys=None, threads=1, page=page)
-    with TestClient(app, client=HERE) as client:
+    with asking(parts, page=page) as client:
         assert client.get("/anything").text == "the page"
         for path in ("/v1/anything", "/v1/../v1/restore/x"):
             answer = client.get(path)
@@ -347,7 +362,7 @@ def test_readyz_names_each_missing_model_and_why(parts: HereParts) -> None:
         raise FileNotFoundError("no version of hdrface is @champion: promote one")
 
     parts.model = FollowingModel(missing, lambda _: None, MIN_PSNR)
-    with TestClient(api.build(parts, limits=LIMITS, keys=None, threads=1), client=HERE) as client:
+    with asking(parts) as client:
         parts.model.follow()
         ready = client.get("/readyz")
         assert ready.status_code == 503
@@ -356,3 +371,24 @@ def test_readyz_names_each_missing_model_and_why(parts: HereParts) -> None:
         assert answer.status_code == 503
         assert answer.headers["retry-after"] == "1"
         assert client.get("/healthz").status_code == 200
+
+
+def test_a_rate_is_told_with_every_answer_and_spares_what_costs_nothing(
+    parts: HereParts, tmp_path: Path
+) -> None:
+    file = tmp_path / "keys.json"
+    anna, ben = (f"Bearer {keys.add(file, name)}" for name in ("anna", "ben"))
+    parts.rates = Rates(2)
+    with asking(parts, ELSEWHERE, Keys(file)) as client:
+        first = ask(client, picture(), authorization=anna)
+        assert first.status_code == 200
+        assert first.headers["ratelimit-policy"] == "2;w=60"
+        told = {name: first.headers[f"ratelimit-{name}"] for name in ("limit", "remaining")}
+        assert told == {"limit": "2", "remaining": "1"}
+        assert ask(client, b"", authorization=anna).status_code == 400
+        refused = ask(client, picture(), authorization=anna)
+        assert (refused.status_code, refused.json()["error"]["code"]) == (429, "too_many")
+        assert refused.headers["retry-after"] == refused.headers["ratelimit-reset"]
+        assert 50 < int(refused.headers["retry-after"]) <= 60
+        assert client.get("/v1/models", headers={"authorization": anna}).status_code == 200
+        assert ask(client, picture(), authorization=ben).status_code == 200
