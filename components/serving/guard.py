@@ -71,7 +71,7 @@ class Guard:
             _check_headers(request)
             self._sites.check(request)
             owner = request.state.owner = self._owner(request)
-            if request.method == "POST" and request.url.path in _LIMITED:
+            if request.method == "POST" and request.scope["path"] in _LIMITED:
                 allowance = await self._counts.take(owner)
             if allowance is not None and not allowance.is_allowed:
                 raise too_many(allowance).refusal()
@@ -79,7 +79,7 @@ class Guard:
             response = answers.error_response(request, refusal.refused)
             if refusal.refused.status == 401:
                 # A browser then asks for a name and a password: the key is the password.
-                is_page = not request.url.path.startswith("/v1/")
+                is_page = not request.scope["path"].startswith("/v1/")
                 response.headers["WWW-Authenticate"] = "Basic" if is_page else "Bearer"
         else:
             try:
@@ -89,7 +89,7 @@ class Guard:
                 raise
         if allowance is not None:
             response.headers.update(allowance.headers())
-        protect(request.url.path, response)
+        protect(request.scope["path"], response)
         self._record(request, response.status_code, started, owner)
         return response
 
@@ -100,12 +100,12 @@ class Guard:
             "%s %s %s %d %.3f s %s",
             request.state.id,
             request.method,
-            request.url.path[:100],
+            request.scope["path"][:100],
             status,
             seconds,
             owner,
         )
-        if request.url.path == "/v1/restore":
+        if request.scope["path"] == "/v1/restore":
             model = getattr(request.state, "model", "")
             faces = getattr(request.state, "num_restored", 0)
             self._counts.count(Event(model, status, seconds, faces))
@@ -123,7 +123,7 @@ class Guard:
 
     def _owner(self, request: Request) -> str:
         """Return the owner of the request's key; "-" if no key is needed. Raises: Refusal."""
-        if request.url.path in _OPEN_TO_ALL:
+        if request.scope["path"] in _OPEN_TO_ALL:
             return "-"
         if self._keys is None:
             if request.client is None or not is_loopback(request.client.host):

@@ -23,6 +23,27 @@ class Replicas(Params):
     gpus: NonNegativeFloat = 0
 
 
+class JobLimits(Params):
+    """What jobs may cost, and how long their results are kept."""
+
+    # A folder of this machine, or an s3:// prefix or a folder that every node of a cluster sees.
+    # Two endpoints may not share it.
+    folder: str = "data/jobs"
+    keep_s: PositiveFloat = 86_400  # after a job is finished; an unfinished one ends after it, too
+    max_files: PositiveInt = 100  # of one job
+    max_upload_mb: PositiveFloat = 256  # of one job
+    max_jobs: PositiveInt = 8  # of one key
+    max_mb: PositiveFloat = 1024  # of one key: files that wait, and results
+
+    @property
+    def upload_bytes(self) -> int:
+        return int(self.max_upload_mb * 1e6)
+
+    @property
+    def kept_bytes(self) -> int:
+        return int(self.max_mb * 1e6)
+
+
 class ServeParams(Params):
     """The section `serve`."""
 
@@ -49,6 +70,7 @@ class ServeParams(Params):
     max_batch: PositiveInt  # faces
     batch_wait_s: NonNegativeFloat
     page: bool
+    jobs: JobLimits = JobLimits()
     ingress: Replicas
     finder: Replicas
     model: Replicas

@@ -3,9 +3,13 @@
 An exception from another process would carry a trace with that machine's paths.
 """
 
+from collections.abc import Awaitable
 from dataclasses import dataclass
+from typing import TypeVar
 
 from components.serving.rates import Allowance
+
+T = TypeVar("T")
 
 
 @dataclass(frozen=True)
@@ -27,6 +31,14 @@ class Refusal(Exception):  # noqa: N818 - it is an answer, not a fault
     def __init__(self, status: int, code: str, message: str, retry_after_s: int = 1) -> None:
         super().__init__(message)
         self.refused = Refused(status, code, message, retry_after_s)
+
+
+async def as_value(work: Awaitable[T]) -> T | Refused:
+    """Return what work returns, or the refusal that it raises."""
+    try:
+        return await work
+    except Refusal as refusal:
+        return refusal.refused
 
 
 def too_late() -> Refused:

@@ -48,7 +48,7 @@ class Sites:
 
     def check(self, request: Request) -> None:
         """Raise Refusal if a page of another site sent the request, or could have."""
-        if request.url.path in _ANY_HOST:
+        if request.scope["path"] in _ANY_HOST:
             return
         host = request.headers.get("host", "").lower()
         if not self._is_ours(host):

@@ -4,7 +4,7 @@ import asyncio
 import base64
 import logging
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from pathlib import Path
 
 import httpx
@@ -12,103 +12,28 @@ import numpy as np
 import pytest
 from fastapi.testclient import TestClient
 from starlette.responses import PlainTextResponse
-from starlette.types import ASGIApp, Receive, Scope, Send
+from starlette.types import Receive, Scope, Send
 
 from components import images
-from components.photographs import restoration
 from components.photographs.face_restorer import FaceRestorer
-from components.photographs.options import RestoreOptions
 from components.photographs.restoration import Prepared
-from components.restorers.folder import load_restorer
 from components.serving import api, keys
-from components.serving.guard import Event
 from components.serving.keys import Keys
 from components.serving.model import (
-    FacesAnswer,
-    FacesRequest,
     FollowingModel,
-    ModelState,
     Version,
 )
-from components.serving.rates import Allowance, Rates
-from components.serving.refusal import Refused
-from tests.small_networks import SIZE, trained
-
-HERE = ("127.0.0.1", 40_000)
-ELSEWHERE = ("192.0.2.7", 40_000)
-MIN_PSNR = 9.0  # dB: these networks are untrained
-LIMITS = api.Limits(upload_bytes=200_000, pixels=300_000, faces=2, timeout_s=20, waiting=3)
-
-
-class HereParts:
-    """The parts that Serve runs in several processes, in one process."""
-
-    names = ("small", "twin")
-
-    def __init__(self, model: FollowingModel) -> None:
-        self.model, self.events = model, list[Event]()
-        self.pause_s = 0.0
-        self.rates: Rates | None = None
-
-    async def find(self, image: images.Image, options: RestoreOptions, size: int) -> Prepared:
-        return restoration.prepare(image, None, options, size=size)
-
-    async def restore(self, model: str, asked: FacesRequest) -> FacesAnswer:
-        assert model in self.names
-        await asyncio.sleep(self.pause_s)
-        [answer] = self.model.restore([asked])
-        if isinstance(answer, Refused):
-            raise answer.refusal()
-        return answer
-
-    async def states(self) -> Sequence[ModelState]:
-        return [self.model.state(name) for name in self.names]
-
-    def count(self, event: Event) -> None:
-        self.events.append(event)
-
-    async def take(self, owner: str) -> Allowance | None:
-        return None if self.rates is None else self.rates.take(owner)
-
-    async def metrics(self) -> bytes:
-        return f"events {len(self.events)}\n".encode()
-
-
-@pytest.fixture(scope="module")
-def restorer(tmp_path_factory: pytest.TempPathFactory, networks: Path) -> FaceRestorer:
-    folder = trained(tmp_path_factory.mktemp("served"), networks, "sd21", "sdfm")
-    return FaceRestorer(load_restorer(folder))
-
-
-@pytest.fixture
-def parts(restorer: FaceRestorer) -> HereParts:
-    version = Version("small", "id", "run")
-    model = FollowingModel(lambda: version, lambda _: restorer, MIN_PSNR)
-    model.follow()
-    return HereParts(model)
-
-
-@pytest.fixture
-def client(parts: HereParts) -> Iterator[TestClient]:
-    with asking(parts) as client:
-        yield client
-
-
-def asking(
-    parts: HereParts,
-    address: tuple[str, int] = HERE,
-    keys: Keys | None = None,
-    page: ASGIApp | None = None,
-) -> TestClient:
-    """Return a client on a machine, of an endpoint that is also called `restore.example`."""
-    hosts = ["restore.example"]
-    app = api.build(parts, limits=LIMITS, keys=keys, threads=1, hosts=hosts, page=page)
-    return TestClient(app, base_url="http://localhost", client=address)
-
-
-def picture(side: int = 48) -> bytes:
-    pixels = np.random.default_rng(side).integers(256, size=(side, side, 3), dtype=np.uint8)
-    return images.encode_png(pixels)
+from components.serving.rates import Rates
+from tests.components.serving.here import (
+    ELSEWHERE,
+    HERE,
+    LIMITS,
+    MIN_PSNR,
+    HereParts,
+    asking,
+    picture,
+)
+from tests.small_networks import SIZE
 
 
 def ask(client: TestClient, data: bytes, query: str = "aligned=true", **headers: str):

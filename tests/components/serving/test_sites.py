@@ -1,11 +1,13 @@
 """What a browser may do here for a page of another site, header by header."""
 
+import re
+
 import pytest
 from fastapi.testclient import TestClient
 from starlette.responses import PlainTextResponse
 from starlette.types import Receive, Scope, Send
 
-from tests.components.serving.test_api import HereParts, asking
+from tests.components.serving.here import HereParts, asking
 
 FOREIGN = {"origin": "http://evil.example"}
 LINK = {"sec-fetch-mode": "navigate", "sec-fetch-dest": "document"}
@@ -84,3 +86,10 @@ def test_every_answer_keeps_browsers_from_more_than_it_is_for(client: TestClient
         policy = answer.headers["content-security-policy"]
         assert "frame-ancestors 'none'" in policy
         assert ("default-src 'none'" in policy) == (path != "/")
+
+
+def test_the_page_of_the_options_may_fetch_what_it_asks_for(client: TestClient) -> None:
+    docs = client.get("/docs")
+    wanted = set(re.findall(r"(?:src|href)=\"(https://[^/]+)/", docs.text))
+    assert wanted
+    assert all(host in docs.headers["content-security-policy"] for host in wanted)
