@@ -26,15 +26,15 @@ from components.serving.params import Replicas, ServeParams
 _PAGE_REQUESTS = 100  # at once: one view of the page is about eighty small files
 
 
-def build(params: ServeParams) -> Application:
-    """Put the deployments together."""
+def build(params: ServeParams, place: cluster.Workplace) -> Application:
+    """Put the deployments together; `place` is the folder and the settings of their processes."""
     single, queued = Replicas(cpus=0), params.max_queued
-    models = {name: _model(name, source, params) for name, source in params.models.items()}
+    models = {name: _model(name, source, params, place) for name, source in params.models.items()}
     meter = _deployment(Meter, "meter", single, _Load(1, queued, queued)).bind(
         params.requests_per_minute
     )
     jobs = _deployment(JobsWorker, "jobs", single, _Load(1, queued, queued)).bind(
-        functools.partial(front.jobs, params, cluster.Workplace.here())
+        functools.partial(front.jobs, params, place)
     )
     page = None
     if params.page:
@@ -68,10 +68,9 @@ def _finder(params: ServeParams) -> Any:
     )
 
 
-def _model(name: str, source: str, params: ServeParams) -> Any:
+def _model(name: str, source: str, params: ServeParams, place: cluster.Workplace) -> Any:
     source = sources.absolute(source)  # replicas have another working directory
     load = _Load(params.max_batch, params.max_queued, params.max_queued)
-    place = cluster.Workplace.here()
     return _deployment(Model, f"model-{name}", params.model, load).bind(
         name,
         functools.partial(sources.follow, source, params, place),

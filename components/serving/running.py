@@ -47,7 +47,7 @@ def run(params: ServeParams, *, host: str, port: int) -> None:
     with cluster.session(Compute(cpus=params.model.cpus)):
         serve.start(http_options=HTTPOptions(host=host, port=port))
         try:
-            serve.run(build(params), name=APP)
+            serve.run(build(params, cluster.Workplace.here()), name=APP)
             _tell_of(params.models)
             threading.Event().wait()  # until Ctrl-C
         finally:
