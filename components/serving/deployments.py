@@ -29,7 +29,8 @@ from components.photographs.restoration import Prepared
 from components.serving.batching import Batcher
 from components.serving.forwarding import answered
 from components.serving.guard import Event
-from components.serving.jobs import JobFile, Jobs, Order
+from components.serving.job_files import JobFile, Order
+from components.serving.jobs import Jobs
 from components.serving.model import FacesAnswer, FacesRequest, FollowingModel, ModelState
 from components.serving.rates import Allowance, Rates
 from components.serving.refusal import Refused, as_value

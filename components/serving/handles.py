@@ -21,7 +21,7 @@ from components.photographs.options import RestoreOptions
 from components.photographs.restoration import Prepared
 from components.serving.forwarding import Forwarded
 from components.serving.guard import Event
-from components.serving.jobs import JobFile, Order
+from components.serving.job_files import JobFile, Order
 from components.serving.model import FacesAnswer, FacesRequest, ModelState
 from components.serving.rates import Allowance
 from components.serving.refusal import Refusal, Refused, another_version, busy

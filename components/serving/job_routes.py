@@ -11,7 +11,7 @@ from fastapi import FastAPI, Request, Response
 from fastapi.responses import JSONResponse
 
 from components.serving import requests
-from components.serving.jobs import JobFile, Order
+from components.serving.job_files import JobFile, Order
 from components.serving.params import JobLimits
 from components.serving.refusal import Refusal
 from components.serving.steps import Steps

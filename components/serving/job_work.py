@@ -22,7 +22,7 @@ from components.photographs.restoration import PhotographRestorer
 from components.photographs.video_restoration import restore_video
 from components.serving import requests
 from components.serving.guard import Event
-from components.serving.jobs import Job, Result, refused
+from components.serving.job_files import Job, Result, refused
 from components.serving.model import FacesRequest
 from components.serving.refusal import Refusal, Refused, too_late
 from components.serving.requests import Body, RequestOptions

@@ -1,30 +1,25 @@
 """Jobs: work that takes longer than a request. An album of pictures, or a video.
 
-All that a job needs lies in a storage, below its id, so that any process may go on with it:
-
-    job.json    whose it is, its options, the names of its files; written last: then the job exists
-    N.in, N.out file N as it came, and restored; N.in goes when the result is there
-    N.json      what became of file N
-    done.json   when the last one was finished; the job is kept for a stated time from then on
-
-One process works on the jobs. Jobs take turns, file by file, so that a short one need not wait for
-a long one.
+All that a job needs lies in a storage (`components.serving.job_files`), so that any process may go
+on with it. One process works on the jobs. They take turns, file by file, so that a short one need
+not wait for a long one.
 """
 
 from __future__ import annotations
 
 import asyncio
 import contextlib
-import json
+import contextvars
 import logging
 import time
-from collections.abc import Callable, Mapping
-from dataclasses import asdict, dataclass, field
+from collections.abc import Callable, Coroutine
 from pathlib import PurePath
 from typing import Any, Protocol, TypeVar
 
+from components.serving import job_files
+from components.serving.job_files import Job, JobFile, Order, Result
 from components.serving.params import JobLimits
-from components.serving.refusal import Refusal, Refused
+from components.serving.refusal import Refusal
 from components.storage import Storage
 
 T = TypeVar("T")
@@ -34,57 +29,6 @@ log = logging.getLogger(__name__)
 _AT_ONCE = 4  # files of all jobs together
 _CLEAN_EVERY_S = 30.0
 _AGAIN_AFTER_S = 5.0  # when the storage does not answer
-_JOB, _DONE = "job.json", "done.json"
-
-
-@dataclass(frozen=True)
-class Order:
-    """What a client wants to have done."""
-
-    owner: str
-    options: Mapping[str, str]
-    files: list[tuple[str, bytes]]  # name and content
-    is_video: bool
-
-
-@dataclass(frozen=True)
-class JobFile:
-    """A restored file."""
-
-    name: str
-    media_type: str
-    data: bytes
-
-
-@dataclass(frozen=True)
-class Result:
-    """What became of one file: a media type and a record, or why it was refused."""
-
-    media_type: str | None = None
-    suffix: str = ""
-    num_bytes: int = 0
-    record: Mapping[str, Any] | None = None
-    error: Mapping[str, str] | None = None
-
-
-@dataclass
-class Job:
-    """A job, as this process knows it."""
-
-    owner: str
-    made: float  # seconds since the epoch
-    options: dict[str, str]
-    names: list[str]
-    sizes: list[int]  # bytes of each file as it came
-    is_video: bool
-    results: dict[int, Result] = field(default_factory=dict)
-    done: float | None = None
-    working: set[int] = field(default_factory=set)
-    progress: str = ""  # within a video
-
-    def num_bytes(self) -> int:
-        waiting = [size for number, size in enumerate(self.sizes) if number not in self.results]
-        return sum(waiting) + sum(result.num_bytes for result in self.results.values())
 
 
 class Restores(Protocol):
@@ -116,7 +60,7 @@ class Jobs:
 
     async def start(self) -> None:
         """Take up the jobs of the storage. Raises: OSError if it cannot be read."""
-        self._jobs = await asyncio.to_thread(_load, self._storage)
+        self._jobs = await asyncio.to_thread(job_files.load, self._storage)
         for id_, job in self._jobs.items():
             if job.done is None:
                 self._begin(self._work(id_, job))
@@ -139,7 +83,7 @@ class Jobs:
         job = Job(order.owner, self._now(), options, names, sizes, order.is_video)
         self._jobs[id_] = job  # takes up its room from now on
         try:
-            await asyncio.to_thread(self._write, id_, job, order)
+            await asyncio.to_thread(job_files.write, self._storage / id_, job, order)
         except BaseException:
             del self._jobs[id_]
             raise
@@ -203,13 +147,6 @@ class Jobs:
         message = f"{reason}: delete one (DELETE /v1/jobs/ID), or wait until one expires"
         raise Refusal(429, "jobs_full", message, retry_after_s=60)
 
-    def _write(self, id_: str, job: Job, order: Order) -> None:
-        folder = self._storage / id_
-        for number, (_, data) in enumerate(order.files):
-            folder.write(f"{number}.in", data)
-        kept = {name: getattr(job, name) for name in _KEPT}
-        folder.write(_JOB, json.dumps(kept).encode())
-
     async def _work(self, id_: str, job: Job) -> None:
         folder = self._storage / id_
         for number in range(len(job.names)):
@@ -218,8 +155,9 @@ class Jobs:
                     await self._try(id_, job, number)
         if id_ not in self._jobs:
             return
-        job.done, job.progress = self._now(), ""
-        await _again(lambda: folder.write(_DONE, json.dumps({"at": job.done}).encode()))
+        job.progress, done = "", self._now()
+        job.done = done
+        await _again(lambda: job_files.finish(folder, done))
 
     async def _try(self, id_: str, job: Job, number: int) -> None:
         """Restore a file and keep the result, once the storage answers."""
@@ -236,9 +174,9 @@ class Jobs:
             give_up_at = job.made + self._limits.keep_s
             result, restored = await self._restore(job, data, give_up_at, said)
             if id_ in self._jobs:
-                await _again(lambda: _keep(folder, number, result, restored))
+                await _again(lambda: job_files.keep(folder, number, result, restored))
                 job.results[number] = result
-        except FileNotFoundError:  # deleted meanwhile, by whom it belongs to
+        except FileNotFoundError:  # deleted by hand, or the job was
             lost = {"code": "failed", "message": "the file was lost: send it again"}
             job.results[number] = Result(error=lost)
         finally:
@@ -256,48 +194,21 @@ class Jobs:
             await asyncio.sleep(_CLEAN_EVERY_S)
 
     async def _delete(self, id_: str) -> None:
-        folder = self._storage / id_
-        # First what makes it a job: what is left of half a deletion is not taken up again.
-        await asyncio.to_thread(folder.delete, _JOB)
-        self._jobs.pop(id_, None)
-        await asyncio.to_thread(folder.delete_all)
+        job = self._jobs.pop(id_, None)
+        if job is None:
+            return  # somebody else deletes it
+        try:
+            await asyncio.to_thread(job_files.delete, self._storage / id_)
+        except OSError:
+            self._jobs[id_] = job
+            raise
 
-    def _begin(self, work: Any) -> None:
-        task = asyncio.create_task(work)
+    def _begin(self, work: Coroutine[Any, Any, None]) -> None:
+        # In its own context: Serve takes a task for a part of the request that started it, and
+        # cancels it when that request's client leaves.
+        task = asyncio.create_task(work, context=contextvars.Context())
         self._tasks.add(task)
         task.add_done_callback(self._tasks.discard)
-
-
-_KEPT = ("owner", "made", "options", "names", "sizes", "is_video")
-
-
-def _keep(folder: Storage, number: int, result: Result, restored: bytes) -> None:
-    if restored:
-        folder.write(f"{number}.out", restored)
-    folder.write(f"{number}.json", json.dumps(asdict(result)).encode())
-    folder.delete(f"{number}.in")
-
-
-def _load(storage: Storage) -> dict[str, Job]:
-    """Read the jobs of a storage, and delete what was left of others. Raises: OSError."""
-    found: dict[str, set[str]] = {}
-    for path in storage.sizes():
-        id_, _, name = path.partition("/")
-        found.setdefault(id_, set()).add(name)
-    jobs = {}
-    for id_, names in found.items():
-        folder = storage / id_
-        if _JOB not in names:
-            folder.delete_all()
-            continue
-        job = Job(**json.loads(folder.read(_JOB)))
-        for number in range(len(job.names)):
-            if f"{number}.json" in names:
-                job.results[number] = Result(**json.loads(folder.read(f"{number}.json")))
-        if _DONE in names:
-            job.done = json.loads(folder.read(_DONE))["at"]
-        jobs[id_] = job
-    return jobs
 
 
 async def _again(act: Callable[[], T]) -> T:
@@ -310,11 +221,6 @@ async def _again(act: Callable[[], T]) -> T:
         except OSError as error:
             log.warning("jobs wait for their storage: %s", error)
             await asyncio.sleep(_AGAIN_AFTER_S)
-
-
-def refused(refusal: Refused) -> Result:
-    """Return the result of a file that was refused."""
-    return Result(error={"code": refusal.code, "message": refusal.message})
 
 
 def _time(seconds: float) -> str:
