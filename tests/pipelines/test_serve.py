@@ -317,5 +317,10 @@ def test_an_address_that_other_machines_reach_needs_keys(tmp_path: Path, reposit
         params = load()
         with pytest.raises(ValueError, match=r"0\.0\.0\.0 can be reached from other machines"):
             running.run(params, host="0.0.0.0", port=1)
+        with_keys = load([f"keys={tmp_path}/keys.json"])
+        with pytest.raises(ValueError, match=r"0\.0\.0\.0 is no name .* list these in serve.hosts"):
+            running.run(with_keys, host="0.0.0.0", port=1)
+        with pytest.raises(ParamsError, match="hosts"):
+            load(["hosts=['https://restore.example:443']"])
         with pytest.raises(ParamsError, match="max_batch"):
             load(["max_batch=0"])

@@ -15,7 +15,9 @@ from components.serving import api, keys
 from components.serving.job_work import JobWork
 from components.serving.jobs import Jobs
 from components.serving.keys import Keys
+from components.serving.model import FacesAnswer, FacesRequest
 from components.serving.params import JobLimits
+from components.serving.refusal import busy, not_ready
 from components.serving.steps import Steps
 from components.storage import Storage
 from tests.components.photographs.videos import decoded, make_video, needs_ffmpeg
@@ -237,6 +239,31 @@ def test_a_bad_job_is_refused_before_it_is_kept(
             refused = await client.post("/v1/jobs", **asked)
             assert (refused.status_code, refused.json()["error"]["code"]) == (status, code)
             assert not server.storage.sizes()
+
+    run(test)
+
+
+def test_a_busy_server_is_asked_again_and_a_faulty_one_is_not(
+    run: Callable[..., None], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("components.serving.job_work._AGAIN_AFTER_S", 0.02)
+    left = [busy().refusal(), not_ready("it loads").refusal(), RuntimeError("no memory at /srv/x")]
+
+    async def test(server: Server) -> None:
+        restore = server.parts.restore
+
+        async def fails_first(model: str, asked: FacesRequest) -> FacesAnswer:
+            if left:
+                raise left.pop(0)
+            return await restore(model, asked)
+
+        server.parts.restore = fails_first
+        async with await server.start() as client:
+            job = (await send(client, picture(), picture())).json()["id"]
+            first, second = (await finished(client, job))["files"]
+            assert first["error"]["code"] == "failed"
+            assert "/srv" not in first["error"]["message"]
+            assert second["status"] == "restored"
 
     run(test)
 
