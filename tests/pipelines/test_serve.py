@@ -87,8 +87,8 @@ def test_a_job_survives_the_loss_of_any_replica(endpoint: Endpoint) -> None:
     sent = httpx.post(f"{endpoint.url}/v1/jobs", files=files, data={"aligned": "true"}, timeout=60)
     assert sent.status_code == 202, sent.text
     job = f"{endpoint.url}{sent.headers['location']}"
-    for name in ("jobs", "ingress"):
-        endpoint.replicas(name)[0].kill()
+    for lost in [endpoint.replicas(name)[0] for name in ("jobs", "ingress")]:
+        lost.kill()
     end = time.monotonic() + 120
     state: dict[str, Any] = {"status": "unknown"}
     while state["status"] != "finished":
