@@ -16,10 +16,12 @@ export DETECTOR ?=
 # A stage of dvc.yaml says `python`: it means this one.
 export PATH := $(CURDIR)/$(BIN):$(PATH)
 export PYTHONUNBUFFERED := 1
+# DVC keeps pickles there, by default where every user of the machine may write.
+export DVC_SITE_CACHE_DIR ?= $(HOME)/.cache/hdrface/dvc
 # Two files of tests at a time: what takes long is mostly the wait for other processes.
 AT_ONCE := --numprocesses=2 --dist=loadfile --no-loadscope-reorder
 
-.PHONY: help install demo results test test-cluster check format bench serve mlflow lock lock-check chromium ffmpeg postgresql
+.PHONY: help install demo results test test-cluster check format bench serve mlflow lock lock-check audit chromium ffmpeg postgresql
 
 help: ## list the targets
 	@sed -n 's/^\([a-z-]*\):.*## /\1\t/p' $(MAKEFILE_LIST) | expand -t 14
@@ -46,6 +48,7 @@ demo: $(STAMP) ## run the whole line [FACES=DIR [DETECTOR=FILE]], print the resu
 	  if [ -n "$$DETECTOR" ]; then set -- "$$@" "faces.detector=$$DETECTOR"; \
 	  elif [ -n "$$FACES" ] && [ ! -e "$$FACES/landmarks.csv" ]; then set -- "$$@" faces.aligned=true; fi; \
 	  hdrface config use "$$@"
+	@mkdir -p -m 700 "$$DVC_SITE_CACHE_DIR" && chmod 700 "$$DVC_SITE_CACHE_DIR"
 	@python -m components.cluster dvc repro # all stages share one local Ray
 	@hdrface results
 
@@ -90,6 +93,9 @@ lock-check: $(STAMP) ## check that there are wheels of the lock for every Python
 	  MACOSX_DEPLOYMENT_TARGET=14.0 uv pip install --dry-run --quiet --no-deps --only-binary :all: $(SOURCE_ONLY:%=--no-binary %) \
 	    --python-version $$python --python-platform $$platform --target .venv/empty -r requirements.lock; \
 	done; done
+
+audit: $(STAMP) ## look for known faults of the lock's packages; needs a network
+	@uv tool run --from 'pip-audit>=2.9,<3' pip-audit --no-deps --disable-pip --requirement requirements.lock
 
 # The target's package of Debian, unless the first argument succeeds; without it, tests are skipped and say so.
 define from_debian

@@ -16,6 +16,8 @@ ARGUMENTS = [
     "--disable-background-networking",
     "--disable-component-update",
     "--disable-sync",
+    # Names of nobody, which lead here: what a page does whose DNS is rebound.
+    "--host-resolver-rules=MAP *.example 127.0.0.1",
 ]
 
 

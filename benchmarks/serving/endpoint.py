@@ -15,7 +15,7 @@ import time
 import urllib.request
 from collections import Counter
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -66,7 +66,7 @@ class Answer:
 class Endpoint:
     """`hdrface serve` in its own process."""
 
-    def __init__(self, folder: Path, detector: Path) -> None:
+    def __init__(self, folder: Path, detector: Path, *settings: str) -> None:
         with socket.create_server(("127.0.0.1", 0)) as free:
             port = free.getsockname()[1]
         self.host, self.port = "127.0.0.1", port
@@ -75,10 +75,10 @@ class Endpoint:
         (folder / "conf").symlink_to(REPOSITORY / "conf")
         environment = {**os.environ, "PYTHONPATH": str(REPOSITORY)}
         subprocess.run([*python, "config", "use", "tiny"], cwd=folder, env=environment, check=True)
-        settings = [f"models={{sd21-sdfm: {MODEL}}}", f"detector={detector}"]
+        given = [f"models={{sd21-sdfm: {MODEL}}}", f"detector={detector}", *settings]
         with (folder / "log").open("wb") as log:
             self.process = subprocess.Popen(
-                [*python, "serve", "--port", str(port), *settings],
+                [*python, "serve", "--port", str(port), *given],
                 cwd=folder,
                 env=environment,
                 stdout=log,
@@ -100,13 +100,16 @@ class Endpoint:
 
     def replica(self, name: str) -> Any | None:
         """Return the process of a deployment's replica; None while there is none."""
+        return next(iter(self.processes(f"hdrface:{name}")), None)
+
+    def processes(self, title: str) -> list[Any]:
+        """Return Ray's processes whose title contains a text."""
+        found = []
         for process in psutil.Process(self.process.pid).children(recursive=True):
-            try:
-                if f"hdrface:{name}" in "".join(process.cmdline()):
-                    return process
-            except psutil.Error:
-                continue
-        return None
+            with suppress(psutil.Error):
+                if title in "".join(process.cmdline()):
+                    found.append(process)
+        return found
 
     def stop(self) -> None:
         self.process.send_signal(signal.SIGINT)
@@ -114,12 +117,12 @@ class Endpoint:
 
 
 @contextmanager
-def running(detector: Path) -> Iterator[Endpoint]:
+def running(detector: Path, *settings: str) -> Iterator[Endpoint]:
     """Start an endpoint and wait until it is ready; print its log if it fails."""
     if not MODEL.is_dir():
         raise SystemExit(f"{MODEL} does not exist: run `make demo` first")
     with tempfile.TemporaryDirectory(prefix="hdrface-serving-") as folder:
-        endpoint = Endpoint(Path(folder), detector)
+        endpoint = Endpoint(Path(folder), detector, *settings)
         try:
             endpoint.wait_until_ready()
             yield endpoint

@@ -14,7 +14,7 @@ from collections.abc import Iterator, Sequence
 from typing import Any
 
 from components import experiments
-from components.cluster import capacity, nodes
+from components.cluster import capacity, nodes, token
 from components.lineage import ROOT
 from components.params import Compute
 
@@ -95,6 +95,7 @@ def local(*, num_cpus: int | None = None, show_worker_output: bool = False) -> I
     import ray
 
     _set_environment()
+    token.keep_secret()
     # Workers import `components` and `pipelines` wherever the command was started.
     paths = [str(ROOT), *filter(None, os.environ.get("PYTHONPATH", "").split(os.pathsep))]
     os.environ["PYTHONPATH"] = os.pathsep.join(dict.fromkeys(paths))

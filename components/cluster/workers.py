@@ -27,7 +27,7 @@ class Workplace:
     """
 
     folder: Path | None
-    settings: Sequence[Any]  # of one reference; bare, Ray would put the value in its place
+    settings: Sequence[Any]  # one reference or none; bare, Ray would put the value in its place
 
     @classmethod
     def here(cls) -> Self:
@@ -43,7 +43,8 @@ class Workplace:
 
         if self.folder is not None:
             os.chdir(self.folder)  # relative paths mean the same here and in the stage
-        os.environ.update(ray.get(self.settings[0]))
+        for settings in self.settings:
+            os.environ.update(ray.get(settings))
 
 
 def call(compute: Compute, function: Callable[..., T], *arguments: Any) -> T:

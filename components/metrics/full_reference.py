@@ -3,11 +3,16 @@
 B batch. Images are RGB in [0, 1].
 """
 
+import contextlib
+import sys
+from collections.abc import Iterator
 from pathlib import Path
+from types import ModuleType
 from typing import Any
 
 import numpy as np
 import numpy.typing as npt
+import packaging.version
 import torch
 from torch import Tensor
 
@@ -26,7 +31,7 @@ class FullReference:
     def __init__(self, name: str, *, device: torch.device, hub: Path, **options: Any) -> None:
         import pyiqa
 
-        with offline(hub):
+        with offline(hub), importable_clip():
             metric = pyiqa.create_metric(name, device=device, **options)
         # Its outer module would set cuDNN's precision to TF32 again.
         self.network, self.device = metric.net, device
@@ -64,3 +69,21 @@ class Niqe(NoReference):
 
 def _scores(scores: Tensor) -> npt.NDArray[np.float64]:
     return np.asarray(scores.reshape(-1).double().cpu().numpy())
+
+
+@contextlib.contextmanager
+def importable_clip() -> Iterator[None]:
+    """Let OpenAI's clip be imported, which pyiqa's CLIP metrics use.
+
+    It takes `packaging` from pkg_resources, which setuptools has no more.
+    """
+    stand_in = ModuleType("pkg_resources")
+    stand_in.packaging = packaging  # type: ignore[attr-defined]
+    before = sys.modules.get("pkg_resources")
+    sys.modules["pkg_resources"] = stand_in
+    try:
+        yield
+    finally:
+        del sys.modules["pkg_resources"]
+        if before is not None:
+            sys.modules["pkg_resources"] = before

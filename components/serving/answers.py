@@ -43,7 +43,8 @@ def photograph_response(request: Request, answer: PhotographAnswer) -> Response:
 def error_response(request: Request, refused: Refused) -> JSONResponse:
     """Make the answer to a request that is refused."""
     about = {"code": refused.code, "message": refused.message, "request_id": request.state.id}
-    headers = {"Retry-After": "1"} if refused.status in (429, 503) else None
+    passes = refused.status in (429, 503)
+    headers = {"Retry-After": str(refused.retry_after_s)} if passes else None
     return JSONResponse({"error": about}, refused.status, headers)
 
 

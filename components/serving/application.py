@@ -2,7 +2,8 @@
 
 ingress (HTTP)  ->  finder      finds the faces of a photograph
                 ->  model-NAME  one for each model: restores the faces of many requests at once
-                ->  meter       holds the counters behind /metrics
+                ->  meter       holds the counters behind /metrics, and of each key's rate
+                ->  jobs        works on albums and videos, as a client of the finder and the models
                 ->  page        shows the web page at /
 """
 
@@ -19,17 +20,22 @@ from ray.serve.schema import LoggingConfig
 
 from components import cluster
 from components.serving import front, sources
-from components.serving.deployments import FaceFinder, Meter, Model, Page
+from components.serving.deployments import FaceFinder, JobsWorker, Meter, Model, Page
 from components.serving.params import Replicas, ServeParams
 
 _PAGE_REQUESTS = 100  # at once: one view of the page is about eighty small files
 
 
-def build(params: ServeParams) -> Application:
-    """Put the deployments together."""
+def build(params: ServeParams, place: cluster.Workplace) -> Application:
+    """Put the deployments together; `place` is the folder and the settings of their processes."""
     single, queued = Replicas(cpus=0), params.max_queued
-    models = {name: _model(name, source, params) for name, source in params.models.items()}
-    meter = _deployment(Meter, "meter", single, _Load(1, queued, queued)).bind()
+    models = {name: _model(name, source, params, place) for name, source in params.models.items()}
+    meter = _deployment(Meter, "meter", single, _Load(1, queued, queued)).bind(
+        params.requests_per_minute
+    )
+    jobs = _deployment(JobsWorker, "jobs", single, _Load(1, queued, queued)).bind(
+        functools.partial(front.jobs, params, place)
+    )
     page = None
     if params.page:
         load = _Load(1, _PAGE_REQUESTS, queued)
@@ -38,7 +44,7 @@ def build(params: ServeParams) -> Application:
     ingress = serve.ingress(lambda: front.routes(params, with_page=params.page))(front.Ingress)
     load = _Load(max(1, queued // 2), queued * len(models), queued)
     application: Application = _deployment(ingress, "ingress", params.ingress, load).bind(
-        _finder(params), models, meter, page
+        _finder(params), models, meter, jobs, page
     )
     return application
 
@@ -62,10 +68,9 @@ def _finder(params: ServeParams) -> Any:
     )
 
 
-def _model(name: str, source: str, params: ServeParams) -> Any:
+def _model(name: str, source: str, params: ServeParams, place: cluster.Workplace) -> Any:
     source = sources.absolute(source)  # replicas have another working directory
     load = _Load(params.max_batch, params.max_queued, params.max_queued)
-    place = cluster.Workplace.here()
     return _deployment(Model, f"model-{name}", params.model, load).bind(
         name,
         functools.partial(sources.follow, source, params, place),

@@ -5,19 +5,22 @@ from __future__ import annotations
 import asyncio
 import base64
 import contextlib
-import ipaddress
 import logging
 import re
 import time
 import uuid
 from collections.abc import Awaitable, Callable
 from dataclasses import dataclass
+from typing import Protocol
 
 from fastapi import Request, Response
 
 from components.serving import answers
+from components.serving.addresses import is_loopback
 from components.serving.keys import Keys
-from components.serving.refusal import Refusal, Refused
+from components.serving.rates import Allowance
+from components.serving.refusal import Refusal, Refused, too_many
+from components.serving.sites import Sites, protect
 
 log = logging.getLogger("hdrface.access")
 
@@ -25,6 +28,7 @@ _REQUEST_ID = re.compile(r"[A-Za-z0-9._-]{1,64}")
 _MAX_HEADER_BYTES = 32_768  # of all headers together; HTTP sets no limit
 _CLIENT_LEFT = 499  # only in the log and the counts, as nginx writes it
 _OPEN_TO_ALL = ("/healthz", "/readyz", "/docs", "/openapi.json")
+_LIMITED = ("/v1/restore", "/v1/jobs")  # requests that a key may send only so often
 
 
 @dataclass(frozen=True)
@@ -37,12 +41,22 @@ class Event:
     faces: int = 0  # restored
 
 
+class Counts(Protocol):
+    """Where requests are counted, for all processes of the endpoint."""
+
+    def count(self, event: Event) -> None:
+        """Count an answered request; returns at once."""
+
+    async def take(self, owner: str) -> Allowance | None:
+        """Count a request against its owner's rate; None: there is no limit. Raises: Refusal."""
+
+
 class Guard:
     """Middleware that admits, times and logs requests; it logs no picture and no key."""
 
-    def __init__(self, count: Callable[[Event], None], keys: Keys | None) -> None:
-        """Send each request for a restoration to `count`; without keys, admit only this machine."""
-        self._count, self._keys = count, keys
+    def __init__(self, counts: Counts, keys: Keys | None, sites: Sites) -> None:
+        """Count each request for a restoration; without keys, admit only this machine."""
+        self._counts, self._keys, self._sites = counts, keys, sites
 
     async def __call__(
         self, request: Request, call_next: Callable[[Request], Awaitable[Response]]
@@ -52,15 +66,20 @@ class Guard:
         given = request.headers.get("x-request-id", "")
         request.state.id = given if _REQUEST_ID.fullmatch(given) else uuid.uuid4().hex
         response: Response
-        owner = "-"
+        owner, allowance = "-", None
         try:
             _check_headers(request)
-            owner = self._owner(request)
+            self._sites.check(request)
+            owner = request.state.owner = self._owner(request)
+            if request.method == "POST" and request.scope["path"] in _LIMITED:
+                allowance = await self._counts.take(owner)
+            if allowance is not None and not allowance.is_allowed:
+                raise too_many(allowance).refusal()
         except Refusal as refusal:
             response = answers.error_response(request, refusal.refused)
             if refusal.refused.status == 401:
                 # A browser then asks for a name and a password: the key is the password.
-                is_page = not request.url.path.startswith("/v1/")
+                is_page = not request.scope["path"].startswith("/v1/")
                 response.headers["WWW-Authenticate"] = "Basic" if is_page else "Bearer"
         else:
             try:
@@ -68,6 +87,9 @@ class Guard:
             except asyncio.CancelledError:  # Serve cancels a request whose client has left
                 self._record(request, _CLIENT_LEFT, started, owner)
                 raise
+        if allowance is not None:
+            response.headers.update(allowance.headers())
+        protect(request.scope["path"], response)
         self._record(request, response.status_code, started, owner)
         return response
 
@@ -78,15 +100,15 @@ class Guard:
             "%s %s %s %d %.3f s %s",
             request.state.id,
             request.method,
-            request.url.path[:100],
+            request.scope["path"][:100],
             status,
             seconds,
             owner,
         )
-        if request.url.path == "/v1/restore":
+        if request.scope["path"] == "/v1/restore":
             model = getattr(request.state, "model", "")
             faces = getattr(request.state, "num_restored", 0)
-            self._count(Event(model, status, seconds, faces))
+            self._counts.count(Event(model, status, seconds, faces))
 
     async def _answer(
         self, request: Request, call_next: Callable[[Request], Awaitable[Response]]
@@ -101,7 +123,7 @@ class Guard:
 
     def _owner(self, request: Request) -> str:
         """Return the owner of the request's key; "-" if no key is needed. Raises: Refusal."""
-        if request.url.path in _OPEN_TO_ALL:
+        if request.scope["path"] in _OPEN_TO_ALL:
             return "-"
         if self._keys is None:
             if request.client is None or not is_loopback(request.client.host):
@@ -117,17 +139,10 @@ class Guard:
             raise Refusal(
                 401,
                 "no_key",
-                "an API key is needed: Authorization: Bearer KEY, X-API-Key, or as a password",
+                "an API key is needed, one that has not expired: Authorization: Bearer KEY, "
+                "X-API-Key, or as a password",
             )
         return owner
-
-
-def is_loopback(address: str) -> bool:
-    """Return whether an IP address is one that only this machine reaches."""
-    try:
-        return ipaddress.ip_address(address).is_loopback
-    except ValueError:
-        return False
 
 
 def _check_headers(request: Request) -> None:

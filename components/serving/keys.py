@@ -3,7 +3,9 @@
 The file holds names and SHA-256 hashes, never a key. A key has 256 random bits, so a plain hash is
 safe: no list of likely keys can be tried against it.
 
-    {"anna": {"sha256": "9f86...", "made": "2026-01-31T09:00:00+00:00"}}
+    {"anna": {"sha256": "9f86...", "made": "2026-01-31T09:00:00+00:00", "expires": "..."}}
+
+A key without `expires` is valid until it is removed.
 """
 
 import hashlib
@@ -12,42 +14,48 @@ import json
 import os
 import secrets
 import tempfile
-from collections.abc import Mapping
-from datetime import UTC, datetime
+from collections.abc import Callable, Mapping
+from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any
 
 _PREFIX = "hdrface-"  # so that a leaked key is recognised
 _RANDOM_BYTES = 32
+_NEVER = "9999-12-31T00:00:00+00:00"
 
 
 class Keys:
     """The keys of a file; the file is read again when it has changed."""
 
-    def __init__(self, file: Path) -> None:
-        self._file = file
+    def __init__(self, file: Path, now: Callable[[], datetime] = lambda: datetime.now(UTC)) -> None:
+        self._file, self._now = file, now
         self._stamp: tuple[int, int] | None = None
-        self._hashes: dict[str, str] = {}
+        self._entries: dict[str, dict[str, str]] = {}
 
     def owner(self, key: str) -> str | None:
-        """Return the owner of a key. A wrong key takes as long as a right one."""
+        """Return the owner of a valid key. A wrong key takes as long as a right one."""
         self._refresh()
         given = _hash(key)
         found = None
-        for name, expected in self._hashes.items():
-            if hmac.compare_digest(given, expected):
+        for name, entry in self._entries.items():
+            if hmac.compare_digest(given, entry["sha256"]):
                 found = name
+        if found is None or self._is_over(self._entries[found]):
+            return None
         return found
+
+    def _is_over(self, entry: Mapping[str, str]) -> bool:
+        return "expires" in entry and self._now() >= datetime.fromisoformat(entry["expires"])
 
     def _refresh(self) -> None:
         try:
             status = self._file.stat()
         except FileNotFoundError:
-            self._hashes, self._stamp = {}, None
+            self._entries, self._stamp = {}, None
             return
         stamp = (status.st_mtime_ns, status.st_ino)
         if stamp != self._stamp:
-            self._hashes = {name: entry["sha256"] for name, entry in read(self._file).items()}
+            self._entries = read(self._file)
             self._stamp = stamp
 
 
@@ -67,8 +75,10 @@ def read(file: Path) -> dict[str, dict[str, str]]:
     return entries
 
 
-def add(file: Path, name: str) -> str:
+def add(file: Path, name: str, *, days: float | None = None) -> str:
     """Make a key, store its hash under a name, and return the key; it is not stored.
+
+    It expires after `days`; None: it does not.
 
     Raises: ValueError if the name is taken.
     """
@@ -76,8 +86,11 @@ def add(file: Path, name: str) -> str:
     if name in entries:
         raise ValueError(f"{file} has a key for {name!r} already: remove it, or use another name")
     key = _PREFIX + secrets.token_urlsafe(_RANDOM_BYTES)
-    made = datetime.now(UTC).isoformat(timespec="seconds")
-    _write(file, {**entries, name: {"sha256": _hash(key), "made": made}})
+    now = datetime.now(UTC)
+    entry = {"sha256": _hash(key), "made": now.isoformat(timespec="seconds")}
+    if days is not None:
+        entry["expires"] = (now + timedelta(days=days)).isoformat(timespec="seconds")
+    _write(file, {**entries, name: entry})
     return key
 
 
@@ -97,7 +110,12 @@ def _hash(key: str) -> str:
 
 
 def _is_entry(entry: Any) -> bool:
-    return isinstance(entry, dict) and isinstance(entry.get("sha256"), str)
+    if not isinstance(entry, dict) or not isinstance(entry.get("sha256"), str):
+        return False
+    try:  # a time without a zone cannot be compared
+        return datetime.fromisoformat(entry.get("expires", _NEVER)).tzinfo is not None
+    except (TypeError, ValueError):
+        return False
 
 
 def _write(file: Path, entries: Mapping[str, Mapping[str, str]]) -> None:

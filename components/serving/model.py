@@ -36,7 +36,8 @@ class Version:
 class FacesRequest:
     """The aligned faces of one request, in the model's size, uint8 (size, size, 3).
 
-    `intermediates` are their first restorations, if the request brings them.
+    `intermediates` are their first restorations, if the request brings them. `keys` are those of
+    their noise; None: the faces' pixels are.
     """
 
     faces: Sequence[Image]
@@ -45,11 +46,13 @@ class FacesRequest:
     intermediates: Sequence[Image] | None = None
     colorize: bool = False
     give_up_at: float = float("inf")  # seconds since the epoch: the client's deadline
+    keys: Sequence[str] | None = None
 
     def part(self, start: int, stop: int) -> FacesRequest:
         """Return the same request for some of its faces."""
         firsts = None if self.intermediates is None else self.intermediates[start:stop]
-        return replace(self, faces=self.faces[start:stop], intermediates=firsts)
+        keys = None if self.keys is None else self.keys[start:stop]
+        return replace(self, faces=self.faces[start:stop], intermediates=firsts, keys=keys)
 
 
 @dataclass(frozen=True)
@@ -111,11 +114,11 @@ class FollowingModel:
             return [not_ready(self.problem)] * len(asked)
         now = time.time()
         answers: list[FacesAnswer | Refused] = [too_late()] * len(asked)
-        groups: dict[tuple[float | None, ColorFix | None, bool, bool], list[int]] = {}
+        groups: dict[tuple[float | None, ColorFix | None, bool, bool, bool], list[int]] = {}
         for index, one in enumerate(asked):
             if one.give_up_at > now:
-                are_given = one.intermediates is not None
-                key = (one.fidelity, one.color_fix, one.colorize, are_given)
+                brings_firsts, brings_keys = one.intermediates is not None, one.keys is not None
+                key = (one.fidelity, one.color_fix, one.colorize, brings_firsts, brings_keys)
                 groups.setdefault(key, []).append(index)
         for indices in groups.values():
             some = [asked[index] for index in indices]
@@ -136,6 +139,7 @@ class FollowingModel:
         first = asked[0]
         squares = [face for one in asked for face in one.faces]
         firsts = [face for one in asked for face in one.intermediates or ()]
+        keys = [key for one in asked for key in one.keys or ()]
         if any(len(square) != loaded.restorer.size for square in squares):
             return [another_version()] * len(asked)
         try:
@@ -143,6 +147,7 @@ class FollowingModel:
                 squares,
                 fidelity=first.fidelity,
                 color_fix=first.color_fix,
+                keys=None if first.keys is None else keys,
                 intermediates=None if first.intermediates is None else firsts,
                 colorize=first.colorize,
             )

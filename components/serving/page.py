@@ -17,12 +17,13 @@ from pathlib import Path
 from typing import Any
 
 import gradio as gr
-import httpx
 from fastapi import FastAPI
 from starlette.types import ASGIApp
 
 from components.param_fields import ParamField, fields_of
 from components.serving import page_results
+from components.serving.page_album import AlbumPane
+from components.serving.page_client import DEFAULT, PageClient
 from components.serving.page_results import ResultPane
 from components.serving.requests import RequestOptions
 
@@ -31,7 +32,6 @@ _KEEP_FILES_S = 3600
 _MAX_RUNNING = 8  # restorations; the endpoint has its own limits
 _MAX_WAITING = 64
 _LOOK_FOR_WORK_EVERY_S = 0.05
-_DEFAULT = "default"  # the choice that leaves an option out of the request
 
 # Options that are always visible; the others are below "More options".
 _MAIN_OPTIONS = ("model", "scale", "only_center_face")
@@ -137,11 +137,16 @@ def _blocks(server: Server) -> Any:
             with gr.Column(scale=3, min_width=320):
                 message = gr.Markdown(elem_id="message")
                 pane = ResultPane()
-        client = _Client(server, list(controls))
+                client = PageClient(server.api, list(controls))
+                AlbumPane(client, list(controls.values()))
+
+        async def restore(request: gr.Request, file: str | None, *values: Any) -> list[Any]:
+            return await _restore(client, request, file, *values)
+
         outputs = [message, *pane.components]
         gr.on(
             [photo.upload, button.click],
-            client.restore,
+            restore,
             [photo, *controls.values()],
             outputs,
             api_visibility="private",
@@ -178,14 +183,14 @@ def _control(field: ParamField) -> gr.components.Component:
     text: dict[str, Any] = {"label": label, "info": f"{more}." if more else None}
     is_whole = field.type is int
     if field.choices:
-        return gr.Dropdown([_DEFAULT, *field.choices], value=field.default or _DEFAULT, **text)
+        return gr.Dropdown([DEFAULT, *field.choices], value=field.default or DEFAULT, **text)
     if field.type is bool:
         return gr.Checkbox(field.default, **text)
     if field.default is not None and field.low is not None and field.high is not None:
         step = 1 if is_whole else _SLIDER_STEP
         return gr.Slider(field.low, field.high, field.default, step=step, **text)
     if field.default is None:  # Gradio sends a number that is left empty as 0
-        return gr.Textbox(placeholder=_DEFAULT, **text)
+        return gr.Textbox(placeholder=DEFAULT, **text)
     return gr.Number(
         field.default,
         precision=0 if is_whole else None,
@@ -195,35 +200,27 @@ def _control(field: ParamField) -> gr.components.Component:
     )
 
 
-class _Client:
-    """Sends requests to the endpoint with the options of the controls."""
-
-    def __init__(self, server: Server, names: Sequence[str]) -> None:
-        self._server, self._names = server, names
-
-    async def restore(self, request: gr.Request, file: str | None, *values: Any) -> list[Any]:
-        """Restore a file; return the values of all outputs, in their order."""
-        if file is None:
-            return page_results.message_only("Choose a photograph first.")
-        options = {
-            name: str(value)
-            for name, value in zip(self._names, values, strict=True)
-            if value not in (None, "", _DEFAULT)
-        }
-        data = Path(file).read_bytes()
-        headers = {"content-type": "application/octet-stream", "accept": "application/json"}
-        if key := request.headers.get("authorization"):
-            headers["authorization"] = key
-        async with httpx.AsyncClient(
-            transport=httpx.ASGITransport(self._server.api), base_url="http://page", timeout=None
-        ) as client:
-            answer = await client.post("/v1/restore", params=options, content=data, headers=headers)
-        content = answer.json()
-        if answer.is_error:
-            return page_results.message_only(
-                f"**Not restored:** {page_results.escaped(content['error']['message'])}"
-            )
-        return await asyncio.to_thread(page_results.values_for, Path(file), data, content)
+async def _restore(
+    client: PageClient, request: gr.Request, file: str | None, *values: Any
+) -> list[Any]:
+    """Restore a file; return the values of all outputs, in their order."""
+    if file is None:
+        return page_results.message_only("Choose a photograph first.")
+    data = Path(file).read_bytes()
+    answer = await client.ask(
+        request,
+        "POST",
+        "/v1/restore",
+        params=client.options(values),
+        content=data,
+        headers={"content-type": "application/octet-stream", "accept": "application/json"},
+    )
+    content = answer.json()
+    if answer.is_error:
+        return page_results.message_only(
+            f"**Not restored:** {page_results.escaped(content['error']['message'])}"
+        )
+    return await asyncio.to_thread(page_results.values_for, Path(file), data, content)
 
 
 def _path_of(upload: Any) -> Any:

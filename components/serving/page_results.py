@@ -92,7 +92,7 @@ def values_for(file: Path, data: bytes, content: Mapping[str, Any]) -> list[Any]
     )
     # A gallery has no empty places: a face without a gate has its own picture there.
     gates = [
-        one if view.gate is None else _served_file(view.gate, "gate.png")
+        one if view.gate is None else served_file(view.gate, "gate.png")
         for view, one in zip(views, before, strict=True)
     ]
     captions = [view.caption for view in views]
@@ -100,7 +100,7 @@ def values_for(file: Path, data: bytes, content: Mapping[str, Any]) -> list[Any]
         _headline(content),
         gr.Column(visible=True),
         (before[0], after[0]),
-        _served_file(picture, f"{file.stem}-restored{SUFFIXES[kind]}"),
+        served_file(picture, f"{file.stem}-restored{SUFFIXES[kind]}"),
         gr.Gallery(list(zip(after, captions, strict=True)), selected_index=0),
         gr.Image(None, visible=False),
         _each_face(content["record"]["faces"]),
@@ -178,10 +178,10 @@ def _resized(image: Image, width: int, height: int) -> Image:
 def _view_file(image: Image) -> str:
     """Write a picture that the page shows, and return its path."""
     encoded = encoding.encode(Photograph(image, "webp"), format="webp", quality=_VIEW_QUALITY)
-    return _served_file(encoded, "view.webp")
+    return served_file(encoded, "view.webp")
 
 
-def _served_file(data: bytes, name: str) -> str:
+def served_file(data: bytes, name: str) -> str:
     """Write a file into the folder that the page serves, and return its path."""
     return str(save_bytes_to_cache(data, name, os.environ["GRADIO_TEMP_DIR"]))
 

@@ -5,12 +5,14 @@ from pathlib import Path
 from typing import Annotated
 
 from omegaconf import OmegaConf
-from pydantic import Field, NonNegativeFloat, PositiveFloat, PositiveInt
+from pydantic import Field, NonNegativeFloat, PositiveFloat, PositiveInt, StringConstraints
 
 from components.params import Params, read
 from components.weights.precision import Precision
 
 Fraction = Annotated[float, Field(ge=0, le=1)]
+# Neither a scheme nor a port: an IPv6 address has no brackets.
+Host = Annotated[str, StringConstraints(pattern=r"^([A-Za-z0-9._-]+|[0-9A-Fa-f:.]+)$")]
 
 
 class Replicas(Params):
@@ -20,6 +22,27 @@ class Replicas(Params):
     max: PositiveInt = 1
     cpus: NonNegativeFloat = 1
     gpus: NonNegativeFloat = 0
+
+
+class JobLimits(Params):
+    """What jobs may cost, and how long their results are kept."""
+
+    # A folder of this machine, or an s3:// prefix or a folder that every node of a cluster sees.
+    # Two endpoints may not share it.
+    folder: str = "data/jobs"
+    keep_s: PositiveFloat = 86_400  # after a job is finished; an unfinished one ends after it, too
+    max_files: PositiveInt = 100  # of one job
+    max_upload_mb: PositiveFloat = 256  # of one job
+    max_jobs: PositiveInt = 8  # of one key
+    max_mb: PositiveFloat = 1024  # of one key: files that wait, and results
+
+    @property
+    def upload_bytes(self) -> int:
+        return int(self.max_upload_mb * 1e6)
+
+    @property
+    def kept_bytes(self) -> int:
+        return int(self.max_mb * 1e6)
 
 
 class ServeParams(Params):
@@ -35,6 +58,11 @@ class ServeParams(Params):
     identity_network: Path | None
     # A file of `hdrface keys`. None: no key is needed, and only this machine may send requests.
     keys: Path | None
+    # Names and addresses that clients reach the server by, beside those of loopback. Requests with
+    # another Host header are refused: DNS may lead anybody's name to this machine.
+    hosts: tuple[Host, ...] = ()
+    # Requests for restorations that one key may send in a minute. None: any number.
+    requests_per_minute: PositiveInt | None = None
     max_upload_mb: PositiveFloat
     max_pixels: PositiveInt
     max_faces: PositiveInt
@@ -47,6 +75,7 @@ class ServeParams(Params):
     # version of a model.
     compile: bool = False
     page: bool
+    jobs: JobLimits = JobLimits()
     ingress: Replicas
     finder: Replicas
     model: Replicas

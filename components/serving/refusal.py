@@ -3,7 +3,13 @@
 An exception from another process would carry a trace with that machine's paths.
 """
 
+from collections.abc import Awaitable
 from dataclasses import dataclass
+from typing import TypeVar
+
+from components.serving.rates import Allowance
+
+T = TypeVar("T")
 
 
 @dataclass(frozen=True)
@@ -13,17 +19,26 @@ class Refused:
     status: int
     code: str
     message: str
+    retry_after_s: int = 1  # of statuses that pass: 429, 503
 
     def refusal(self) -> "Refusal":
-        return Refusal(self.status, self.code, self.message)
+        return Refusal(self.status, self.code, self.message, self.retry_after_s)
 
 
 class Refusal(Exception):  # noqa: N818 - it is an answer, not a fault
     """Ends the work on a request."""
 
-    def __init__(self, status: int, code: str, message: str) -> None:
+    def __init__(self, status: int, code: str, message: str, retry_after_s: int = 1) -> None:
         super().__init__(message)
-        self.refused = Refused(status, code, message)
+        self.refused = Refused(status, code, message, retry_after_s)
+
+
+async def as_value(work: Awaitable[T]) -> T | Refused:
+    """Return what work returns, or the refusal that it raises."""
+    try:
+        return await work
+    except Refusal as refusal:
+        return refusal.refused
 
 
 def too_late() -> Refused:
@@ -32,6 +47,11 @@ def too_late() -> Refused:
 
 def busy() -> Refused:
     return Refused(429, "busy", "too many requests are waiting: try again in a moment")
+
+
+def too_many(allowance: Allowance) -> Refused:
+    message = f"this key may send {allowance.limit} requests a minute: come again later"
+    return Refused(429, "too_many", message, allowance.reset_s)
 
 
 def not_ready(problem: str) -> Refused:

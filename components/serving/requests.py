@@ -19,6 +19,8 @@ _MAX_FIELDS = 32
 _MAX_FIELD_BYTES = 1024
 _FILE = "image"
 _INTERMEDIATE = "intermediate"
+_VIDEO = "video"
+_MAX_NAME = 200  # characters of a file's name that are kept
 
 
 class RequestOptions(RestoreOptions, FileOptions):
@@ -43,21 +45,23 @@ class RequestOptions(RestoreOptions, FileOptions):
 class BoundedBody:
     """Stops reading a body that grows above a limit, whatever its headers say."""
 
-    def __init__(self, app: ASGIApp, *, max_bytes: int) -> None:
-        self._app, self._max_bytes = app, max_bytes
+    def __init__(self, app: ASGIApp, *, max_bytes: int, larger: Mapping[str, int]) -> None:
+        """Allow `max_bytes` to each path, but for those of `larger`."""
+        self._app, self._max_bytes, self._larger = app, max_bytes, larger
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         if scope["type"] != "http":
             await self._app(scope, receive, send)
             return
         num_bytes = 0
+        most = self._larger.get(scope["path"], self._max_bytes)
 
         async def counted() -> Message:
             nonlocal num_bytes
             message = await receive()
             num_bytes += len(message.get("body", b""))
-            if num_bytes > self._max_bytes:
-                limit = f"{self._max_bytes / 1e6:g} MB"
+            if num_bytes > most:
+                limit = f"{most / 1e6:g} MB"
                 raise Refusal(413, "too_large", f"the upload is larger than {limit}")
             return message
 
@@ -121,6 +125,55 @@ async def _form(request: Request) -> tuple[Body, dict[str, str]]:
             return Body(await file.read(), intermediate), fields
     except HTTPException as error:  # what Starlette raises for a form inside an application
         raise Refusal(400, "bad_form", f"the form cannot be read: {error.detail}") from error
+
+
+async def read_job(
+    request: Request, max_files: int
+) -> tuple[list[tuple[str, bytes]], bool, dict[str, str]]:
+    """Read the files of a job (name and content), whether it is a video, and the options.
+
+    Raises: Refusal if there is no picture and no video, or both.
+    """
+    kind = request.headers.get("content-type", "").partition(";")[0].strip().lower()
+    if kind != "multipart/form-data":
+        message = "send a form (multipart/form-data) with files in 'image', or one in 'video'"
+        raise Refusal(415, "unsupported_type", message)
+    try:
+        async with request.form(
+            max_files=max_files, max_fields=_MAX_FIELDS, max_part_size=_MAX_FIELD_BYTES
+        ) as form:
+            fields = {key: value for key, value in form.items() if isinstance(value, str)}
+            found = {
+                name: [
+                    ((file.filename or name)[:_MAX_NAME], await file.read())
+                    for file in form.getlist(name)
+                    if isinstance(file, UploadFile)
+                ]
+                for name in (_FILE, _VIDEO)
+            }
+    except HTTPException as error:
+        raise Refusal(400, "bad_form", f"the form cannot be read: {error.detail}") from error
+    videos = found[_VIDEO]
+    files = found[_FILE] + videos
+    if not files or not all(data for _, data in files):
+        raise Refusal(400, "no_picture", "the form has no file in 'image' or 'video', or an empty")
+    if videos and len(files) > 1:
+        raise Refusal(400, "bad_form", "a job is pictures or one video: send a job for each video")
+    asked = dict(request.query_params) | fields
+    if "timeout_s" in asked:
+        raise Refusal(422, "bad_options", "timeout_s: a job has no deadline but the server's")
+    options(asked)
+    return files, bool(videos), asked
+
+
+def job_openapi() -> dict[str, Any]:
+    """Return the OpenAPI description of a job's form."""
+    binary = {"type": "string", "format": "binary"}
+    fields = dict(RequestOptions.model_json_schema()["properties"])
+    del fields["timeout_s"]
+    files = {_FILE: {"type": "array", "items": binary}, _VIDEO: binary}
+    form = {"type": "object", "properties": {**files, **fields}}
+    return {"requestBody": {"content": {"multipart/form-data": {"schema": form}}}}
 
 
 def openapi() -> dict[str, Any]:

@@ -11,8 +11,8 @@ from ray.serve.config import HTTPOptions
 
 from components import cluster
 from components.params import Compute
+from components.serving.addresses import is_any, is_local
 from components.serving.application import build
-from components.serving.guard import is_loopback
 from components.serving.model import ModelState
 from components.serving.params import ServeParams
 
@@ -25,13 +25,21 @@ _ANSWERS_WITHIN_S = 60.0
 def run(params: ServeParams, *, host: str, port: int) -> None:
     """Serve until Ctrl-C, on a local Ray or on the cluster that RAY_ADDRESS names.
 
-    Raises: ValueError if other machines could send requests without a key, or the port is in use.
+    Raises: ValueError if other machines could send requests without a key, or no name is known
+    that they reach this one by, or the port is in use.
     """
     if params.keys is None and not is_local(host):
         raise ValueError(
             f"{host} can be reached from other machines, and serve.keys names no file of API keys: "
             "make one with 'hdrface keys add NAME', or serve on 127.0.0.1"
         )
+    if is_any(host) and not params.hosts:
+        raise ValueError(
+            f"{host} is no name that clients reach this machine by: list these in serve.hosts, "
+            "as 'hosts=[restore.example.org]'"
+        )
+    if not is_any(host):
+        params = params.model_copy(update={"hosts": (*params.hosts, host)})
     if not cluster.on_cluster():
         _check_free(host, port)
         # Serve kills a proxy that needs more than 5 s to start; on a busy machine it does.
@@ -39,7 +47,7 @@ def run(params: ServeParams, *, host: str, port: int) -> None:
     with cluster.session(Compute(cpus=params.model.cpus)):
         serve.start(http_options=HTTPOptions(host=host, port=port))
         try:
-            serve.run(build(params), name=APP)
+            serve.run(build(params, cluster.Workplace.here()), name=APP)
             _tell_of(params.models)
             threading.Event().wait()  # until Ctrl-C
         finally:
@@ -59,15 +67,6 @@ def _tell_of(names: Iterable[str]) -> None:
             log.warning("model %s restores nothing yet: %s", name, state.problem)
         else:
             log.info("model %s: %s, faces of %d pixels", name, state.version.name, state.size)
-
-
-def is_local(host: str) -> bool:
-    """Return whether only this machine reaches an address."""
-    try:
-        found = socket.getaddrinfo(host, None)
-    except OSError:
-        return False
-    return all(is_loopback(str(address[4][0])) for address in found)
 
 
 def _check_free(host: str, port: int) -> None:

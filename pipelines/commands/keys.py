@@ -14,11 +14,17 @@ KEYS = Path("keys.json")
 
 
 @app.command("add")
-def add(name: KeyName, file: KeyFile = KEYS) -> None:
+def add(
+    name: KeyName,
+    file: KeyFile = KEYS,
+    days: Annotated[
+        float | None, typer.Option(min=0, help="Days until it expires. By default, it does not.")
+    ] = None,
+) -> None:
     """Make a key and print it, once; the file keeps its hash."""
     from components.serving import keys
 
-    print(keys.add(file, name))
+    print(keys.add(file, name, days=days))
 
 
 @app.command("remove")
@@ -31,8 +37,8 @@ def remove(name: KeyName, file: KeyFile = KEYS) -> None:
 
 @app.command("list")
 def list_keys(file: KeyFile = KEYS) -> None:
-    """Say who has a key, and since when."""
+    """Say who has a key, since when, and until when."""
     from components.serving import keys
 
     for name, entry in keys.read(file).items():
-        print(f"{name}\t{entry.get('made', '')}")
+        print(f"{name}\t{entry.get('made', '')}\t{entry.get('expires', '')}")

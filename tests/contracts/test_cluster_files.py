@@ -15,8 +15,8 @@ import jsonschema
 import pytest
 import yaml
 
+from components.serving.addresses import is_local
 from components.serving.params import ServeParams
-from components.serving.running import is_local
 
 KUBERAY = {
     "raycluster.yaml": ("kuberay-rayclusters-v1.json", ["spec"]),

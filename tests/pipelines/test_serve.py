@@ -1,9 +1,11 @@
 """The endpoint as people start it: `hdrface serve`, on a Ray of its own."""
 
 import asyncio
+import contextlib
 import signal
 import tempfile
 import time
+import zipfile
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
@@ -78,6 +80,29 @@ def test_a_killed_replica_loses_no_request(endpoint: Endpoint, name: str) -> Non
         replica.kill()
         codes = {answer.result().status_code for answer in waiting}
     assert codes == {200}
+
+
+def test_a_job_survives_the_loss_of_any_replica(endpoint: Endpoint) -> None:
+    files = [("image", (f"{seed}.png", picture(seed))) for seed in range(60)]
+    sent = httpx.post(f"{endpoint.url}/v1/jobs", files=files, data={"aligned": "true"}, timeout=60)
+    assert sent.status_code == 202, sent.text
+    job = f"{endpoint.url}{sent.headers['location']}"
+    for lost in [endpoint.replicas(name)[0] for name in ("jobs", "ingress")]:
+        lost.kill()
+    end = time.monotonic() + 120
+    state: dict[str, Any] = {"status": "unknown"}
+    while state["status"] != "finished":
+        assert time.monotonic() < end, state
+        time.sleep(0.5)
+        with contextlib.suppress(httpx.TransportError):  # an ingress is lost
+            answer = httpx.get(job, timeout=60)
+            if answer.status_code == 200:
+                state = answer.json()
+    assert {file["status"] for file in state["files"]} == {"restored"}
+    last = httpx.get(f"{endpoint.url}{state['files'][59]['url']}").content
+    expected = images.decode_png(endpoint.restore(picture(59)).content).astype(int)
+    assert np.abs(images.decode_png(last) - expected).max() <= 1
+    assert httpx.delete(job).status_code == 204
 
 
 def test_a_full_queue_returns_429_and_a_client_that_leaves_frees_its_place(
@@ -195,6 +220,45 @@ def test_the_page_restores_shows_and_downloads_a_photograph(
 
 
 @pytest.mark.browser
+def test_an_album_is_restored_on_a_phone_and_found_again(
+    endpoint: Endpoint, browser: Any, tmp_path: Path, repository: Path
+) -> None:
+    files = [tmp_path / f"photo {number}.png" for number in range(3)]
+    for number, file in enumerate(files):
+        file.write_bytes(picture(number))
+    files[1].write_bytes(picture(1)[:200])
+    page = browser.new_page(viewport={"width": 390, "height": 800})
+    page.goto(endpoint.url)
+    if DETECTOR.is_file():
+        page.get_by_text("More options", exact=True).click()
+        page.get_by_label("The picture is one aligned face").check()
+    page.get_by_text("Several photographs", exact=True).click()
+    page.locator("#album-files input[type=file]").set_input_files(files)
+    page.get_by_text("photo 2").first.wait_for()  # it is uploaded
+    page.locator("#restore-album").click()
+    told = page.locator("#album-message", has_text="2 of 3 photographs restored")
+    told.wait_for(timeout=90_000)
+    assert "photo 1.png" in told.inner_text()
+    with page.expect_download() as download:
+        page.locator("#album-download").click()
+    with zipfile.ZipFile(download.value.path()) as archive:
+        assert archive.namelist() == ["001-photo 0.png", "002-photo 2.png"]
+        given = images.decode_png(archive.read("002-photo 2.png")).astype(int)
+    expected = images.decode_png(endpoint.restore(picture(2)).content)
+    assert np.abs(given - expected).max() <= 1
+    assert page.evaluate("document.documentElement.scrollWidth") <= 390
+    (repository / "reports").mkdir(exist_ok=True)
+    page.screenshot(path=repository / "reports/endpoint-album.png", full_page=True)
+
+    job = page.locator("#album-job input, #album-job textarea").input_value()
+    page.reload()
+    page.get_by_text("Several photographs", exact=True).click()
+    page.locator("#album-job input, #album-job textarea").fill(job)
+    page.locator("#album-job button", has_text="Show").click()
+    told.wait_for()
+
+
+@pytest.mark.browser
 @pytest.mark.shared
 def test_one_face_of_many_can_be_chosen_on_the_page(
     endpoint: Endpoint, browser: Any, shared_dir: Path, tmp_path: Path
@@ -253,5 +317,10 @@ def test_an_address_that_other_machines_reach_needs_keys(tmp_path: Path, reposit
         params = load()
         with pytest.raises(ValueError, match=r"0\.0\.0\.0 can be reached from other machines"):
             running.run(params, host="0.0.0.0", port=1)
+        with_keys = load([f"keys={tmp_path}/keys.json"])
+        with pytest.raises(ValueError, match=r"0\.0\.0\.0 is no name .* list these in serve.hosts"):
+            running.run(with_keys, host="0.0.0.0", port=1)
+        with pytest.raises(ParamsError, match="hosts"):
+            load(["hosts=['https://restore.example:443']"])
         with pytest.raises(ParamsError, match="max_batch"):
             load(["max_batch=0"])

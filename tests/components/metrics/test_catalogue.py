@@ -1,7 +1,9 @@
 """A metric that is not available is named, with the reason; nothing is downloaded."""
 
+import importlib
 import os
 import socket
+import sys
 from pathlib import Path
 
 import numpy as np
@@ -10,6 +12,7 @@ import torch
 
 from components import images
 from components.metrics.catalogue import CATALOGUE, open_metrics
+from components.metrics.full_reference import importable_clip
 
 
 @pytest.fixture
@@ -54,6 +57,17 @@ def test_clip_weights_with_another_hash_are_refused_instead_of_fetched_again(hub
     (hub / "clip" / "RN50.pt").write_bytes(b"half a download")
     _, unavailable = open_metrics(["clipiqa"], identity_network=None)
     assert "RN50.pt is not the published file" in unavailable["clipiqa"]
+
+
+def test_clip_needs_nothing_that_setuptools_has_dropped(monkeypatch: pytest.MonkeyPatch) -> None:
+    for name in [name for name in sys.modules if name.split(".")[0] == "clip"]:
+        monkeypatch.delitem(sys.modules, name)
+    monkeypatch.setitem(sys.modules, "pkg_resources", None)  # as if it were not installed
+    with importable_clip():
+        clip = importlib.import_module("clip")
+    assert "RN50" in clip.available_models()
+    assert clip.tokenize("a face").shape == (1, 77)
+    assert sys.modules.get("pkg_resources") is None
 
 
 def test_a_learned_metric_with_its_weights_is_computed(hub: Path) -> None:

@@ -4,7 +4,7 @@ import asyncio
 import base64
 import logging
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from pathlib import Path
 
 import httpx
@@ -15,83 +15,25 @@ from starlette.responses import PlainTextResponse
 from starlette.types import Receive, Scope, Send
 
 from components import images
-from components.photographs import restoration
 from components.photographs.face_restorer import FaceRestorer
-from components.photographs.options import RestoreOptions
 from components.photographs.restoration import Prepared
-from components.restorers.folder import load_restorer
 from components.serving import api, keys
-from components.serving.guard import Event
 from components.serving.keys import Keys
 from components.serving.model import (
-    FacesAnswer,
-    FacesRequest,
     FollowingModel,
-    ModelState,
     Version,
 )
-from components.serving.refusal import Refused
-from tests.small_networks import SIZE, trained
-
-HERE = ("127.0.0.1", 40_000)
-ELSEWHERE = ("192.0.2.7", 40_000)
-MIN_PSNR = 9.0  # dB: these networks are untrained
-LIMITS = api.Limits(upload_bytes=200_000, pixels=300_000, faces=2, timeout_s=20, waiting=3)
-
-
-class HereParts:
-    """The parts that Serve runs in several processes, in one process."""
-
-    names = ("small", "twin")
-
-    def __init__(self, model: FollowingModel) -> None:
-        self.model, self.events = model, list[Event]()
-        self.pause_s = 0.0
-
-    async def find(self, image: images.Image, options: RestoreOptions, size: int) -> Prepared:
-        return restoration.prepare(image, None, options, size=size)
-
-    async def restore(self, model: str, asked: FacesRequest) -> FacesAnswer:
-        assert model in self.names
-        await asyncio.sleep(self.pause_s)
-        [answer] = self.model.restore([asked])
-        if isinstance(answer, Refused):
-            raise answer.refusal()
-        return answer
-
-    async def states(self) -> Sequence[ModelState]:
-        return [self.model.state(name) for name in self.names]
-
-    def count(self, event: Event) -> None:
-        self.events.append(event)
-
-    async def metrics(self) -> bytes:
-        return f"events {len(self.events)}\n".encode()
-
-
-@pytest.fixture(scope="module")
-def restorer(tmp_path_factory: pytest.TempPathFactory, networks: Path) -> FaceRestorer:
-    folder = trained(tmp_path_factory.mktemp("served"), networks, "sd21", "sdfm")
-    return FaceRestorer(load_restorer(folder))
-
-
-@pytest.fixture
-def parts(restorer: FaceRestorer) -> HereParts:
-    version = Version("small", "id", "run")
-    model = FollowingModel(lambda: version, lambda _: restorer, MIN_PSNR)
-    model.follow()
-    return HereParts(model)
-
-
-@pytest.fixture
-def client(parts: HereParts) -> Iterator[TestClient]:
-    with TestClient(api.build(parts, limits=LIMITS, keys=None, threads=1), client=HERE) as client:
-        yield client
-
-
-def picture(side: int = 48) -> bytes:
-    pixels = np.random.default_rng(side).integers(256, size=(side, side, 3), dtype=np.uint8)
-    return images.encode_png(pixels)
+from components.serving.rates import Rates
+from tests.components.serving.here import (
+    ELSEWHERE,
+    HERE,
+    LIMITS,
+    MIN_PSNR,
+    HereParts,
+    asking,
+    picture,
+)
+from tests.small_networks import SIZE
 
 
 def ask(client: TestClient, data: bytes, query: str = "aligned=true", **headers: str):
@@ -239,7 +181,7 @@ def test_only_requests_for_a_busy_model_return_429(parts: HereParts) -> None:
         app = httpx.ASGITransport(
             api.build(parts, limits=LIMITS, keys=None, threads=1), client=HERE
         )
-        async with httpx.AsyncClient(transport=app, base_url="http://here") as client:
+        async with httpx.AsyncClient(transport=app, base_url="http://localhost") as client:
             url, kind = "/v1/restore?aligned=true&model=", {"content-type": "image/png"}
             names = ["small"] * (LIMITS.waiting + 2) + ["twin"]
             asked = (client.post(url + name, content=picture(), headers=kind) for name in names)
@@ -272,7 +214,7 @@ def test_keys_are_required_and_never_logged(
     file = tmp_path / "keys.json"
     key = keys.add(file, "anna")
     with (
-        TestClient(api.build(parts, limits=LIMITS, keys=Keys(file), threads=1)) as client,
+        asking(parts, ELSEWHERE, Keys(file)) as client,
         caplog.at_level(logging.INFO),
     ):
         assert client.get("/healthz").status_code == 200
@@ -293,8 +235,7 @@ def test_keys_are_required_and_never_logged(
 
 
 def test_without_keys_other_machines_are_refused(parts: HereParts) -> None:
-    app = api.build(parts, limits=LIMITS, keys=None, threads=1)
-    with TestClient(app, client=ELSEWHERE) as client:
+    with asking(parts, ELSEWHERE) as client:
         refused = ask(client, picture(), **{"x-forwarded-for": "127.0.0.1"})
         assert refused.status_code == 403
         assert "hdrface keys add" in refused.json()["error"]["message"]
@@ -302,7 +243,7 @@ def test_without_keys_other_machines_are_refused(parts: HereParts) -> None:
         assert client.get("/").status_code == 403
         assert client.get("/healthz").status_code == 200
     for address in ("127.0.0.9", "::1"):
-        with TestClient(app, client=(address, 1)) as client:
+        with asking(parts, (address, 1)) as client:
             assert ask(client, picture()).status_code == 200
 
 
@@ -322,8 +263,7 @@ def test_unknown_v1_paths_return_404_and_not_the_page(parts: HereParts) -> None:
     async def page(scope: Scope, receive: Receive, send: Send) -> None:
         await PlainTextResponse("the page")(scope, receive, send)
 
-    app = api.build(parts, limits=LIMITS, keys=None, threads=1, page=page)
-    with TestClient(app, client=HERE) as client:
+    with asking(parts, page=page) as client:
         assert client.get("/anything").text == "the page"
         for path in ("/v1/anything", "/v1/../v1/restore/x"):
             answer = client.get(path)
@@ -340,7 +280,7 @@ def test_readyz_names_each_missing_model_and_why(parts: HereParts) -> None:
         raise FileNotFoundError("no version of hdrface is @champion: promote one")
 
     parts.model = FollowingModel(missing, lambda _: None, MIN_PSNR)
-    with TestClient(api.build(parts, limits=LIMITS, keys=None, threads=1), client=HERE) as client:
+    with asking(parts) as client:
         parts.model.follow()
         ready = client.get("/readyz")
         assert ready.status_code == 503
@@ -349,3 +289,24 @@ def test_readyz_names_each_missing_model_and_why(parts: HereParts) -> None:
         assert answer.status_code == 503
         assert answer.headers["retry-after"] == "1"
         assert client.get("/healthz").status_code == 200
+
+
+def test_a_rate_is_told_with_every_answer_and_spares_what_costs_nothing(
+    parts: HereParts, tmp_path: Path
+) -> None:
+    file = tmp_path / "keys.json"
+    anna, ben = (f"Bearer {keys.add(file, name)}" for name in ("anna", "ben"))
+    parts.rates = Rates(2)
+    with asking(parts, ELSEWHERE, Keys(file)) as client:
+        first = ask(client, picture(), authorization=anna)
+        assert first.status_code == 200
+        assert first.headers["ratelimit-policy"] == "2;w=60"
+        told = {name: first.headers[f"ratelimit-{name}"] for name in ("limit", "remaining")}
+        assert told == {"limit": "2", "remaining": "1"}
+        assert ask(client, b"", authorization=anna).status_code == 400
+        refused = ask(client, picture(), authorization=anna)
+        assert (refused.status_code, refused.json()["error"]["code"]) == (429, "too_many")
+        assert refused.headers["retry-after"] == refused.headers["ratelimit-reset"]
+        assert 50 < int(refused.headers["retry-after"]) <= 60
+        assert client.get("/v1/models", headers={"authorization": anna}).status_code == 200
+        assert ask(client, picture(), authorization=ben).status_code == 200

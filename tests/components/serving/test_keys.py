@@ -1,5 +1,6 @@
 import json
 import stat
+from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
 import pytest
@@ -40,5 +41,22 @@ def test_errors_name_a_taken_name_a_missing_name_and_a_broken_file(tmp_path: Pat
     with pytest.raises(ValueError, match="no key for 'ben'"):
         keys.remove(file, "ben")
     file.write_text('{"anna": "plain"}')
+    with pytest.raises(ValueError, match=r"keys.json is not a file of API keys"):
+        keys.read(file)
+
+
+def test_a_key_that_expires_is_valid_until_then(tmp_path: Path) -> None:
+    file = tmp_path / "keys.json"
+    anna, ben = keys.add(file, "anna", days=30), keys.add(file, "ben")
+    now = datetime.now(UTC)
+    reading = Keys(file, lambda: now)
+    assert (reading.owner(anna), reading.owner(ben)) == ("anna", "ben")
+    now += timedelta(days=29, hours=23)
+    assert reading.owner(anna) == "anna"
+    now += timedelta(hours=2)
+    assert (reading.owner(anna), reading.owner(ben)) == (None, "ben")
+    entries = json.loads(file.read_text())
+    entries["anna"]["expires"] = "2026-01-31"  # of which place?
+    file.write_text(json.dumps(entries))
     with pytest.raises(ValueError, match=r"keys.json is not a file of API keys"):
         keys.read(file)

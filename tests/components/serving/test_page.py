@@ -24,7 +24,8 @@ def controls(models: list[str], *, detector: bool, angles: bool) -> dict[str, di
     )
     with TestClient(page.build(server)) as client:
         components = client.get("/config").json()["components"]
-    return {one["props"]["label"]: one["props"] for one in components if one["type"] in CONTROLS}
+    shown = [one["props"] for one in components if one["type"] in CONTROLS]
+    return {one["label"]: one for one in shown if one.get("elem_id") != "album-job"}
 
 
 def label(option: str) -> str:
