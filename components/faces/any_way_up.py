@@ -21,6 +21,7 @@ OTHER_WAY_DEG = 45.0  # findings of one face that are turned further apart contr
 # way up. The better one is right if it is better by CLEARLY, in the mean of both scores.
 RIVAL, CLEARLY = 0.1, 0.02
 SURE = 0.6  # least score, the mean of both, of a face that lies another way than most do
+SURE_MISFIT = 0.25  # and the most that its landmarks are off (`align.fit`)
 LOOK_SIZE = 256  # pixels of the aligned square in which the face is looked for again
 # Largest mean distance of the landmarks found there from the template, in eye distances. Right ones
 # are mostly below 0.2, profiles reach 0.4.
@@ -66,7 +67,8 @@ class AnyWayUp:
         if others and first - others[0][0] < CLEARLY:
             return face._replace(doubt="it is not clear which way up it is")
         # What looks a little like a face that lies is none: a hand, a pattern.
-        return face if _way(face) == usual or first >= SURE else None
+        is_clear = first >= SURE and align.fit(face.landmarks).misfit < SURE_MISFIT
+        return face if _way(face) == usual or is_clear else None
 
     def _look(self, image: Image, found: Detection) -> float:
         """Return the score of a face in its aligned square; 0 if it is not there."""
