@@ -79,5 +79,4 @@ def test_a_local_folder_gives_the_scores_of_pyiqas_own_call(
     scores = metrics["qalign"](faces, None)
     published = pyiqa.create_metric("qalign", device=torch.device("cpu"))
     assert scores == pytest.approx([float(published(face[None])) for face in faces], abs=1e-6)
-    assert len(set(scores)) > 1
     assert list(metrics["qalign"].how.protocol["files"]) == ["hdrface/one-align/model.safetensors"]
