@@ -30,6 +30,7 @@ import sys
 import tempfile
 import time
 from collections.abc import Iterator, Mapping, Sequence
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -144,12 +145,12 @@ class Bench:
         used = memory.peak_gb()
         for dtype, plain in self._plain.items():
             self._clocks[dtype].restart()
-            wanted = self._clocks[dtype].first(lambda plain=plain: plain(faces, firsts))
+            wanted = self._clocks[dtype].first(partial(plain, faces, firsts))
             self._compare([one.image for one in found], wanted, dtype)
         for _ in range(self.rounds):
             clock(lambda: ours.restore(faces, intermediates=firsts))
             for dtype, plain in self._plain.items():
-                self._clocks[dtype](lambda plain=plain: plain(faces, firsts))
+                self._clocks[dtype](partial(plain, faces, firsts))
         exact = self._clocks[torch.float32]
         if not exact.operations:
             exact.count(lambda: self._plain[torch.float32](faces[:1], firsts[:1]))
@@ -173,8 +174,8 @@ class Bench:
         clock.first(lambda: ours.restore(faces))
         for _ in range(self.rounds):
             clock(lambda: ours.restore(faces))
-        about = {"batch": batch, "compiled": bool(compile_for)}
-        about["peak_gb"] = round(memory.peak_gb(), 2)
+        used = round(memory.peak_gb(), 2)
+        about = {"batch": batch, "compiled": bool(compile_for), "peak_gb": used}
         yield self._row("all, Qwen-Image first", clock.best["all"], None, None, **about)
 
     def _faces(self, batch: int) -> tuple[list[Image], list[Image]]:

@@ -63,13 +63,14 @@ class RealRotary(QwenDoubleStreamAttnProcessor2_0):
         attention_mask: Tensor | None,
         image_rotary_emb: tuple[Angles, Angles],
     ) -> Any:
-        return super().__call__(
-            _Turning(attn, *image_rotary_emb),
+        given: tuple[Any, ...] = (
             hidden_states,
             encoder_hidden_states,
             encoder_hidden_states_mask,
             attention_mask,
         )
+        turning: Any = _Turning(attn, *image_rotary_emb)
+        return super().__call__(turning, *given)
 
 
 class _Turning:
@@ -97,7 +98,7 @@ class _Turning:
 def turned(x_BSHD: Tensor, angles: Angles) -> Tensor:
     """Turn each pair of neighbouring features by its position's angle; computed in float32."""
     cos, sin = angles
-    first, second = x_BSHD.float().unflatten(-1, (-1, 2)).unbind(-1)
+    first, second = x_BSHD.float().reshape(*x_BSHD.shape[:-1], -1, 2).unbind(-1)
     pairs = torch.stack([first * cos - second * sin, first * sin + second * cos], dim=-1)
     return pairs.flatten(-2).type_as(x_BSHD)
 
@@ -106,4 +107,4 @@ def use_real_rotary(generator: Any, img_shapes: list[list[tuple[int, int, int]]]
     """Let a transformer of Qwen-Image turn queries and keys in real numbers, for one size."""
     generator.pos_embed = RealPositions(generator.pos_embed, img_shapes)
     for block in generator.transformer_blocks:
-        block.attn.set_processor(RealRotary())
+        block.attn.set_processor(RealRotary())  # type: ignore[no-untyped-call]
