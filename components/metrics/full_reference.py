@@ -63,7 +63,7 @@ class Niqe(NoReference):
         if min(images_B3HW.shape[2:]) < NIQE_BLOCK:
             return np.full(len(images_B3HW), np.nan)
         # One by one: a picture's score must not depend on which others are in its batch.
-        one_by_one = [super(Niqe, self).__call__(one, None) for one in images_B3HW.split(1)]
+        one_by_one = [super(Niqe, self).__call__(one, None) for one in torch.split(images_B3HW, 1)]
         return np.concatenate(one_by_one)
 
 

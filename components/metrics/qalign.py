@@ -55,7 +55,7 @@ class QAlign:
         hq_B3HW: Tensor | None,  # noqa: ARG002
     ) -> npt.NDArray[np.float64]:
         """Return a score per face, (B,); the true faces are not used."""
-        scores = [self.network(one.to(self.device)) for one in images_B3HW.split(1)]
+        scores = [self.network(one.to(self.device)) for one in torch.split(images_B3HW, 1)]
         return np.asarray(torch.cat([score.reshape(-1) for score in scores]).double().cpu())
 
 

@@ -7,7 +7,7 @@ Each field's description is the help text of all three. This module imports no n
 from pathlib import Path
 from typing import Literal
 
-from pydantic import Field
+from pydantic import Field, ValidationInfo, field_validator
 
 from components.backbones.color_fix import ColorFix
 from components.params import Params

@@ -188,7 +188,7 @@ def _summary(
         if not any(mask):
             continue
         chosen = [i for i in range(len(named)) if tuple(scored_NK[:, i].tolist()) == mask]
-        rows = columns_NK[np.ix_(np.array(mask), chosen)]
+        rows = columns_NK[np.array(mask)][:, chosen]
         drawn = bootstrap.intervals(rows, samples=samples, seed=seed)
         for i, interval in zip(chosen, drawn, strict=True):
             found[named[i]] = {**asdict(interval), "of": len(mask)}

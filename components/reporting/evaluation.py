@@ -47,7 +47,10 @@ Pictures = dict[str, list[Image | None]]  # by role
 class Competitor(Protocol):
     """Who gives restored pictures."""
 
-    facts: Mapping[str, Any]
+    @property
+    def facts(self) -> Mapping[str, Any]:
+        """Return which model or folder it is, for a metrics file."""
+        ...
 
     def pictures(self, batch: Sequence[Case]) -> tuple[Pictures, list[Failures]]:
         """Return pictures by role of a batch of one size, and why some are not there."""

@@ -6,7 +6,7 @@ are scored as they are given, and degraded faces alone by the metrics that need 
 """
 
 import tempfile
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -123,8 +123,8 @@ def evaluate(
             recipe = recipe_of(wanted.models[0], Path(downloads))
         restorers = [open_restorer(name, Path(downloads), device=device) for name in wanted.models]
         competitors: list[Competitor] = [
-            *map(Model, restorers),
-            *map(_results(wanted), wanted.results),
+            *(Model(restorer) for restorer in restorers),
+            *(_results(folder, wanted) for folder in wanted.results),
         ]
         sizes = sorted({restorer.size for restorer in restorers})
         if len(sizes) > 1:
@@ -143,10 +143,8 @@ def evaluate(
         ]
 
 
-def _results(wanted: Wanted) -> Callable[[Path], Results]:
-    return lambda place: Results(
-        place.name, open_set(place, column="sr_png", endings=wanted.endings)
-    )
+def _results(place: Path, wanted: Wanted) -> Results:
+    return Results(place.name, open_set(place, column="sr_png", endings=wanted.endings))
 
 
 def _prepare(
