@@ -11,15 +11,25 @@ from collections.abc import Iterator, Sequence
 import numpy as np
 
 from components.faces import align
-from components.faces.detection import Box, Detection, Detector, from_left, grouped
+from components.faces.detection import (
+    Box,
+    Detection,
+    Detector,
+    from_left,
+    grouped,
+    not_overlapping,
+)
 from components.faces.landmarks import Landmarks
 from components.faces.template import TEMPLATE, TEMPLATE_SIZE
 from components.images import Image
 
+MOST_ROLL_DEG = 55.0  # quarters of a turn leave a face at most 45 degrees from upright
 OTHER_WAY_DEG = 45.0  # findings of one face that are turned further apart contradict each other
-# Another way up is a rival if it scores nearly as well; then the face is looked at from near, each
-# way up. The better one is right if it is better by CLEARLY, in the mean of both scores.
+# Another way up is a rival if it scores nearly as well, or is that of most faces; then the face is
+# looked at from near, each way up. The better one is right if it is better by CLEARLY, in the mean
+# of both scores.
 RIVAL, CLEARLY = 0.1, 0.02
+UNUSUALLY = 0.05  # if it is not the way up of most faces; a picture with few is taken for upright
 SURE = 0.6  # least score, the mean of both, of a face that lies another way than most do
 SURE_MISFIT = 0.25  # and the most that its landmarks are off (`align.fit`)
 LOOK_SIZE = 256  # pixels of the aligned square in which the face is looked for again
@@ -41,12 +51,14 @@ class AnyWayUp:
         groups = grouped(one for turns in range(4) for one in self._turned(image, turns))
         usual = _usual_way([group[0] for group in groups])
         settled = (self._settle(image, group, usual) for group in groups)
-        return from_left(face for face in settled if face is not None)
+        return from_left(not_overlapping(face for face in settled if face is not None))
 
     def _turned(self, image: Image, turns: int) -> Iterator[Detection]:
         """Find what is upright once the picture is turned to the left, by quarters of a turn."""
         height, width = image.shape[:2]
         for one in self._upright.detect(np.ascontiguousarray(np.rot90(image, turns))):
+            if abs(one.roll_deg) > MOST_ROLL_DEG:  # another turn shows it better
+                continue
             left, top, right, bottom = one.box
             corners = _turned_back(np.array([[left, top], [right, bottom]]), turns, width, height)
             box: Box = (*corners.min(axis=0).tolist(), *corners.max(axis=0).tolist())
@@ -55,7 +67,8 @@ class AnyWayUp:
     def _settle(self, image: Image, group: Sequence[Detection], usual: int) -> Detection | None:
         """Choose among what was found of one face, best first; None: it is no face."""
         best = group[0]
-        rivals = [one for one in _other_ways(group) if one.score > best.score - RIVAL]
+        others = _other_ways(group)
+        rivals = [one for one in others if one.score > best.score - RIVAL or _way(one) == usual]
         if not rivals and _way(best) == usual:
             return best
         looks = [(self._look(image, one), one) for one in (best, *rivals)]
@@ -63,9 +76,10 @@ class AnyWayUp:
         seen.sort(key=lambda pair: -pair[0])
         if not seen:
             return best._replace(doubt="it is not a clear face") if _way(best) == usual else None
-        (first, face), *others = seen
-        if others and first - others[0][0] < CLEARLY:
-            return face._replace(doubt="it is not clear which way up it is")
+        (first, face), *worse = seen
+        if worse and first - worse[0][0] < (CLEARLY if _way(face) == usual else UNUSUALLY):
+            likely = next((one for _, one in seen if _way(one) == usual), face)
+            return likely._replace(doubt="it is not clear which way up it is")
         # What looks a little like a face that lies is none: a hand, a pattern.
         is_clear = first >= SURE and align.fit(face.landmarks).misfit < SURE_MISFIT
         return face if _way(face) == usual or is_clear else None
@@ -87,8 +101,11 @@ def _way(face: Detection) -> int:
 
 
 def _usual_way(faces: Sequence[Detection]) -> int:
-    """Return which way up most faces of a picture are, weighted by their scores."""
-    weights = [0.0] * 4
+    """Return which way up most faces of a picture are, weighted by their scores.
+
+    A single face does not show that a picture is not upright, since most are.
+    """
+    weights = [1.0, 0.0, 0.0, 0.0]
     for face in faces:
         weights[_way(face)] += face.score
     return int(np.argmax(weights))

@@ -87,7 +87,10 @@ class FrameReader:
 
     def _filters(self) -> str:
         info = self._info
-        filters = [f"fps={info.rate}:start_time=0"]
+        # Sound begins at 0. Without any, a file that says a later time (AVI has no times of frames)
+        # begins with its first frame.
+        has_sound = any(other.kind == "audio" for other in info.others)
+        filters = [f"fps={info.rate}{':start_time=0' if has_sound else ''}"]
         if info.parity:
             filters.insert(0, f"bwdif=mode=send_frame:parity={info.parity}:deint=all")
         if self._start:

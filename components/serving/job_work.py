@@ -130,6 +130,7 @@ class _Far:
         said: Callable[[str], None],
     ) -> None:
         self._parts, self._model, self.size = steps.parts, model, size
+        self.fingerprint = model  # for the parts of a film, which no later job finds
         self._give_up_at, self._said = give_up_at, said
         self._loop = asyncio.get_running_loop()
 

@@ -258,7 +258,7 @@ def test_with_two_ranks_the_first_scores_and_draws_and_keeps_the_best(
     splits = ("train", "test", "train")
     write_pairs(tmp_path / "two", [smooth_pairs(splits, SIZE), smooth_pairs(splits, SIZE)])
     values = {"pairs": tmp_path / "two", "workers": 2, "parallel": parallel}
-    values["optimization"] = {**OPTIMIZATION, "learning_rate": 0.3}
+    values["optimization"] = {**OPTIMIZATION, "learning_rate": 3}
     watched = changed(params, **values, validation={**VALIDATION, "keep_best": "psnr"})
     mp.set_forkserver_preload([__name__])
     mp.start_processes(_one_of_two, (str(tmp_path), watched), nprocs=2, start_method=started)

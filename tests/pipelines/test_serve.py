@@ -167,7 +167,7 @@ def test_counted_faces_are_restored_in_whole_photographs(
         data = (shared_dir / "faces/whole" / name).read_bytes()
         answer = httpx.post(f"{endpoint.url}/v1/restore", files={"image": data}, timeout=60)
         assert answer.status_code == 200, answer.text
-        assert answer.headers["x-hdrface-restored"] == str(count)
+        assert answer.headers["x-hdrface-faces"] == str(count)
         before, after = photograph.read(data), photograph.read(answer.content)
         assert (after.format, after.pixels.shape) == (before.format, before.pixels.shape)
 

@@ -41,7 +41,15 @@ def feature_rows(number: int) -> pa.Table:
         name: tables.tensor_column(draw.standard_normal((3, *shape)).astype(np.float16))
         for name, shape in shapes.items()
     }
-    return pa.table({"hq_png": pa.array([row["hq_png"] for row in rows]), **tensors})
+    pngs = [row["hq_png"] for row in rows]
+    # As the stage writes them: a mirrored row has no picture of its own.
+    return pa.table(
+        {
+            "mirrored": pa.array([False, True, False]),
+            "hq_png": pa.array([pngs[0], None, pngs[2]]),
+            **tensors,
+        }
+    )
 
 
 @pytest.fixture

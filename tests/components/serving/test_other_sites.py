@@ -28,17 +28,22 @@ _TRY = """async (url) => {
       if (text) read.push([mode, path, text]);
     }
   }
+  // What is refused need not load.
+  const loaded = () => new Promise((resolve) => {
+    frame.onload = resolve;
+    setTimeout(resolve, 3000);
+  });
   const frame = document.createElement("iframe");
   frame.src = url + "/";
   document.body.append(frame);
-  await new Promise((resolve) => { frame.onload = resolve; });
+  await loaded();
   const form = document.createElement("form");
   Object.assign(form, {method: "POST", action: url + "/v1/restore"});
   document.body.append(form);
   frame.name = "within";
   form.target = "within";
   form.submit();
-  await new Promise((resolve) => { frame.onload = resolve; });
+  await loaded();
   return read;
 }"""
 

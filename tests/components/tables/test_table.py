@@ -82,7 +82,8 @@ def test_the_manifest_says_what_the_table_was_made_from_and_names_no_place(slow_
     assert manifest["stage"] == "slow"
     assert manifest["params"] == {"seed": 1}
     assert manifest["inputs"] == {"pictures": "1a2b"}
-    assert list(manifest["sources"]) == ["components/images.py"]
+    assert "components/images.py" in manifest["sources"]
+    assert all(name.startswith("components/image") for name in manifest["sources"])
     assert manifest["num_rejected"] == 4
     assert manifest["shards"][5]["file"] == "shard-00005.parquet"
     assert str(slow_table.path.parent) not in json.dumps(manifest)
