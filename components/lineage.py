@@ -1,6 +1,7 @@
 """Where a result comes from: hashes of the code, the commit and the data behind it."""
 
 import ast
+import functools
 import hashlib
 import json
 from collections.abc import Iterator, Mapping
@@ -68,16 +69,32 @@ def source_hashes(module: str, root: Path = ROOT) -> dict[str, str]:
         relative = file.relative_to(root).as_posix()
         if relative.startswith(MAKE_NOTHING):
             continue
-        tree = ast.parse(file.read_bytes(), filename=str(file))
         package = name if file.name == "__init__.py" else name.rpartition(".")[0]
-        for imported in _imports(tree, package):
-            if imported.split(".")[0] in _PACKAGES and imported not in seen:
-                seen.add(imported)
-                waiting.append(imported)
-        _strip_docstrings(tree)
-        if tree.body:
-            hashes[relative] = hashlib.sha256(_text(tree).encode()).hexdigest()
+        state = file.stat()
+        imported, hashed = _read(file, package, state.st_mtime_ns, state.st_size)
+        waiting.extend(sorted(imported - seen))
+        seen |= imported
+        if hashed is not None:
+            hashes[relative] = hashed
     return dict(sorted(hashes.items()))
+
+
+@functools.lru_cache(maxsize=4096)
+def _read(
+    file: Path,
+    package: str,
+    modified_ns: int,  # noqa: ARG001 - these two tell the versions of a file apart
+    size: int,  # noqa: ARG001
+) -> tuple[frozenset[str], str | None]:
+    """Return what a file imports of ours, and the hash of its code, if it has any.
+
+    A process asks for hundreds of files again and again; parsing them takes a second or two.
+    """
+    tree = ast.parse(file.read_bytes(), filename=str(file))
+    imported = _imports(tree, package)
+    ours = frozenset(name for name in imported if name.split(".")[0] in _PACKAGES)
+    _strip_docstrings(tree)
+    return ours, hashlib.sha256(_text(tree).encode()).hexdigest() if tree.body else None
 
 
 def _file_of(module: str, root: Path) -> Path | None:
