@@ -25,7 +25,7 @@ TOKEN = "a-token-of-the-tests-0123456789abcdef"
 BIN = Path(sys.executable).parent
 REPOSITORY = Path(__file__).parents[2]
 _NAMESPACES = ("unshare", "--mount", "--pid", "--fork", "--kill-child", "--mount-proc")
-_PATIENCE_S = 60
+_PATIENCE_S = 120
 
 
 class Nodes:
@@ -62,6 +62,16 @@ class Nodes:
     def start(self, name: str, environment: Mapping[str, str], *, cpus: int = 1) -> None:
         """Start a node, which joins the head in its own time."""
         self._start(name, [f"--address=127.0.0.1:{self.gcs_port}"], environment, cpus=cpus)
+
+    def wait_until_joined(self, *names: str) -> None:
+        """Wait for nodes that were just started."""
+        end = time.monotonic() + _PATIENCE_S
+        for name in names:
+            log = self.folder / name / "log"
+            while b"will now block forever" not in log.read_bytes():
+                assert self._running[name].poll() is None, log.read_text()
+                assert time.monotonic() < end, log.read_text()
+                time.sleep(0.2)
 
     def _start(
         self, name: str, words: Sequence[str], environment: Mapping[str, str], *, cpus: int

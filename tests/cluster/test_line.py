@@ -118,6 +118,7 @@ def _start(line: Line, **settings: str) -> None:
     line.nodes.start_head({**line.environment, **settings}, cpus=0)
     for name in ("1", "2"):
         line.nodes.start(name, {})
+    line.nodes.wait_until_joined("1", "2")
 
 
 def _assert_same(line: Line, alone: Path) -> None:
