@@ -44,7 +44,8 @@ def faces_and_rejected(checkout: Checkout) -> tuple[list[str], list[str]]:
 
 @pytest.mark.slow
 @pytest.mark.ray
-@pytest.mark.parametrize("place", [in_a_folder, pytest.param(in_s3, marks=pytest.mark.cluster)])
+@pytest.mark.cluster
+@pytest.mark.parametrize("place", [in_a_folder, in_s3])
 def test_an_added_picture_makes_the_faces_again(
     place: Callable[[Path], AbstractContextManager[Place]], tmp_path: Path
 ) -> None:

@@ -2,7 +2,6 @@
 
 import json
 import os
-import signal
 import subprocess
 import sys
 import time
@@ -143,36 +142,6 @@ def test_a_stage_killed_at_several_moments_ends_with_the_same_bytes(
     assert " shards are done, the rest follows" in log.read_text()
     assert content(out) == content(slow_table.path)
     assert list(out.parent.iterdir()) == [out]
-
-
-def test_a_stage_outlives_dvc_and_a_second_one_names_its_process(slow_table, tmp_path, ray_session):
-    out, log = tmp_path / "slow", tmp_path / "log"
-    (tmp_path / "dvc.yaml").write_text(
-        "stages:\n"
-        "  slow:\n"
-        f"    cmd: {sys.executable} {slow_stage.__file__} slow $SECONDS_A_SHARD 2\n"
-        "    outs: [slow]\n"
-    )
-    dvc = [sys.executable, "-m", "dvc"]
-    environment = os.environ | {"PYTHONPATH": str(lineage.ROOT), "SECONDS_A_SHARD": "5"}
-    subprocess.run([*dvc, "init", "--no-scm", "--quiet"], cwd=tmp_path, check=True)
-
-    with log.open("wb") as stderr:  # without RAY_ADDRESS: the stage has a Ray of its own
-        first = subprocess.Popen([*dvc, "repro"], cwd=tmp_path, env=environment, stderr=stderr)
-    wait_until(lambda: shards_done(out) > 0, first, log)
-    stage = json.loads((tmp_path / "slow.partial.lock").read_text())["pid"]
-    first.kill()
-    first.wait()
-    second = subprocess.run([*dvc, "repro"], cwd=tmp_path, env=environment, capture_output=True)
-
-    assert second.returncode != 0
-    assert f"slow is being written by process {stage} on" in second.stderr.decode()
-    assert stage != first.pid
-    os.kill(stage, signal.SIGKILL)
-
-    environment |= {"RAY_ADDRESS": ray_session, "SECONDS_A_SHARD": "0"}
-    subprocess.run([*dvc, "repro"], cwd=tmp_path, env=environment, check=True)
-    assert content(out) == content(slow_table.path)
 
 
 def test_a_table_is_read_as_a_whole_by_shard_or_by_a_value_of_a_column(slow_table):
