@@ -202,7 +202,7 @@ def test_a_server_that_is_away_a_while_or_for_good_or_at_the_end_costs_no_traini
     project.server.start()
     hold = project.folder / "hold"
     # Both longer than a server takes to start.
-    project.start(PAUSE_S=1, LIMIT_S=60, HOLD=hold)
+    project.start(PAUSE_S=0.8, LIMIT_S=45, HOLD=hold)
     project.wait_until(lambda: "goes on after step" in project.said())
     project.server.stop()
     project.wait_until(lambda: "does not answer" in project.said())

@@ -193,8 +193,6 @@ def _two_of_three_streams(rank: int, made: RestorerTraining, folder: Path) -> No
 @pytest.mark.parametrize(
     ("backbone", "precision", "trainable"),
     [
-        ("qwen", "float32", "full"),
-        ("qwen", "bf16", "lora"),
         ("qwen", "float32", "conditional_lora"),
         ("sd21", "bf16", "full"),
     ],
