@@ -13,7 +13,7 @@ from components.backbones.backbone import Backbone, StepNoise, Trainable
 from components.backbones.conditional_lora import BaseNumbers, Mlp
 from components.backbones.fixed_time import TimePath
 from components.backbones.second_encoder import SecondEncoder
-from components.backbones.single_frame import use_single_frame_convolutions
+from components.backbones.single_frame import expect_single_frames
 from components.weights.lora import LoraParams
 from components.weights.network_files import load_network
 
@@ -64,7 +64,7 @@ class QwenImage(Backbone):
 
         super().__init__(weights, generator=generator)
         vae = load_network(AutoencoderKLQwenImage, weights / "vae")
-        use_single_frame_convolutions(vae)
+        expect_single_frames(vae)
         transformer = load_network(
             QwenImageTransformer2DModel, generator or weights / "transformer"
         )
@@ -241,7 +241,7 @@ class QwenImage(Backbone):
         channels = sizes["z_dim"]
         unscaled = {"latents_mean": [0.0] * channels, "latents_std": [1.0] * channels}
         vae = AutoencoderKLQwenImage(**sizes, **unscaled)
-        use_single_frame_convolutions(vae)
+        expect_single_frames(vae)
         return vae
 
     @staticmethod

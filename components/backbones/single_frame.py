@@ -3,22 +3,30 @@
 from types import MethodType
 from typing import Any
 
+import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+_SHORTEST = 1e-12  # `F.normalize` divides by no less
 
-def use_single_frame_convolutions(vae: nn.Module) -> None:
-    """Let every causal convolution of a Wan/Qwen autoencoder treat its input as one frame.
+
+def expect_single_frames(vae: nn.Module) -> None:
+    """Let a Wan/Qwen autoencoder treat its input as one frame, and normalise it quickly.
 
     A causal 3-D convolution of one frame is a 2-D convolution: the frames before the first are
     zeros, so only the last temporal slice of the weight meets data. Parameters keep their names and
     shapes, so the published layout still loads and saves.
     """
-    from diffusers.models.autoencoders.autoencoder_kl_qwenimage import QwenImageCausalConv3d
+    from diffusers.models.autoencoders.autoencoder_kl_qwenimage import (
+        QwenImageCausalConv3d,
+        QwenImageRMS_norm,
+    )
 
     for module in vae.modules():
         if isinstance(module, QwenImageCausalConv3d):
             module.forward = MethodType(_single_frame, module)  # type: ignore[method-assign]
+        if isinstance(module, QwenImageRMS_norm):
+            module.forward = MethodType(_normalized, module)  # type: ignore[method-assign]
 
 
 def keep_last_slices(network: nn.Module) -> None:
@@ -41,3 +49,15 @@ def _single_frame(convolution: Any, x: Tensor, cache_x: Tensor | None = None) ->
     weight = convolution.weight[:, :, -1]
     flat = F.conv2d(padded, weight, convolution.bias, stride=convolution.stride[1:])
     return flat.unsqueeze(2)
+
+
+def _normalized(norm: Any, x: Tensor) -> Tensor:
+    """Divide by the length over channels, as `F.normalize` does.
+
+    PyTorch's norm over any dimension but the last takes 10 to 40 times as long on a CPU: a fifth of
+    the encoder's time.
+    """
+    wide = x.to(torch.promote_types(x.dtype, torch.float32))
+    squares = wide.square().sum(1 if norm.channel_first else -1, keepdim=True)
+    shrunk = wide * squares.clamp_min(_SHORTEST**2).rsqrt()
+    return shrunk.to(x.dtype) * norm.scale * norm.gamma + norm.bias

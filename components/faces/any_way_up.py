@@ -30,7 +30,9 @@ OTHER_WAY_DEG = 45.0  # findings of one face that are turned further apart contr
 # of both scores.
 RIVAL, CLEARLY = 0.1, 0.02
 UNUSUALLY = 0.05  # if it is not the way up of most faces; a picture with few is taken for upright
-SURE = 0.6  # least score, the mean of both, of a face that lies another way than most do
+# Least score, the mean of both, of a face that lies another way than most do; also as a share of
+# the best score of those.
+SURE, AS_SURE = 0.6, 0.8
 SURE_MISFIT = 0.25  # and the most that its landmarks are off (`align.fit`)
 LOOK_SIZE = 256  # pixels of the aligned square in which the face is looked for again
 # Largest mean distance of the landmarks found there from the template, in eye distances. Right ones
@@ -50,7 +52,9 @@ class AnyWayUp:
         """Find the faces of a picture; a face whose way up is not clear has a doubt."""
         groups = grouped(one for turns in range(4) for one in self._turned(image, turns))
         usual = _usual_way([group[0] for group in groups])
-        settled = (self._settle(image, group, usual) for group in groups)
+        scores = [group[0].score for group in groups if _way(group[0]) == usual]
+        sure = max(SURE, AS_SURE * max(scores, default=0))
+        settled = (self._settle(image, group, usual, sure) for group in groups)
         return from_left(not_overlapping(face for face in settled if face is not None))
 
     def _turned(self, image: Image, turns: int) -> Iterator[Detection]:
@@ -64,8 +68,13 @@ class AnyWayUp:
             box: Box = (*corners.min(axis=0).tolist(), *corners.max(axis=0).tolist())
             yield Detection(_turned_back(one.landmarks, turns, width, height), one.score, box)
 
-    def _settle(self, image: Image, group: Sequence[Detection], usual: int) -> Detection | None:
-        """Choose among what was found of one face, best first; None: it is no face."""
+    def _settle(
+        self, image: Image, group: Sequence[Detection], usual: int, sure: float
+    ) -> Detection | None:
+        """Choose among what was found of one face, best first; None: it is no face.
+
+        `usual` is the way up of most faces, `sure` the least score of a face that lies otherwise.
+        """
         best = group[0]
         others = _other_ways(group)
         rivals = [one for one in others if one.score > best.score - RIVAL or _way(one) == usual]
@@ -81,7 +90,7 @@ class AnyWayUp:
             likely = next((one for _, one in seen if _way(one) == usual), face)
             return likely._replace(doubt="it is not clear which way up it is")
         # What looks a little like a face that lies is none: a hand, a pattern.
-        is_clear = first >= SURE and align.fit(face.landmarks).misfit < SURE_MISFIT
+        is_clear = first >= sure and align.fit(face.landmarks).misfit < SURE_MISFIT
         return face if _way(face) == usual or is_clear else None
 
     def _look(self, image: Image, found: Detection) -> float:

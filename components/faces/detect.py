@@ -96,9 +96,12 @@ class YuNet:
         most = 5000  # candidates before overlapping ones are merged; OpenCV's default
         # The network keeps the picture's size and buffers between calls.
         self._turn = threading.Lock()
+        # OpenCV warns of a setting that it makes itself.
+        before = cv2.utils.logging.setLogLevel(cv2.utils.logging.LOG_LEVEL_ERROR)
         self._network = cv2.FaceDetectorYN.create(
             str(file), "", (320, 320), min_score, _OVERLAP, most
         )
+        cv2.utils.logging.setLogLevel(before)
 
     def detect(self, image: images.Image) -> list[Detection]:
         sides = {min(side, max(image.shape[:2])) for side in _YUNET_SIDES}

@@ -7,7 +7,7 @@ import io
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Self
+from typing import Any, Self
 
 import numpy as np
 import numpy.typing as npt
@@ -69,7 +69,7 @@ def _read_pth(file: Path) -> tuple[object, object]:
     import numpy.dtypes
 
     # Arrays of NumPy are data, but torch does not know their classes. Old files name an old module.
-    rebuild = np._core.multiarray._reconstruct  # type: ignore[attr-defined]
+    rebuild: Any = np.zeros(0).__reduce__()[0]
     plain = [np.ndarray, np.dtype, numpy.dtypes.Float32DType, numpy.dtypes.Float64DType]
     known = [(rebuild, "numpy.core.multiarray._reconstruct"), rebuild, *plain]
     with torch.serialization.safe_globals(known):

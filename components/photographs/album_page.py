@@ -37,8 +37,11 @@ section { border-top: 1px solid #8884; padding: 1rem 0 }
 h2 { font-size: 1rem; overflow-wrap: anywhere }
 div { display: flex; flex-wrap: wrap; gap: .5rem }
 figure { margin: 0 } figcaption { color: #777 }
-figure img { display: block; max-width: 100% }
-div.faces figure { display: flex } div.faces img { height: 9rem }
+figure { flex: 0 1 auto; min-width: min(20rem, 100%); max-width: calc(50% - .5rem) }
+figure img { display: block; max-width: 100%; height: auto }
+div.faces figure { display: flex; min-width: 0; max-width: 100% }
+div.faces img { height: 9rem; width: auto }
+@media (max-width: 45rem) { figure { max-width: 100% } }
 </style></head><body>
 <h1>Restored photographs</h1>
 """

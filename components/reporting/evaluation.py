@@ -125,26 +125,33 @@ class Degraded:
 
 def score_all(
     cases: Iterable[Case],
-    competitor: Competitor,
+    competitors: Sequence[Competitor],
     metrics: Mapping[str, Metric],
     *,
     batch_size: int,
-) -> list[FaceScores]:
-    """Score a competitor on every case, in batches of one size."""
-    rows: list[FaceScores] = []
+) -> list[list[FaceScores]]:
+    """Score each competitor on every case, in batches of one size; the cases are read once."""
+    rows: list[list[FaceScores]] = [[] for _ in competitors]
     for batch in batches(cases, batch_size):
-        shown, failures = competitor.pictures(batch)
-        if batch[0].lq is not None:
-            shown["degraded"] = [case.lq for case in batch]
-        hqs = [case.hq for case in batch if case.hq is not None]
-        rows += scoring.score(
-            [(case.face_id, case.variant) for case in batch],
-            {role: shown[role] for role in comparison.ROLES if role in shown},
-            hqs or None,
-            metrics,
-            failures,
-        )
+        for competitor, scored in zip(competitors, rows, strict=True):
+            scored += _score(batch, competitor, metrics)
     return rows
+
+
+def _score(
+    batch: Sequence[Case], competitor: Competitor, metrics: Mapping[str, Metric]
+) -> list[FaceScores]:
+    shown, failures = competitor.pictures(batch)
+    if batch[0].lq is not None:
+        shown["degraded"] = [case.lq for case in batch]
+    hqs = [case.hq for case in batch if case.hq is not None]
+    return scoring.score(
+        [(case.face_id, case.variant) for case in batch],
+        {role: shown[role] for role in comparison.ROLES if role in shown},
+        hqs or None,
+        metrics,
+        failures,
+    )
 
 
 def batches(cases: Iterable[Case], size: int) -> Iterator[list[Case]]:

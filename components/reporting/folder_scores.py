@@ -34,7 +34,9 @@ from components.reporting.evaluation import (
 )
 from components.reporting.face_sets import Rejection, cut_faces, is_table, open_set, row_name
 from components.reporting.reference import compare_with
+from components.reporting.scoring import FaceScores
 from components.restorers.catalogue import is_of_others
+from components.restorers.together import Together
 from components.tracking.trained_models import locate, open_restorer
 from components.weights.manifest import RESTORER, Description
 
@@ -121,7 +123,11 @@ def evaluate(
     with tempfile.TemporaryDirectory() as downloads:
         if recipe is None and wanted.is_degraded_here:
             recipe = recipe_of(wanted.models[0], Path(downloads))
-        restorers = [open_restorer(name, Path(downloads), device=device) for name in wanted.models]
+        together = Together()  # they restore the same batches in turn
+        restorers = [
+            open_restorer(name, Path(downloads), device=device, together=together)
+            for name in wanted.models
+        ]
         competitors: list[Competitor] = [
             *(Model(restorer) for restorer in restorers),
             *(_results(folder, wanted) for folder in wanted.results),
@@ -137,9 +143,11 @@ def evaluate(
         protocol = faces.protocol()
         if identity_network is not None:
             protocol["identity_network"] = sha256_of(find_network(identity_network))
+        scored = competitors or [Degraded()]
+        rows = score_all(faces, scored, metrics, batch_size=batch_size)
         return [
-            _result(one, faces, metrics, protocol, unavailable, batch_size)
-            for one in competitors or [Degraded()]
+            _result(one, scores, faces, metrics, protocol, unavailable)
+            for one, scores in zip(scored, rows, strict=True)
         ]
 
 
@@ -232,13 +240,12 @@ class _Faces:
 
 def _result(
     competitor: Competitor,
+    scores: Sequence[FaceScores],
     faces: _Faces,
     metrics: Mapping[str, Metric],
     protocol: Mapping[str, Any],
     unavailable: Mapping[str, str],
-    batch_size: int,
 ) -> dict[str, Any]:
-    scores = score_all(faces, competitor, metrics, batch_size=batch_size)
     if not scores:
         told = ", ".join(f"{name}: {reason}" for name, reason in faces.rejected[:1])
         raise ValueError(

@@ -48,14 +48,13 @@ class Compiled:
         """
         if not sizes or min(sizes) < 1:
             raise ValueError(f"batch sizes = {list(sizes)}: give positive ones")
-        config: Any = torch._dynamo.config
-        config.recompile_limit = max(config.recompile_limit, _MAX_PROGRAMS)
+        how: Any = {"dynamic": False, "backend": backend, "recompile_limit": _MAX_PROGRAMS}
         self._sizes = sorted(set(sizes))
         self._program = function
         for block in blocks:
-            block.compile(dynamic=False, backend=backend)
+            block.compile(**how)
         if not blocks:
-            self._program = torch.compile(function, dynamic=False, backend=backend)
+            self._program = torch.compile(function, **how)
         self._recorded: dict[tuple[Any, ...], _Recorded] = {}
         self._alone = threading.Lock()  # a recording has one place for its arguments
 
