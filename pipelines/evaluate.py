@@ -6,14 +6,14 @@ writes  metrics/models/B-C.json    model, protocol, metrics with intervals, scor
         galleries/B-C/      PNGs of some faces and gallery.json
 It logs both into the training's MLflow run.
 
-A test split has at most a few thousand faces, so one process restores it: this one, or, on a
-cluster, one on a node that has what `compute.evaluate` asks for. If that becomes too slow, workers
-can share it by shards: see `score_shard`.
+Shards of the pairs are shared among workers, on a cluster or where workers have GPUs; otherwise
+this process scores them all. A shard's scores do not depend on who makes them.
 """
 
 import logging
 import tempfile
-from collections.abc import Iterator
+from collections.abc import Callable, Collection, Iterator, Sequence
+from itertools import accumulate
 from pathlib import Path
 from typing import Annotated, Any, NamedTuple
 
@@ -70,20 +70,21 @@ def run(params: EvaluateParams, compute: Compute, name: ModelName) -> None:
     pairs, network = Table.open(params.pairs).shared(), None
     if params.identity_network is not None:
         network = share_file(find_network(params.identity_network))
-    scored = cluster.call(
-        compute,
-        score,
+    model = params.models / name
+    task = Task(
         pairs,
-        share(params.models / name),
-        _results(params.models / name),
+        share(model),
+        _results(model),
         network,
-        params,
+        params.metrics,
+        params.batch_size,
         "cuda" if compute.gpus else "cpu",
     )
+    scored = _score(task, _shares(pairs, params), compute)
     for metric, reason in scored.unavailable.items():
         log.warning("%s is not measured: %s", metric, reason)
     result = comparison.result(
-        comparison.model_facts(name, open_model(params.models / name).content),
+        comparison.model_facts(name, open_model(model).content),
         _protocol(pairs, scored.size, network),
         scored.scores,
         scored.unavailable,
@@ -94,7 +95,7 @@ def run(params: EvaluateParams, compute: Compute, name: ModelName) -> None:
     gallery = Gallery.of(name, scored.shown)
     gallery.write(params.galleries / name)
     files.write_json(params.scores / f"{name}.json", result)
-    _track(params.models / name, result, gallery)
+    _track(model, result, gallery)
     _log_summary(name, result)
 
 
@@ -115,8 +116,31 @@ def _protocol(pairs: Table, size: int, network: SharedFile | None) -> dict[str, 
     }
 
 
+class Task(NamedTuple):
+    """What every worker needs to score shards with a model.
+
+    `results` are the first restorations that the model names, if another program made them.
+    """
+
+    pairs: Table
+    model: SharedFolder
+    results: SharedFolder | None
+    identity_network: SharedFile | None
+    metrics: Sequence[str]
+    batch_size: int
+    device: str
+
+
+class Share(NamedTuple):
+    """A shard with test rows, and which of these, counted from 0, the gallery shows."""
+
+    shard: int
+    num_tests: int
+    shown: Collection[int]
+
+
 class Scored(NamedTuple):
-    """What `score` found about a model."""
+    """What was found about a model, on one shard or on all."""
 
     size: int  # pixels
     scores: list[FaceScores]
@@ -125,76 +149,86 @@ class Scored(NamedTuple):
     how: dict[str, How]  # the protocol of each metric that was measured
 
 
-def score(
-    pairs: Table,
-    model: SharedFolder,
-    results: SharedFolder | None,
-    identity_network: SharedFile | None,
-    params: EvaluateParams,
-    device: str,
-) -> Scored:
-    """Restore the test split with a model and measure it, in this process.
-
-    `results` are the first restorations that it names, if another program made them.
-    """
-    hints = [] if results is None else [results.local()]
-    restorer = load_restorer(model.local(), hints, device=torch.device(device))
-    metrics, unavailable = open_metrics(
-        dict.fromkeys([*params.metrics, ALWAYS]),
-        identity_network=None if identity_network is None else identity_network.local(),
-        device=torch.device(device),
-    )
-    compare = Comparison(restorer, metrics, device=torch.device(device))
-    scores, shown = score_test_split(pairs, compare, params, size=restorer.size)
-    how = {name: metric.how for name, metric in metrics.items()}
-    return Scored(restorer.size, scores, shown, unavailable, how)
-
-
-def score_test_split(
-    pairs: Table, compare: Comparison, params: EvaluateParams, *, size: int
-) -> tuple[list[FaceScores], list[Compared]]:
-    """Return the scores of every test row, and the pictures of those that the gallery shows."""
-    total = pairs.read(columns=["split"])["split"].to_pylist().count("test")
-    if not total:
+def _shares(pairs: Table, params: EvaluateParams) -> list[Share]:
+    """Divide the test split by shards. Raises: ValueError if it is empty."""
+    counts = [
+        pairs.read_shard(shard, columns=["split"])["split"].to_pylist().count("test")
+        for shard in range(len(pairs.shards))
+    ]
+    if not sum(counts):
         raise ValueError(
             f"{params.pairs} has no row in the split 'test': raise faces.test_percent, or name "
             "test pictures in a split.csv"
         )
-    wanted = spread(total, params.gallery)
-    scores: list[FaceScores] = []
-    shown: list[Compared] = []
+    wanted = spread(sum(counts), params.gallery)
+    firsts = accumulate(counts, initial=0)
+    return [
+        Share(shard, count, {place - first for place in wanted if first <= place < first + count})
+        for shard, (first, count) in enumerate(zip(firsts, counts, strict=False))
+        if count
+    ]
+
+
+def _score(task: Task, shares: Sequence[Share], compute: Compute) -> Scored:
+    """Score all shares, and put what was found together in their order."""
+    parts: list[Scored] = []
+    total = sum(share.num_tests for share in shares)
     with Progress("evaluate", "faces", total) as progress:
-        for shard in range(len(pairs.shards)):
-            for one in score_shard(pairs, shard, compare, params.batch_size, size=size):
-                if len(scores) in wanted:
-                    shown.append(one)
-                scores.append(one.row())
-                progress.advance()
-    return scores, shown
+        for part in cluster.spread(compute, shares, start, task):
+            parts.append(part)
+            progress.show(sum(len(one.scores) for one in parts))
+    return parts[0]._replace(
+        scores=[row for part in parts for row in part.scores],
+        shown=[one for part in parts for one in part.shown],
+    )
 
 
-def score_shard(
-    pairs: Table, shard: int, compare: Comparison, batch_size: int, *, size: int
-) -> Iterator[Compared]:
+def start(task: Task) -> Callable[[Share], Scored]:
+    """Load the model and the metrics in this process; return what scores a share."""
+    device = torch.device(task.device)
+    hints = [] if task.results is None else [task.results.local()]
+    restorer = load_restorer(task.model.local(), hints, device=device)
+    network = task.identity_network
+    metrics, unavailable = open_metrics(
+        dict.fromkeys([*task.metrics, ALWAYS]),
+        identity_network=None if network is None else network.local(),
+        device=device,
+    )
+    compare = Comparison(restorer, metrics, device=device)
+    how = {name: metric.how for name, metric in metrics.items()}
+
+    def score(share: Share) -> Scored:
+        compared = compare_shard(task, share.shard, compare, size=restorer.size)
+        scores, shown = [], []
+        for place, one in enumerate(compared):
+            scores.append(one.row())
+            if place in share.shown:
+                shown.append(one)
+        return Scored(restorer.size, scores, shown, unavailable, how)
+
+    return score
+
+
+def compare_shard(task: Task, shard: int, compare: Comparison, *, size: int) -> Iterator[Compared]:
     """Restore and score the test rows of one shard, in order."""
-    rows = pairs.read_shard(shard, columns=_COLUMNS).to_pylist()
+    rows = task.pairs.read_shard(shard, columns=_COLUMNS).to_pylist()
     tests = [row for row in rows if row["split"] == "test"]
-    for start in range(0, len(tests), batch_size):
-        batch = [
+    for first in range(0, len(tests), task.batch_size):
+        pairs = [
             Pair(
                 row["face_id"],
                 row["variant"],
                 images.decode_png(row["hq_png"]),
                 images.decode_png(row["lq_png"]),
             )
-            for row in tests[start : start + batch_size]
+            for row in tests[first : first + task.batch_size]
         ]
-        if (found := batch[0].lq.shape[0]) != size:
+        if (found := pairs[0].lq.shape[0]) != size:
             raise ValueError(
-                f"{pairs.path} has faces of {found} pixels, the model restores {size}: "
+                f"{task.pairs.path} has faces of {found} pixels, the model restores {size}: "
                 "run 'dvc repro'"
             )
-        yield from compare(batch)
+        yield from compare(pairs)
 
 
 def _track(model: Path, result: dict[str, Any], gallery: Gallery) -> None:

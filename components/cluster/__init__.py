@@ -1,6 +1,6 @@
 """A Ray cluster: joining or starting one, its nodes, and how many workers they can hold."""
 
 from components.cluster.sessions import local, on_cluster, session
-from components.cluster.workers import Workplace, call, limit_threads
+from components.cluster.workers import Workplace, limit_threads, spread
 
-__all__ = ["Workplace", "call", "limit_threads", "local", "on_cluster", "session"]
+__all__ = ["Workplace", "limit_threads", "local", "on_cluster", "session", "spread"]

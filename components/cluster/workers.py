@@ -1,8 +1,8 @@
-"""Work on other nodes: a worker's folder, settings and threads, and calls of one function there."""
+"""Work on other nodes: a worker's folder, settings and threads, and items shared among workers."""
 
 import os
 import sys
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Self, TypeVar
@@ -13,8 +13,9 @@ from components.params import Compute
 from components.storage import data_root, s3_settings
 
 _THREADS = ("OMP_NUM_THREADS", "MKL_NUM_THREADS", "OPENBLAS_NUM_THREADS", "OPENCV_FOR_THREADS_NUM")
-_CALLS_AGAIN = 3  # when a node is lost
+_STARTS_AGAIN = 3  # when a worker or its node is lost
 
+Item = TypeVar("Item")
 T = TypeVar("T")
 
 
@@ -47,29 +48,54 @@ class Workplace:
             os.environ.update(ray.get(settings))
 
 
-def call(compute: Compute, function: Callable[..., T], *arguments: Any) -> T:
-    """Call a function of an importable module: on a node of the cluster, or else in this process.
+def spread(
+    compute: Compute,
+    items: Sequence[Item],
+    start: Callable[..., Callable[[Item], T]],
+    *arguments: Any,
+) -> Iterator[T]:
+    """Call what `start(*arguments)` returns with each item; give the results in the same order.
 
-    What it raises is raised here. Raises: as `session`.
+    `start`, of an importable module, loads what every call needs: once in this process, or on a
+    cluster, or where workers have GPUs, once on each of as many workers as can start now, at most
+    `compute.workers`. A lost worker starts again. What is raised there is raised here.
+
+    Raises: as `session`.
     """
-    if not on_cluster():
-        return function(*arguments)
+    if not on_cluster() and not compute.gpus:
+        yield from map(start(*arguments), items)
+        return
     import ray
+    from ray.util import ActorPool
 
     with session(compute):
-        place, cpus = Workplace.here(), compute.cpus
-
-        def enter_and_call() -> T:
-            place.enter()
-            limit_threads(cpus)
-            return function(*arguments)
-
-        called = ray.remote(max_retries=_CALLS_AGAIN)(enter_and_call)
+        count = capacity.free(compute, min(len(items), compute.workers or len(items)))
+        makers: Any = ray.remote(max_restarts=_STARTS_AGAIN, max_task_retries=_STARTS_AGAIN)(_Maker)
+        makers = makers.options(**capacity.options(compute))
+        here = ray.put((Workplace.here(), compute.cpus, start, arguments))
+        pool = ActorPool([makers.remote([here]) for _ in range(max(1, count))])
         try:
-            result: T = ray.get(called.options(**capacity.options(compute)).remote())
+            yield from pool.map(lambda maker, item: maker.make.remote(item), items)
         except ray.exceptions.RayTaskError as error:
             raise error.cause from error
-        return result
+
+
+class _Maker:
+    """A worker of `spread`. It starts with its first item, for Ray hides why an actor cannot."""
+
+    def __init__(self, what: Sequence[Any]) -> None:
+        self._what = what
+        self._make: Callable[[Any], Any] | None = None
+
+    def make(self, item: Any) -> Any:
+        if self._make is None:
+            import ray
+
+            place, cpus, start, arguments = ray.get(self._what[0])
+            place.enter()
+            limit_threads(cpus)
+            self._make = start(*arguments)
+        return self._make(item)
 
 
 def limit_threads(cpus: float) -> None:

@@ -161,6 +161,20 @@ def test_another_batch_size_writes_the_same_numbers(project: Project) -> None:
             assert same["scores"][metric] == pytest.approx(roles, abs=0.02)
 
 
+@pytest.mark.ray
+@pytest.mark.usefixtures("database")
+def test_workers_of_a_cluster_write_the_same_numbers(
+    project: Project, ray_session: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    measured = {"metrics": ["psnr", "ssim"]}
+    alone = _evaluate(project, "sdfm", **measured)
+    folder = project.params.galleries / "sd21-sdfm"
+    pictures = {file.name: file.read_bytes() for file in folder.iterdir()}
+    monkeypatch.setenv("RAY_ADDRESS", ray_session)
+    assert _evaluate(project, "sdfm", **measured) == alone
+    assert {file.name: file.read_bytes() for file in folder.iterdir()} == pictures
+
+
 @pytest.mark.usefixtures("database")
 def test_scores_and_picture_go_into_the_run_of_the_training(project: Project) -> None:
     run = runs.TrainingRun.begin(TRAINING, name="train@sd21-sdfm", params={})
