@@ -22,7 +22,7 @@ HEADERS = {"content-type": "image/png"}
 class Endpoint:
     """A running `hdrface serve`."""
 
-    def __init__(self, folder: Path, repository: Path, *settings: str) -> None:
+    def __init__(self, folder: Path, repository: Path, *settings: str, **environment: str) -> None:
         self.url = f"http://127.0.0.1:{free_ports(1)[0]}"
         self.log = folder / "log"
         port = self.url.rpartition(":")[2]
@@ -30,7 +30,7 @@ class Endpoint:
             self.process = subprocess.Popen(
                 [sys.executable, "-m", "pipelines.cli", "serve", "--port", port, *settings],
                 cwd=folder,
-                env={**os.environ, "PYTHONPATH": str(repository)},
+                env={**os.environ, "PYTHONPATH": str(repository), **environment},
                 stdout=log,
                 stderr=subprocess.STDOUT,
             )

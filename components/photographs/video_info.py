@@ -75,6 +75,7 @@ class Stream:
 class VideoInfo:
     """The upright picture of a video, how fast it runs, and what lies beside it."""
 
+    suffix: str  # that fits what kind of file it is: .mp4, .mov, .mkv, .avi, …
     width: int  # pixels
     height: int
     rate: Fraction  # frames a second
@@ -117,6 +118,7 @@ def probe(file: Path) -> VideoInfo:
     num_frames, is_counted = _num_frames(stream, found.get("format", {}), rate)
     hdr = _hdr(file, stream)
     return VideoInfo(
+        suffix=_suffix(found.get("format", {})),
         width=width,
         height=height,
         rate=rate,
@@ -145,6 +147,14 @@ def _ffprobe(file: Path, *wanted: str) -> dict[str, Any]:
         raise VideoError(f"no video: {said or 'ffprobe cannot read it'}")
     found: dict[str, Any] = json.loads(asked.stdout.decode(errors="replace") or "{}")
     return found
+
+
+def _suffix(file: Mapping[str, Any]) -> str:
+    kinds = str(file.get("format_name", "")).split(",")
+    if "mp4" in kinds:
+        is_quicktime = str(file.get("tags", {}).get("major_brand", "")).startswith("qt")
+        return ".mov" if is_quicktime else ".mp4"
+    return ".mkv" if "matroska" in kinds else f".{kinds[0]}"
 
 
 def _is_cover(stream: Mapping[str, Any]) -> bool:

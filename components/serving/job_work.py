@@ -35,7 +35,13 @@ log = logging.getLogger(__name__)
 
 _PASSES = (429, 503, 504)  # statuses of a server that is busy, or not ready yet
 _AGAIN_AFTER_S = 1.0
-_VIDEO = ".mp4"
+_VIDEO = ".mp4"  # what is restored; what is not keeps its kind
+_MEDIA_TYPES = {
+    ".mp4": "video/mp4",
+    ".mov": "video/quicktime",
+    ".mkv": "video/x-matroska",
+    ".avi": "video/x-msvideo",
+}
 
 
 class JobWork:
@@ -102,8 +108,9 @@ class JobWork:
         with tempfile.TemporaryDirectory(prefix="hdrface-video-") as folder:
             source, target = Path(folder, "source"), Path(folder, f"restored{_VIDEO}")
             source.write_bytes(data)
-            most = (await asyncio.to_thread(probe, source)).num_frames
-            num_frames = 0
+            info = await asyncio.to_thread(probe, source)
+            source = source.rename(source.with_suffix(info.suffix))
+            most, num_frames = info.num_frames, 0
 
             def on_frame() -> None:
                 nonlocal num_frames
@@ -114,7 +121,8 @@ class JobWork:
                 restore_video, source, target, restorer, options, on_frame=on_frame
             )
             restored = file.read_bytes()
-        result = Result("video/mp4", _VIDEO, len(restored), asdict(record))
+        kind = _MEDIA_TYPES.get(file.suffix, "application/octet-stream")
+        result = Result(kind, file.suffix, len(restored), asdict(record))
         return (result, restored), record.num_restored
 
 

@@ -21,6 +21,7 @@ from components.photographs import photograph
 from components.profiles import use
 from components.serving import keys, running
 from components.serving.params import load
+from tests import spans
 from tests.components.photographs.test_restoration import SHOWN
 from tests.end_to_end.checkout import REPOSITORY
 from tests.endpoint import HEADERS, Endpoint, picture
@@ -49,12 +50,24 @@ def endpoint(
     ]
     if DETECTOR.is_file():
         settings.append(f"detector={DETECTOR}")
-    running = Endpoint(folder, repository, *settings)
+    (folder / "spans").mkdir()
+    environment = {**spans.SETTINGS, spans.FOLDER: str(folder / "spans")}
+    running = Endpoint(folder, repository, *settings, **environment)
     try:
         running.wait_until_ready()
         yield running
     finally:
         running.stop()
+
+
+def test_the_steps_of_a_photograph_are_spans_below_those_of_ray_serve(endpoint: Endpoint) -> None:
+    assert endpoint.restore(picture(0)).status_code == 200
+    found = spans.read(endpoint.log.with_name("spans"))
+    steps = {span["name"]: span for span in found if span["name"] in ("decode", "find")}
+    of_ray = [span["context"] for span in found if span["parent_id"] is None]
+    assert steps["decode"]["parent_id"] is not None
+    assert steps["decode"]["context"]["trace_id"] in [one["trace_id"] for one in of_ray]
+    assert {"decode", "find", "restore", "finish"} <= {span["name"] for span in found}
 
 
 def test_equal_requests_get_equal_answers_that_name_the_model(endpoint: Endpoint) -> None:

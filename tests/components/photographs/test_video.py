@@ -116,6 +116,12 @@ def test_a_truncated_video_gives_the_frames_that_it_has(tmp_path: Path) -> None:
     assert 0 < len(decoded(source)) < 30
 
 
+@pytest.mark.parametrize("suffix", [".mp4", ".mov", ".mkv", ".avi"])
+def test_the_kind_of_a_film_is_seen_whatever_its_name(tmp_path: Path, suffix: str) -> None:
+    film = make_video(tmp_path / f"in{suffix}", frames()[:1], sound=False)
+    assert probe(film.rename(tmp_path / "film")).suffix == suffix
+
+
 def test_too_large_a_frame_is_refused_by_the_header(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

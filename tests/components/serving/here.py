@@ -40,7 +40,7 @@ class HereParts:
         return restoration.prepare(image, None, options, size=size)
 
     async def detect(self, _: images.Image) -> list[Detection]:
-        raise AssertionError("photographs are found by find")
+        return []  # no detector is here
 
     async def restore(self, model: str, asked: FacesRequest) -> FacesAnswer:
         assert model in self.names

@@ -283,6 +283,7 @@ def test_a_video_is_restored_frame_by_frame_and_says_how_far_it_is(
 ) -> None:
     frames = [np.full((SIZE, SIZE, 3), 25 * number, dtype=np.uint8) for number in range(10)]
     data = make_video(tmp_path / "film.mp4", frames).read_bytes()
+    plain = make_video(tmp_path / "plain.mkv", frames[:2]).read_bytes()
 
     async def test(server: Server) -> None:
         async with await server.start() as client:
@@ -302,5 +303,17 @@ def test_a_video_is_restored_frame_by_frame_and_says_how_far_it_is(
             asked["data"] = {"max_angle": "30"}
             refused = await finished(client, (await client.post("/v1/jobs", **asked)).json()["id"])
             assert refused["files"][0]["error"]["code"] == "bad_options"
+
+            # One without a face keeps its bytes, and so its kind, whatever it was called.
+            asked["files"] = {"video": ("film", plain)}
+            asked["data"] = {}
+            await client.delete(f"/v1/jobs/{job}")  # two are kept
+            sent = await client.post("/v1/jobs", **asked)
+            assert sent.status_code == 202, sent.text
+            [file] = (await finished(client, sent.json()["id"]))["files"]
+            fetched = await client.get(file["url"])
+            assert fetched.content == plain
+            assert fetched.headers["content-type"] == "video/x-matroska"
+            assert "film-restored.mkv" in fetched.headers["content-disposition"]
 
     run(test)
