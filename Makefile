@@ -10,9 +10,10 @@ BIN := .venv/bin
 # The environment is made anew when what it was made from has changed.
 STAMP := .venv/.made-from-$(shell cat requirements.lock pyproject.toml | cksum | cut -d ' ' -f 1)
 # Given on the command line: a folder or s3:// prefix of photographs, and the file of a face detector.
-# Without a detector the photographs must be aligned already.
+# Without a detector the photographs must be aligned already. SETTINGS are more words for `hdrface config use tiny`.
 export FACES ?=
 export DETECTOR ?=
+SETTINGS ?=
 # A stage of dvc.yaml says `python`: it means this one.
 export PATH := $(CURDIR)/$(BIN):$(PATH)
 export PYTHONUNBUFFERED := 1
@@ -42,8 +43,8 @@ $(STAMP):
 	@$(BIN)/uv pip install --quiet --python $(BIN)/python --no-deps --no-build-isolation --editable .
 	@rm -f .venv/.made-from-* && touch $@
 
-demo: $(STAMP) ## run the whole line [FACES=DIR [DETECTOR=FILE]], print the results
-	@set -- tiny; \
+demo: $(STAMP) ## run the whole line [FACES=DIR [DETECTOR=FILE]] [SETTINGS='KEY=VALUE …'], print the results
+	@set -- tiny $(SETTINGS); \
 	  if [ -n "$$FACES" ]; then set -- "$$@" "faces.source=$$FACES"; fi; \
 	  if [ -n "$$DETECTOR" ]; then set -- "$$@" "faces.detector=$$DETECTOR"; \
 	  elif [ -n "$$FACES" ] && [ ! -e "$$FACES/landmarks.csv" ]; then set -- "$$@" faces.aligned=true; fi; \
