@@ -28,7 +28,10 @@ class Note:
 
 @dataclass(frozen=True)
 class Number:
-    """What was measured here: a value with its interval, over `faces` of `of` faces."""
+    """What was measured here: a value with its interval, over `faces` of `of` faces.
+
+    `model` is the name and the fingerprint of what was measured.
+    """
 
     value: float
     low: float | None = None
@@ -36,6 +39,7 @@ class Number:
     faces: int | None = None
     of: int | None = None
     protocol: str = ""
+    model: str = ""
 
 
 @dataclass(frozen=True)
@@ -126,12 +130,18 @@ def score_cell(column: Column, paper: float | None, found: Found | Missing) -> C
         scored["n"],
         scored.get("of", scored["n"]),
         told(measured["protocol"]),
+        _model(found.content),
     )
     notes = [*_other_protocol(name, first, measured), *_other_faces(column, number, found)]
     warnings: tuple[Note, ...] = ()
     if warning := scored.get("warning"):
         warnings = (Note("few faces", f"{column.metric.title}: {warning}"),)
     return Cell(paper, number, tuple(notes), warnings)
+
+
+def _model(content: Content) -> str:
+    model = content.get("model", {})
+    return f"{model.get('name', '')} {model.get('fingerprint', '')}".strip()
 
 
 def _unmeasured(name: str, content: Content) -> Note:
@@ -221,6 +231,6 @@ def cost_cell(column: Column, paper: float | None, cost: Cost | Missing) -> Cell
         notes.append(
             Note("other machine", f"seconds on {cost.machine}; the paper does not name its machine")
         )
-    if cost.size != SIZE and column.name not in ("steps", "parameters_m"):
+    if cost.size != SIZE and column.name != "steps":
         notes.append(Note(f"{cost.size} pixels", f"faces of {cost.size} pixels, not {SIZE}"))
     return Cell(paper, Number(value, protocol=cost.told), tuple(notes))

@@ -15,6 +15,7 @@ from components.paper.published import Column
 PAPER, HERE = "paper", "here"
 ARROWS = {"higher": "↑", "lower": "↓", "": ""}
 NOTHING = "–"
+_SMALL = 10
 _HOW_TO_READ = (
     "Each method has the paper's numbers and those from here, with their 95 % interval. In round "
     "brackets: the difference, here minus paper, or why the two are not comparable."
@@ -37,7 +38,7 @@ _LATEX = {
 }
 _CSV = (
     *("table", "part", "method", "set", "metric", "paper", "here", "low", "high", "faces", "of"),
-    *("difference", "comparable", "notes", "protocol"),
+    *("difference", "comparable", "notes", "protocol", "model"),
 )
 
 
@@ -77,10 +78,13 @@ def headings(filled: Filled) -> list[str]:
 
 
 def number(value: float | None, column: Column, *, signed: bool = False) -> str:
-    """Write a number with as many digits as the paper's."""
+    """Write a number with as many digits as the paper's; a small one with at least two."""
     if value is None:
         return NOTHING
-    text = f"{value:{'+' if signed else ''},.{column.metric.digits}f}"
+    digits = column.metric.digits
+    if abs(value) < _SMALL and not float(value).is_integer():
+        digits = max(digits, 2)
+    text = f"{value:{'+' if signed else ''},.{digits}f}"
     return text.replace("-", "−")
 
 
@@ -251,5 +255,5 @@ def _csv_row(filled: Filled, line: Line, cell: Cell, column: Column) -> list[obj
         cell.difference,
         "yes" if cell.is_comparable else "no",
         "; ".join(note.told for note in (*cell.notes, *cell.warnings)),
-        "" if here is None else here.protocol,
+        *(["", ""] if here is None else [here.protocol, here.model]),
     ]

@@ -1,18 +1,26 @@
-"""Make the tables and write them: HTML, Markdown, CSV and LaTeX."""
+"""Make the tables and write them: HTML, Markdown, CSV and LaTeX; look at faces for Fig. 5."""
 
+import tempfile
 from collections.abc import Sequence
 from datetime import datetime
 from pathlib import Path
 from typing import Any
 
-from components import files
+import torch
+
+from components import files, images
+from components.faces.split import spread
+from components.images import Image
 from components.paper import page, published, texts
 from components.paper.cells import Filled, fill
 from components.paper.cost import Costs
+from components.paper.heat_maps import FaceTokens, look_at
 from components.paper.published import PaperTable
 from components.paper.scores import Project, Scores
 from components.paper.sources import Sources
 from components.params import PARAMS_FILE, read
+from components.reporting.face_sets import open_set
+from components.tracking.trained_models import open_restorer
 
 _NAME = "paper"
 
@@ -69,3 +77,24 @@ def told(tables: Sequence[Filled]) -> list[str]:
         )
         lines += [f"  {note}" for note in notes]
     return lines
+
+
+def look_at_set(model: str, lq: Path, count: int) -> list[FaceTokens]:
+    """Look at faces of a set, evenly chosen by their place in it, with a model.
+
+    Raises: as `open_restorer` and `open_set`; ValueError if a face is not square.
+    """
+    device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    with tempfile.TemporaryDirectory() as downloads:
+        restorer = open_restorer(model, Path(downloads), device=device)
+    faces = open_set(lq, column="lq_png")
+    names = [faces.names()[place] for place in sorted(spread(len(faces.names()), count))]
+    pictures = [_square(faces.read(name), f"{name} of {lq}", restorer.size) for name in names]
+    return look_at(restorer, pictures, names)
+
+
+def _square(picture: Image, name: str, size: int) -> Image:
+    height, width = picture.shape[:2]
+    if height != width:
+        raise ValueError(f"{name} is {width} x {height}: aligned faces are square")
+    return images.resize(picture, size)

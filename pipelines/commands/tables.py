@@ -56,3 +56,29 @@ def paper(
         print_out.print(line, highlight=False, markup=False)
     for file in writing.write(made, out):
         print(file)
+
+
+@app.command()
+def figure5(
+    model: Annotated[
+        str, typer.Option(metavar="MODEL", help="A trained folder with a gate, or its MLflow name.")
+    ],
+    lq: Annotated[
+        Path, typer.Option(metavar="DIR", help="Aligned, degraded faces: a folder or a table.")
+    ],
+    faces: Annotated[int, typer.Option(min=1, help="How many of them are drawn.")] = 4,
+    out: Annotated[
+        Path, typer.Option("-o", "--out", metavar="FILE", help="The PNG that is written.")
+    ] = Path("reports/tables/figure5.png"),
+) -> None:
+    """Draw what the gate sees and makes of faces, as Fig. 5 of the paper: LQ, SR and fused tokens.
+
+    Each is shown by the length of its tokens and by their principal components as colours.
+    """
+    from components import files, images, logs
+    from components.paper import heat_maps, writing
+
+    logs.configure()
+    looked_at = writing.look_at_set(model, lq, faces)
+    files.write_bytes(out, images.encode_png(heat_maps.draw(looked_at)))
+    print(out)

@@ -30,7 +30,12 @@ def found(
     restored = {"mean": 23.5, "low": 23.4, "high": 23.6, "n": n, "of": of, **scored}
     measured = {"protocol": how_of(metric).protocol, "restored": restored}
     how = {"faces": "CelebA-Test/HQ", "size": 512, **(protocol or {})}
-    content = {"protocol": how, "metrics": {metric: measured}, "unavailable": {}}
+    content = {
+        "model": {"name": "sd21-sdfm", "fingerprint": "ab12"},
+        "protocol": how,
+        "metrics": {metric: measured},
+        "unavailable": {},
+    }
     return Found(content, faces)
 
 
@@ -40,6 +45,7 @@ def test_the_difference_is_here_minus_paper() -> None:
     assert cell.difference == pytest.approx(-0.12)
     assert cell.here is not None
     assert (cell.here.low, cell.here.high, cell.here.faces) == (23.4, 23.6, 3000)
+    assert cell.here.model == "sd21-sdfm ab12"
 
 
 @pytest.mark.parametrize(
@@ -162,8 +168,9 @@ def test_seconds_are_never_compared_and_counts_are_at_the_papers_size() -> None:
     ]
     assert [cell.difference for cell in cells] == [0, None, 0, pytest.approx(18000 - 18224)]
     assert cells[1].notes[0].told == "seconds on a GPU; the paper does not name its machine"
-    macs = cost_cell(table.columns[3], 18224, cost(64))
-    assert macs.notes == (Note("64 pixels", "faces of 64 pixels, not 512"),)
+    for column, paper in ((table.columns[2], 31413), (table.columns[3], 18224)):
+        small = cost_cell(column, paper, cost(64))
+        assert small.notes == (Note("64 pixels", "faces of 64 pixels, not 512"),)
 
 
 def test_a_cost_that_cannot_be_counted_says_why() -> None:

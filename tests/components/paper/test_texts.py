@@ -61,6 +61,21 @@ def test_markdown_has_the_papers_line_above_ours(filled: Filled) -> None:
     assert "2. 32 faces of data\\_pairs &amp; more, not CelebA-Test" in lines
 
 
+@pytest.mark.parametrize(
+    ("value", "signed", "text"),
+    [
+        (18224.4, False, "18,224"),
+        (1.134, False, "1.13"),
+        (2.0, False, "2"),
+        (-0.5, True, "−0.50"),
+        (None, False, "–"),
+    ],
+)
+def test_small_numbers_keep_two_digits(value: float | None, signed: bool, text: str) -> None:
+    (cost,) = published.chosen("6")
+    assert texts.number(value, cost.columns[3], signed=signed) == text
+
+
 def test_markdown_rows_have_as_many_cells_whatever_the_name(filled: Filled) -> None:
     rows = [line for line in texts.markdown([filled], "").splitlines() if line.startswith("|")]
     assert {len(re.findall(r"(?<!\\)\|", row)) for row in rows} == {7}
