@@ -22,7 +22,7 @@ from components.metrics.identity import IdentityAngle
 from components.metrics.still import still
 from components.metrics.weight_files import CLIP_SHA256, WEIGHT_FILES
 
-__all__ = ["CATALOGUE", "Entry", "How", "Metric", "open_metrics"]
+__all__ = ["CATALOGUE", "Entry", "How", "Metric", "missing_files", "open_metrics", "told_missing"]
 
 IDENTITY = "identity_angle"
 
@@ -140,13 +140,27 @@ def _hashes(hub: Path, names: Iterable[str]) -> dict[str, str]:
     return found
 
 
+def missing_files(name: str) -> list[str]:
+    """List the files of a metric that are not on this machine, below `torch.hub.get_dir()`."""
+    return _missing(Path(torch.hub.get_dir()), CATALOGUE[name].files)
+
+
+def told_missing(names: Iterable[str]) -> str:
+    """Name files that are missing, each with its size, licence and source."""
+    return (
+        f"weights are missing under {torch.hub.get_dir()}: {'; '.join(map(_wanted, names))} "
+        "(set TORCH_HOME to move it; nothing is downloaded)"
+    )
+
+
+def _missing(hub: Path, names: Iterable[str]) -> list[str]:
+    return [file for file in names if not (hub / file).exists()]
+
+
 def _check_files(hub: Path, names: Iterable[str]) -> None:
     """Refuse what is missing, and what is not plain data: pyiqa unpickles anything."""
-    if missing := [name for name in names if not (hub / name).exists()]:
-        raise MetricUnavailableError(
-            f"weights are missing under {hub}: {'; '.join(map(_wanted, missing))} "
-            "(set TORCH_HOME to move it; nothing is downloaded)"
-        )
+    if missing := _missing(hub, names):
+        raise MetricUnavailableError(told_missing(missing))
     for name in names:
         file = hub / name
         if name in CLIP_SHA256:

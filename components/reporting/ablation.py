@@ -53,6 +53,20 @@ def _rows(
                 yield Row(variant, content["model"]["name"], metric, own, by)
 
 
+def without_faces(scores: Mapping[str, Sequence[Scores]]) -> dict[str, dict[str, Scores]]:
+    """Return variant -> model -> its metrics file without the faces' own scores.
+
+    It says on which faces and by which protocols the numbers were measured, and why some are not.
+    """
+    kept = ("model", "protocol", "metrics", "unavailable")
+    return {
+        variant: {
+            content["model"]["name"]: {key: content[key] for key in kept} for content in contents
+        }
+        for variant, contents in scores.items()
+    }
+
+
 def markdown(rows: Sequence[Row]) -> str:
     """Write the rows as a Markdown table."""
     lines = ["| variant | model | metric | score | difference to the choice | 95 % | faces |"]

@@ -140,11 +140,11 @@ def evaluate(
         )
         _prepare(metrics, unavailable, wanted, batch_size)
         faces = _Faces(wanted, sizes[0] if sizes else None, recipe, seed)
+        scored = competitors or [Degraded()]
+        rows = score_all(faces, scored, metrics, batch_size=batch_size)
         protocol = faces.protocol()
         if identity_network is not None:
             protocol["identity_network"] = sha256_of(find_network(identity_network))
-        scored = competitors or [Degraded()]
-        rows = score_all(faces, scored, metrics, batch_size=batch_size)
         return [
             _result(one, scores, faces, metrics, protocol, unavailable)
             for one, scores in zip(scored, rows, strict=True)
@@ -176,6 +176,7 @@ class _Faces:
     ) -> None:
         self.wanted, self.size, self.recipe, self.seed = wanted, size, recipe, seed
         self.rejected: list[Rejection] = []
+        self.sides: set[int] = set()  # in pixels, of the faces that were given
         self.drawn: dict[str, dict[str, float]] = {}  # by name: what degraded a face
         self.columns: dict[str, dict[str, str]] = {}
         if wanted.groups is not None:
@@ -185,12 +186,14 @@ class _Faces:
             self.detector = open_detector(wanted.detector, min_score=CANDIDATE_SCORE)
 
     def protocol(self) -> dict[str, Any]:
-        """Return what scores depend on beside the competitor."""
+        """Return what scores depend on beside the competitor; known when all faces were given."""
         wanted = self.wanted
         sides = {"faces": str(wanted.hq or wanted.lq)}
         if wanted.hq is not None and wanted.lq is not None:
             sides["degraded"] = str(wanted.lq)
-        made = {} if self.size is None else {"size": self.size}
+        made: dict[str, Any] = {"sizes": sorted(self.sides)}
+        if len(self.sides) == 1:
+            made = {"size": next(iter(self.sides))}
         if self.recipe is None or not wanted.is_degraded_here:
             return {**sides, **made}
         degradation = self.recipe.model_dump(mode="json")
@@ -198,6 +201,11 @@ class _Faces:
 
     def __iter__(self) -> Iterator[Case]:
         self.rejected.clear()
+        for case in self._cases():
+            self.sides.add(case.side)
+            yield case
+
+    def _cases(self) -> Iterator[Case]:
         wanted, size = self.wanted, self.size
         if wanted.is_degraded_here and self.recipe is not None:
             yield from self._degraded(self.recipe)

@@ -132,7 +132,8 @@ def _compare(ablation: Ablation, variants: Sequence[Variant], values: Mapping[st
     FOLDER.mkdir(parents=True, exist_ok=True)
     target = FOLDER / ablation.name
     told = [{key: _plain(value) for key, value in row._asdict().items()} for row in rows]
-    files.write_json(target.with_suffix(".json"), {"choice": ablation.choice, "rows": told})
+    content = {"choice": ablation.choice, "rows": told, "scores": table.without_faces(scores)}
+    files.write_json(target.with_suffix(".json"), content)
     text = table.markdown(rows)
     files.write_text(target.with_suffix(".md"), text)
     trainings = [model["model"].get("training") for models in scores.values() for model in models]

@@ -56,3 +56,13 @@ def test_what_cannot_be_compared_says_why() -> None:
     assert "not comparable" in str(text.difference)
     [alone] = ablation.rows({"text": scores["text"]}, "sdfm", samples=10, seed=1)
     assert alone.difference == "sdfm has no scores"
+
+
+def test_scores_are_kept_with_their_protocols_and_without_faces() -> None:
+    psnr = np.full(FACES, 23.0)
+    kept = ablation.without_faces({"sdfm": [scored("sd21-sdfm", psnr), scored("qwen-sdfm", psnr)]})
+    assert list(kept["sdfm"]) == ["sd21-sdfm", "qwen-sdfm"]
+    content = kept["sdfm"]["qwen-sdfm"]
+    assert content["protocol"] == {"pairs": "p"}
+    assert content["metrics"]["psnr"]["restored"]["mean"] == 23
+    assert "faces" not in content
