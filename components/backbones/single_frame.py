@@ -60,4 +60,5 @@ def _normalized(norm: Any, x: Tensor) -> Tensor:
     wide = x.to(torch.promote_types(x.dtype, torch.float32))
     squares = wide.square().sum(1 if norm.channel_first else -1, keepdim=True)
     shrunk = wide * squares.clamp_min(_SHORTEST**2).rsqrt()
-    return shrunk.to(x.dtype) * norm.scale * norm.gamma + norm.bias
+    normalized: Tensor = shrunk.to(x.dtype) * norm.scale * norm.gamma + norm.bias
+    return normalized

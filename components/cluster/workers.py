@@ -73,7 +73,7 @@ def spread(
         makers: Any = ray.remote(max_restarts=_STARTS_AGAIN, max_task_retries=_STARTS_AGAIN)(_Maker)
         makers = makers.options(**capacity.options(compute))
         here = ray.put((Workplace.here(), compute.cpus, start, arguments))
-        pool = ActorPool([makers.remote([here]) for _ in range(max(1, count))])
+        pool: Any = ActorPool([makers.remote([here]) for _ in range(max(1, count))])
         try:
             yield from pool.map(lambda maker, item: maker.make.remote(item), items)
         except ray.exceptions.RayTaskError as error:
