@@ -173,6 +173,11 @@ def test_a_better_candidate_takes_the_place_and_a_worse_one_challenges(project: 
     assert float(project.tags("1")["metric.psnr"]) == pytest.approx(before + 0.5, abs=1e-3)
     assert again[TEXT]["alias"] == "challenger"
     assert again[TEXT]["reason"].startswith("against version 2: psnr not shown to be better (-0.5")
+
+    # A champion that is no candidate any more is handed to DVC from the registry.
+    project.register(TEXT)
+    handed = Description.read(project.root / "champion", RESTORER)
+    assert handed.fingerprint == project.fingerprint(SDFM)
     assert project.versions() == ["1", "2"]
 
 
