@@ -154,7 +154,7 @@ def test_the_files_for_dvc_have_the_losses_and_the_scores_by_severity_and_condit
     (params.scores / "sd21-sdfm.json").write_text(json.dumps(grouped))
     _run(params)
     losses, severity, conditions = (
-        list(csv.DictReader((params.plots / f"{name}.csv").open()))
+        list(csv.DictReader((params.plots / f"{name}.csv").read_text().splitlines()))
         for name in ("losses", "severity", "conditions")
     )
     assert [row["step"] for row in losses if row["model"] == "sd21-text"] == list("12345678")
