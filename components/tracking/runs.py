@@ -196,8 +196,8 @@ def log_evaluation(
 
     The metrics are those of the run's model as well.
 
-    The description, Markdown, is shown on the run's page. `protocols.json` says how each metric
-    was measured.
+    The description, Markdown, is shown on the run's page, with the pictures below.
+    `protocols.json` says how each metric was measured.
 
     Raises: as `run_of`.
     """
@@ -214,7 +214,8 @@ def log_evaluation(
             for key, value in metrics.items()
             if known.get(key) != value
         ]
-        client.set_tag(run_id, presented.DESCRIPTION_TAG, description)
+        shown = (presented.picture(run_id, f"{GALLERY_PATH}/{one.name}") for one in pictures)
+        client.set_tag(run_id, presented.DESCRIPTION_TAG, "\n\n".join([description, *shown]))
         for start in range(0, len(new), _LARGEST_BATCH):
             client.log_batch(run_id, metrics=new[start : start + _LARGEST_BATCH])
         with time_to_transfer():

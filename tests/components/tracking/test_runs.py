@@ -165,6 +165,8 @@ def test_an_evaluation_is_written_into_the_run_of_its_training(tmp_path: Path) -
     assert found.info.status == "FINISHED"
     assert found.data.metrics["psnr.restored.mean"] == 23.5
     assert steps(run, "psnr.restored.mean") == [0]
+    shown = f"get-artifact?path=gallery%2Fgallery.png&run_uuid={run.id}"
+    assert shown in found.data.tags["mlflow.note.content"]
     assert [item.path for item in run._client.list_artifacts(run.id, "gallery")] == [
         "gallery/gallery.png"
     ]
