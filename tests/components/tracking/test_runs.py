@@ -142,7 +142,7 @@ def test_a_trained_model_has_its_parameters_and_scores_in_mlflows_list_of_models
     [model] = run._client.search_logged_models([experiment])
     assert (model.name, str(model.status)) == ("train@sd21-sdfm", "READY")
     assert model.params == {"backbone": "sd21", "lora.rank": "16"}
-    assert {metric.key: metric.value for metric in model.metrics} == {
+    assert {metric.key: metric.value for metric in model.metrics or ()} == {
         "psnr": 23.5,
         "psnr_low": 23.0,
     }
