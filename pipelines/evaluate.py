@@ -1,9 +1,11 @@
 """Stage `evaluate`: restore the test split with one trained model and score it (METHOD 7).
 
-reads   pairs               face_id, variant, split, hq_png, lq_png: bytes (RGB)
+reads   pairs               face_id, variant, split, hq_png, lq_png: bytes (RGB),
+                            sigma_x, sigma_y, scale, noise_sigma, jpeg_quality
         models/B-C          a trained folder
-writes  metrics/models/B-C.json    model, protocol, metrics with intervals, scores of every face
-        galleries/B-C/      PNGs of some faces and gallery.json
+writes  metrics/models/B-C.json    model, protocol, metrics with intervals, scores of every face,
+                            scores by group, what got worse
+        galleries/B-C/      PNGs of some faces, and of those that got worse; gallery.json
 It logs both into the training's MLflow run.
 
 Shards of the pairs are shared among workers, on a cluster or where workers have GPUs; otherwise
@@ -26,9 +28,11 @@ from components.faces.split import spread
 from components.metrics.catalogue import CATALOGUE, How, open_metrics
 from components.params import Compute, Params, one_of
 from components.progress import Progress
-from components.reporting import comparison
+from components.reporting import comparison, groups
 from components.reporting.comparison import Compared, Comparison, FaceScores, Pair
+from components.reporting.face_sets import row_name
 from components.reporting.gallery import Gallery, make_picture
+from components.reporting.worst import Worst
 from components.restorers.catalogue import kind_of
 from components.restorers.folder import load_restorer
 from components.tables import Table
@@ -43,6 +47,7 @@ log = logging.getLogger(__name__)
 SECTION = "evaluate"
 ALWAYS = "identity_angle"  # always measured: if it is unavailable, the result says why
 _COLUMNS = ["face_id", "variant", "split", "hq_png", "lq_png"]
+_DRAWN = ["sigma_x", "sigma_y", "scale", "noise_sigma", "jpeg_quality"]
 
 ModelName = Annotated[str, StringConstraints(pattern=r"^[A-Za-z0-9][A-Za-z0-9_.-]*$")]
 MetricName = Annotated[str, one_of(CATALOGUE)]
@@ -58,6 +63,8 @@ class EvaluateParams(Params):
     bootstrap_samples: PositiveInt
     seed: int  # of the bootstrap
     gallery: NonNegativeInt  # faces
+    failures: NonNegativeInt  # faces that got worse, with pictures
+    groups: Path | None  # a groups.csv
     batch_size: PositiveInt
 
 
@@ -68,6 +75,7 @@ def run(params: EvaluateParams, compute: Compute, name: ModelName) -> None:
     model.
     """
     pairs, network = Table.open(params.pairs).shared(), None
+    columns = _columns(pairs, params.groups)
     if params.identity_network is not None:
         network = share_file(find_network(params.identity_network))
     model = params.models / name
@@ -78,6 +86,7 @@ def run(params: EvaluateParams, compute: Compute, name: ModelName) -> None:
         network,
         params.metrics,
         params.batch_size,
+        params.failures,
         "cuda" if compute.gpus else "cpu",
     )
     scored = _score(task, _shares(pairs, params), compute)
@@ -92,11 +101,24 @@ def run(params: EvaluateParams, compute: Compute, name: ModelName) -> None:
         seed=params.seed,
         how=scored.how,
     )
-    gallery = Gallery.of(name, scored.shown)
+    result = groups.add(result, columns, samples=params.bootstrap_samples, seed=params.seed)
+    gallery = Gallery.of(name, scored.shown, scored.failed)
     gallery.write(params.galleries / name)
     files.write_json(params.scores / f"{name}.json", result)
     _track(model, result, gallery)
     _log_summary(name, result)
+
+
+def _columns(pairs: Table, file: Path | None) -> dict[str, groups.Column]:
+    """Return how test faces are grouped: by the user's columns, and by what degraded them."""
+    own = {} if file is None else groups.parse(file.read_text(encoding="utf-8-sig"))
+    rows = pairs.read(columns=["face_id", "variant", "split", *_DRAWN]).to_pylist()
+    drawn = {
+        row_name(row["face_id"], row["variant"]): groups.severity_of(row)
+        for row in rows
+        if row["split"] == "test"
+    }
+    return {**own, **groups.severity(drawn)}
 
 
 def _results(model: Path) -> SharedFolder | None:
@@ -128,6 +150,7 @@ class Task(NamedTuple):
     identity_network: SharedFile | None
     metrics: Sequence[str]
     batch_size: int
+    failures: int  # how many of the worst faces are kept
     device: str
 
 
@@ -145,6 +168,7 @@ class Scored(NamedTuple):
     size: int  # pixels
     scores: list[FaceScores]
     shown: list[Compared]  # those that the gallery shows, with their pictures
+    failed: list[Compared]  # those that got worse the most, with their pictures
     unavailable: dict[str, str]  # metrics that cannot be measured here, and why
     how: dict[str, How]  # the protocol of each metric that was measured
 
@@ -172,14 +196,18 @@ def _shares(pairs: Table, params: EvaluateParams) -> list[Share]:
 def _score(task: Task, shares: Sequence[Share], compute: Compute) -> Scored:
     """Score all shares, and put what was found together in their order."""
     parts: list[Scored] = []
+    worst: Worst | None = None
     total = sum(share.num_tests for share in shares)
     with Progress("evaluate", "faces", total) as progress:
         for part in cluster.spread(compute, shares, start, task):
-            parts.append(part)
+            worst = worst or Worst(part.how, task.failures)
+            worst.add(part.failed)
+            parts.append(part._replace(failed=[]))
             progress.show(sum(len(one.scores) for one in parts))
     return parts[0]._replace(
         scores=[row for part in parts for row in part.scores],
         shown=[one for part in parts for one in part.shown],
+        failed=worst.faces() if worst else [],
     )
 
 
@@ -200,11 +228,13 @@ def start(task: Task) -> Callable[[Share], Scored]:
     def score(share: Share) -> Scored:
         compared = compare_shard(task, share.shard, compare, size=restorer.size)
         scores, shown = [], []
+        worst = Worst(how, task.failures)
         for place, one in enumerate(compared):
             scores.append(one.row())
+            worst.add([one])
             if place in share.shown:
                 shown.append(one)
-        return Scored(restorer.size, scores, shown, unavailable, how)
+        return Scored(restorer.size, scores, shown, worst.faces(), unavailable, how)
 
     return score
 

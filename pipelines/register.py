@@ -5,6 +5,7 @@ reads   models/B-C               trained folders, and what they name
         the manifests of tables and weights, dvc.lock, the MLflow runs of the trainings
 writes  one version per model in MLflow's registry, with the aliases `champion` and `challenger`
         metrics/registered.json  model -> version, alias, reason
+        data/champion/           the trained folder of the champion, for `dvc artifacts get`
 
 A candidate that is better than the champion by the rule in `promotion` takes its place; any other
 becomes the challenger. A decision stands until the rule or the scores change. A version that
@@ -13,6 +14,7 @@ becomes the challenger. A decision stands until the rule or the scores change. A
 
 import json
 import logging
+import shutil
 from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, NamedTuple
@@ -34,7 +36,7 @@ from components.tracking.registry import (
     Registry,
 )
 from components.weights.manifest import RESTORER, Description, Manifest
-from components.weights.store import Closure, closure
+from components.weights.store import Closure, closure, open_model
 from pipelines import stage
 
 if TYPE_CHECKING:
@@ -52,6 +54,7 @@ class RegisterParams(Params):
     scores: Path  # the folder of metrics files
     tables: list[Path]  # whose manifests go into the lineage
     out: Path
+    champion: Path  # a folder
     promotion: Rule
 
 
@@ -84,6 +87,7 @@ def _run(params: RegisterParams) -> None:
             _decide(registry, candidate, params.promotion)
             registry.tag(candidate.number, {DECIDED_TAG: candidate.decided})
     files.write_json(params.out, _outcome(registry, candidates), sort_keys=True)
+    _hand_out(registry, params, candidates)
 
 
 def _registered(registry: Registry, params: RegisterParams, name: str) -> Candidate:
@@ -209,6 +213,27 @@ def _judge(registry: Registry, candidate: Candidate, champion: str | None, rule:
     if kept is None:
         return Verdict(False, "not comparable: no scores of single faces are kept with it")
     return promotion.compare(candidate.scores, kept, rule)
+
+
+def _hand_out(registry: Registry, params: RegisterParams, candidates: list[Candidate]) -> None:
+    """Put the champion's trained folder where DVC finds it: the same files, nothing is copied.
+
+    It may have been registered by an earlier run, so that it is no longer in `models`. Without a
+    champion that this code can read, the folder stays empty.
+    """
+    shutil.rmtree(params.champion, ignore_errors=True)
+    params.champion.mkdir(parents=True)
+    number = registry.champions().now
+    if number is None:
+        return
+    here = [params.models / one.model for one in candidates if one.number == number]
+    try:
+        trained = open_model(here[0] if here else registry.fetch(registry.version(number)))
+    except (FileNotFoundError, ValueError) as error:
+        log.warning("%s is empty: %s", params.champion, error)
+        return
+    for name in (*trained.files, RESTORER):
+        files.link(trained.file.parent / name, params.champion / name)
 
 
 def _outcome(registry: Registry, candidates: list[Candidate]) -> dict[str, Any]:

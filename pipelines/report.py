@@ -5,6 +5,7 @@ reads   metrics/models/B-C.json, galleries/B-C/     of every model that was eval
         the manifests of tables and weights, params.yaml, dvc.lock
 writes  metrics/summary.json                 model -> metric -> degraded, intermediate, restored,
                                              gain -> mean, low, high, n
+        metrics/plots/losses.csv, severity.csv, conditions.csv     what `dvc plots` draws
         reports/index.html
 """
 
@@ -20,7 +21,7 @@ import yaml
 from components import files, git, history, lineage
 from components.history import HISTORY, HistoryPoint
 from components.params import PARAMS_FILE, Params, read
-from components.reporting import comparison
+from components.reporting import comparison, plots
 from components.reporting.charts import Node
 from components.reporting.gallery import Gallery
 from components.reporting.page import Output, Report, TableFacts, WeightsFacts, render
@@ -44,6 +45,7 @@ class ReportParams(Params):
     weights: Path  # the folder of weights folders
     page: Path
     summary: Path
+    plots: Path  # the folder of what `dvc plots` draws
 
 
 def run(params: ReportParams, *, params_file: Path = PARAMS_FILE, lock: Path = LOCK) -> None:
@@ -53,13 +55,14 @@ def run(params: ReportParams, *, params_file: Path = PARAMS_FILE, lock: Path = L
     """
     results = {name: _result(params.scores / f"{name}.json") for name in params.names}
     summary = {name: comparison.intervals_of(result) for name, result in results.items()}
+    histories = {name: _history(params.models / name) for name in results}
     commit = git.commit(lineage.ROOT)
     nodes, outputs = read_lock(lock)
     report = Report(
         title=params.title,
         results=results,
         galleries={name: Gallery.read(params.galleries / name) for name in results},
-        histories={name: _history(params.models / name) for name in results},
+        histories=histories,
         tables=[_table(folder) for folder in params.tables],
         weights=_weights(params.weights),
         params={section: _yaml(values) for section, values in read(params_file).items()},
@@ -70,6 +73,9 @@ def run(params: ReportParams, *, params_file: Path = PARAMS_FILE, lock: Path = L
     )
     files.write_text(params.page, render(report))
     files.write_json(params.summary, summary, indent=2)
+    files.write_text(params.plots / "losses.csv", plots.losses(histories))
+    files.write_text(params.plots / "severity.csv", plots.severity(results))
+    files.write_text(params.plots / "conditions.csv", plots.conditions(results))
     log.info("report: %d models, %s", len(results), params.page)
 
 

@@ -21,10 +21,6 @@ FINGERPRINT = "1dea" * 16
 RECIPE = DegradationParams(
     kernel_size=7, sigma=(0.2, 1.5), downsample=(1, 2), noise=(0, 10), jpeg_quality=(60, 95)
 )
-# Without what was drawn, which no later stage reads.
-PAIRS = pa.schema(
-    [degrade.SCHEMA.field(name) for name in ("face_id", "variant", "split", "hq_png", "lq_png")]
-)
 
 
 def write_table(
@@ -58,14 +54,14 @@ def pair_row(face_id: str, hq: images.Image, *, split: str) -> dict[str, Any]:
     """Give a face and its degraded twin as the stage `degrade` does."""
     drawn = recipe.draw(RECIPE, hq.shape[:2], seed=42, face_id=face_id, variant=0)
     png = {"hq_png": images.encode_png(hq), "lq_png": images.encode_png(recipe.apply(hq, drawn))}
-    return {"face_id": face_id, "variant": 0, "split": split, **png}
+    return {"face_id": face_id, "variant": 0, "split": split, **png, **drawn.record()}
 
 
 def write_pairs(out: Path, parts: Sequence[Sequence[dict[str, Any]]]) -> Table:
     """Write a table of pairs from the rows of each shard."""
     return write_table(
         out,
-        [pa.Table.from_pylist(rows, schema=PAIRS) for rows in parts],
+        [pa.Table.from_pylist(rows, schema=degrade.SCHEMA) for rows in parts],
         stage="degrade",
         params={"recipe": RECIPE.model_dump(mode="json"), "seed": 42},
     )

@@ -4,29 +4,49 @@ F faces, K metrics. Models are compared by their metrics files (`components.repo
 the scores of every test face, and the pairs that they belong to.
 """
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterator, Sequence
 from dataclasses import dataclass
-from typing import Annotated, Any, Self
+from typing import Annotated, Self
 
 import numpy as np
-import numpy.typing as npt
-from pydantic import Field, NonNegativeFloat, PositiveInt, model_validator
+from pydantic import Field, NonNegativeFloat, PositiveFloat, PositiveInt, model_validator
 
 from components.metrics import bootstrap
 from components.metrics.bootstrap import Interval
-from components.metrics.protocol import told
+from components.metrics.paired import (
+    Row,
+    Scores,
+    angles_of,
+    by_face,
+    is_set,
+    not_comparable,
+    other_faces,
+    sign,
+)
 from components.params import Params
 
-Scores = Mapping[str, Any]  # the content of a metrics file
+
+class FlaggedParams(Params):
+    """How many results may show another person."""
+
+    metric: str  # an angle between identities: identity_angle or deg_vqfr
+    above: PositiveFloat  # degrees: a result with more is flagged
+    share: Annotated[float, Field(ge=0, le=1)]  # of the results that have an angle
 
 
 class Rule(Params):
-    """What a candidate must show to become the champion, at 95 % confidence."""
+    """What a candidate must show to become the champion, at 95 % confidence.
+
+    A metric's name says its protocol: `deg_vqfr`, `lmd_awing`.
+    """
 
     better: Annotated[list[str], Field(min_length=1)]  # metrics: it must be better in each
     not_worse: dict[
         str, NonNegativeFloat
     ]  # metric -> margin in its unit: it must not be worse by more
+    # Column of groups (`noise`, `age`) -> metric -> margin: in no group may it be worse by more.
+    groups: dict[str, dict[str, NonNegativeFloat]] = Field(default_factory=dict)
+    flagged: FlaggedParams | None = None
     bootstrap_samples: PositiveInt
     seed: int
 
@@ -47,7 +67,7 @@ class Verdict:
 
 @dataclass(frozen=True)
 class _Finding:
-    """One metric: by how much the candidate is better; below 0 if it is worse."""
+    """One metric, of all faces or of a group: by how much the candidate is better; < 0 if worse."""
 
     metric: str
     unit: str
@@ -75,14 +95,36 @@ class _Finding:
         return f"{self.metric} {told} ({self.by.mean:+.4g}{unit}; {bounds}; {self.by.n} faces)"
 
 
+@dataclass(frozen=True)
+class _Flagged:
+    """How many results of the candidate show another person, as far as an angle says so."""
+
+    limit: FlaggedParams
+    number: int
+    of: int
+
+    @property
+    def holds(self) -> bool:
+        return self.number / self.of <= self.limit.share
+
+    def __str__(self) -> str:
+        told = "not more" if self.holds else "more"
+        return (
+            f"{self.number} of {self.of} results are above {self.limit.above:g}° in "
+            f"{self.limit.metric}, {told} than {self.limit.share:.3g} of them"
+        )
+
+
 def compare(candidate: Scores, champion: Scores, rule: Rule) -> Verdict:
     """Compare a candidate with the champion, face by face.
 
     Better in a metric means that the paired 95 % interval of the mean difference lies above 0 in
     the metric's good direction; not worse means that it does not reach below minus the margin. A
-    metric that was not measured, or other test faces, are reasons against a candidate.
+    metric that was not measured, or other test faces, are reasons against a candidate. In a metric
+    of sets (FID), no faces can be paired: the difference lies between those of the two intervals'
+    opposite bounds.
     """
-    if reason := _other_faces(candidate, champion):
+    if reason := other_faces(candidate, champion):
         return Verdict(False, reason)
     return _judge(candidate, champion, "restored", rule)
 
@@ -95,11 +137,13 @@ def difference(
     The sign is the metric's own: below 0 is worse where higher scores are better. Returns why, in
     words, if the two cannot be compared.
     """
-    if reason := _other_faces(scores, reference):
+    if reason := other_faces(scores, reference):
         return reason
-    if reasons := list(_not_comparable([metric], scores, reference, "restored")):
+    if reasons := list(not_comparable([metric], scores, reference, "restored")):
         return reasons[0]
-    by_F = _by_face(scores, metric, "restored") - _by_face(reference, metric, "restored")
+    if is_set(scores, metric):
+        return f"{metric} is a number of a set, which no face has"
+    by_F = by_face(scores, metric, "restored") - by_face(reference, metric, "restored")
     return bootstrap.intervals(by_F[:, None], samples=samples, seed=seed)[0]
 
 
@@ -108,88 +152,114 @@ def compare_with_input(candidate: Scores, rule: Rule) -> Verdict:
     return _judge(candidate, candidate, "degraded", rule)
 
 
-def _other_faces(candidate: Scores, champion: Scores) -> str | None:
-    """Return how the test faces of two models differ, if they do."""
-    one, other = (scores["protocol"].get("pairs") for scores in (candidate, champion))
-    if one != other:
-        return f"not comparable: it was scored on the pairs {one}, the champion on {other}"
-    faces, known = _faces(candidate), _faces(champion)
-    if faces != known:
-        strange = sorted(set(faces) ^ set(known))
-        return (
-            f"not comparable: {len(faces)} test faces, the champion had {len(known)}; "
-            f"only one of them has {strange[0]}"
-        )
-    return None
-
-
 def _judge(candidate: Scores, reference: Scores, role: str, rule: Rule) -> Verdict:
-    metrics = [*rule.better, *rule.not_worse]
-    if missing := list(_not_comparable(metrics, candidate, reference, role)):
-        return Verdict(False, "; ".join(missing))
-    gains_FK = np.column_stack(
-        [
-            _sign(candidate, metric)
-            * (_by_face(candidate, metric, "restored") - _by_face(reference, metric, role))
-            for metric in metrics
-        ]
-    )
-    found = bootstrap.intervals(gains_FK, samples=rule.bootstrap_samples, seed=rule.seed)
-    findings = [
-        _Finding(
-            metric,
-            candidate["metrics"][metric]["unit"],
-            interval,
-            rule.not_worse.get(metric, 0.0),
-            metric in rule.better,
-        )
-        for metric, interval in zip(metrics, found, strict=True)
+    reasons = [
+        *not_comparable(_metrics(rule), candidate, reference, role),
+        *_without_groups(candidate, rule),
+        *_without_angles(candidate, rule),
     ]
+    if reasons:
+        return Verdict(False, "; ".join(reasons))
+    findings: list[_Finding | _Flagged] = [
+        *_over_all(candidate, reference, role, rule),
+        *_in_groups(candidate, reference, role, rule),
+    ]
+    if rule.flagged is not None:
+        findings.append(_flagged(candidate, rule.flagged))
     against = [finding for finding in findings if not finding.holds]
     return Verdict(not against, "; ".join(str(finding) for finding in against or findings))
 
 
-def _not_comparable(
-    metrics: Sequence[str], candidate: Scores, reference: Scores, role: str
-) -> Iterator[str]:
-    both = (candidate, reference)
-    for metric in metrics:
-        for whose, scores in zip(("the candidate", "the champion"), both, strict=True):
-            if metric not in scores["metrics"]:
-                why = scores["unavailable"].get(metric, "'evaluate.metrics' does not name it")
-                yield f"{metric} was not measured for {whose}: {why}"
-                break
-        else:
-            one, other = (told(scores["metrics"][metric]["protocol"]) for scores in both)
-            if one != other:
-                yield f"{metric} was measured as '{one}', for the champion as '{other}'"
-            elif not candidate["faces"] or metric not in candidate["faces"][0]["scores"]:
-                yield f"{metric} is a number of a set, which no face has"
-            else:
-                yield from _without_scores(metric, candidate, "the candidate", "restored")
-                yield from _without_scores(metric, reference, "what it is compared with", role)
+def _metrics(rule: Rule) -> list[str]:
+    in_groups = (metric for margins in rule.groups.values() for metric in margins)
+    return list(dict.fromkeys([*rule.better, *rule.not_worse, *in_groups]))
 
 
-def _without_scores(metric: str, scores: Scores, whose: str, role: str) -> Iterator[str]:
-    without = [face for face in scores["faces"] if face["scores"][metric][role] is None]
-    if without:
-        yield (
-            f"{len(without)} of {len(scores['faces'])} results of {whose} have no {metric}, the "
-            f"first {without[0]['face_id']}: see 'failures' in its metrics file"
-        )
+def _over_all(candidate: Scores, reference: Scores, role: str, rule: Rule) -> Iterator[_Finding]:
+    margins = {**dict.fromkeys(rule.better, 0.0), **rule.not_worse}
+    by = _differences(candidate, reference, role, list(margins), rule)
+    for metric, margin in margins.items():
+        interval = by[metric] if metric in by else _of_sets(candidate, reference, role, metric)
+        unit = candidate["metrics"][metric]["unit"]
+        yield _Finding(metric, unit, interval, margin, metric in rule.better)
 
 
-def _sign(scores: Scores, metric: str) -> float:
-    return 1.0 if scores["metrics"][metric]["better"] == "higher" else -1.0
+def _in_groups(candidate: Scores, reference: Scores, role: str, rule: Rule) -> Iterator[_Finding]:
+    """Compare group by group. Each one must hold, so that no correction for their number is due."""
+    for column, margins in rule.groups.items():
+        members: dict[str, set[Row]] = {}
+        for face in candidate["faces"]:
+            if column in face["groups"]:
+                row = face["face_id"], face["variant"]
+                members.setdefault(face["groups"][column], set()).add(row)
+        for group, rows in sorted(members.items()):
+            by = _differences(candidate, reference, role, list(margins), rule, rows)
+            for metric, margin in margins.items():
+                unit = candidate["metrics"][metric]["unit"]
+                title = f"{metric} where {column} is {group}"
+                yield _Finding(title, unit, by[metric], margin, must_be_better=False)
 
 
-def _faces(scores: Scores) -> list[tuple[str, int]]:
-    return sorted((face["face_id"], face["variant"]) for face in scores["faces"])
+def _differences(
+    candidate: Scores,
+    reference: Scores,
+    role: str,
+    metrics: Sequence[str],
+    rule: Rule,
+    rows: Collection[Row] | None = None,
+) -> dict[str, Interval]:
+    """Return by how much the candidate is better in each metric that single faces have.
+
+    `rows` limits it to these degradations of faces.
+    """
+    paired = [metric for metric in metrics if not is_set(candidate, metric)]
+    if not paired:
+        return {}
+    gains_FK = np.column_stack(
+        [
+            sign(candidate, metric)
+            * (
+                by_face(candidate, metric, "restored", rows)
+                - by_face(reference, metric, role, rows)
+            )
+            for metric in paired
+        ]
+    )
+    found = bootstrap.intervals(gains_FK, samples=rule.bootstrap_samples, seed=rule.seed)
+    return dict(zip(paired, found, strict=True))
 
 
-def _by_face(scores: Scores, metric: str, role: str) -> npt.NDArray[np.float64]:
-    """Return one score per face (F,), by face id: the mean over its variants."""
-    variants: dict[str, list[float]] = {}
-    for face in scores["faces"]:
-        variants.setdefault(face["face_id"], []).append(face["scores"][metric][role])
-    return np.array([np.mean(variants[face_id]) for face_id in sorted(variants)])
+def _of_sets(candidate: Scores, reference: Scores, role: str, metric: str) -> Interval:
+    one, other = candidate["metrics"][metric]["restored"], reference["metrics"][metric][role]
+    way = sign(candidate, metric)
+    low, high = sorted((way * (one["low"] - other["high"]), way * (one["high"] - other["low"])))
+    return Interval(way * (one["mean"] - other["mean"]), low, high, one["n"])
+
+
+def _flagged(candidate: Scores, limit: FlaggedParams) -> _Flagged:
+    angles = angles_of(candidate, limit.metric)
+    return _Flagged(limit, sum(angle > limit.above for angle in angles), len(angles))
+
+
+def _without_angles(candidate: Scores, rule: Rule) -> Iterator[str]:
+    if rule.flagged is None:
+        return
+    metric = rule.flagged.metric
+    measured = candidate["metrics"].get(metric)
+    if measured is None or not angles_of(candidate, metric):
+        why = candidate["unavailable"].get(metric, "'evaluate.metrics' does not name it")
+        yield f"{metric} was not measured for the candidate: {why}"
+    elif measured["unit"] != "°":
+        yield f"{metric} is no angle between identities: name identity_angle or deg_vqfr"
+
+
+def _without_groups(candidate: Scores, rule: Rule) -> Iterator[str]:
+    for column, margins in rule.groups.items():
+        if not any(column in face.get("groups", ()) for face in candidate["faces"]):
+            yield (
+                f"no test face has a group of '{column}': 'evaluate.groups' names a file with such "
+                "a column, or too few faces are there to divide them"
+            )
+        for metric in margins:
+            if is_set(candidate, metric):
+                yield f"{metric} is a number of a set, which no group has"

@@ -5,7 +5,7 @@ from typing import NamedTuple
 
 from components.metrics import promotion
 from components.metrics.bootstrap import Interval
-from components.metrics.promotion import Scores
+from components.metrics.paired import Scores
 
 
 class Row(NamedTuple):

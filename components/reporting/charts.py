@@ -16,9 +16,9 @@ from markupsafe import Markup, escape
 
 from components.reporting.comparison import ROLES
 
-_WIDTH = 460
+WIDTH = 460
 _NUM_POINTS = 160  # of a curve; more steps are averaged in bins
-_NUM_COLOURS = 6
+NUM_COLOURS = 6
 _DECADES_FOR_LOG = 0.8  # a curve that falls further is drawn on a logarithmic axis
 
 
@@ -68,42 +68,42 @@ def line_chart(curves: Sequence[Curve], *, title: str) -> Markup:
     is_log = len(positive) == len(values) and np.log10(values.max() / values.min()) > (
         _DECADES_FOR_LOG
     )
-    low, high = (math.log10(values.min()), math.log10(values.max())) if is_log else _span(values)
+    low, high = (math.log10(values.min()), math.log10(values.max())) if is_log else span(values)
     first = float(min(curve.steps[0] for curve in curves))
     last = float(max(curve.steps[-1] for curve in curves))
 
     def x(step: float) -> float:
-        return left + (step - first) / (last - first or 1) * (_WIDTH - left - right)
+        return left + (step - first) / (last - first or 1) * (WIDTH - left - right)
 
     def y(value: float) -> float:
         at = math.log10(value) if is_log else value
         return top + (high - at) / (high - low or 1) * (height - top - bottom)
 
     parts = []
-    for tick in _log_ticks(low, high) if is_log else _ticks(low, high):
+    for tick in _log_ticks(low, high) if is_log else ticks(low, high):
         parts.append(
-            f'<path class="grid" d="M{left} {y(tick):.1f}H{_WIDTH - right}"/>'
-            f'<text x="{left - 6}" y="{y(tick) + 4:.1f}" text-anchor="end">{_short(tick)}</text>'
+            f'<path class="grid" d="M{left} {y(tick):.1f}H{WIDTH - right}"/>'
+            f'<text x="{left - 6}" y="{y(tick) + 4:.1f}" text-anchor="end">{short(tick)}</text>'
         )
-    for tick in _ticks(first, last, 5):
+    for tick in ticks(first, last, 5):
         parts.append(
-            f'<text x="{x(tick):.1f}" y="{height - 18}" text-anchor="middle">{_short(tick)}</text>'
+            f'<text x="{x(tick):.1f}" y="{height - 18}" text-anchor="middle">{short(tick)}</text>'
         )
-    parts.append(f'<text x="{_WIDTH - right}" y="{height - 4}" text-anchor="end">step</text>')
+    parts.append(f'<text x="{WIDTH - right}" y="{height - 4}" text-anchor="end">step</text>')
     for index, curve in reversed(list(enumerate(curves))):
         points = " ".join(
             f"{x(step):.1f},{y(value):.1f}"
             for step, value in zip(curve.steps, curve.values, strict=True)
         )
-        parts.append(f'<polyline class="line s{index % _NUM_COLOURS}" points="{points}"/>')
+        parts.append(f'<polyline class="line s{index % NUM_COLOURS}" points="{points}"/>')
     parts.append(f'<path class="cursor" d="M0 {top}V{height - bottom}"/>')
     data = {
         "x": [round(x(step), 1) for step in curves[0].steps],
         "steps": [round(step) for step in curves[0].steps],
-        "values": [[_short(value) for value in curve.values] for curve in curves],
+        "values": [[short(value) for value in curve.values] for curve in curves],
     }
     scale = "logarithmic" if is_log else "linear"
-    return _svg(parts, height, f"{title}, over steps, {scale} axis", {"data-curves": data})
+    return svg(parts, height, f"{title}, over steps, {scale} axis", {"data-curves": data})
 
 
 def interval_chart(rows: Sequence[tuple[str, Mapping[str, Any]]], *, title: str) -> Markup:
@@ -118,15 +118,15 @@ def interval_chart(rows: Sequence[tuple[str, Mapping[str, Any]]], *, title: str)
         for bound in (roles[role]["mean"], roles[role]["low"], roles[role]["high"])
         if bound is not None
     ]
-    low, high = _span(np.array(bounds))
+    low, high = span(np.array(bounds))
 
     def x(value: float) -> float:
-        return left + (value - low) / (high - low) * (_WIDTH - left - right)
+        return left + (value - low) / (high - low) * (WIDTH - left - right)
 
     parts = [
         f'<path class="grid" d="M{x(tick):.1f} {top}V{height - 22}"/>'
-        f'<text x="{x(tick):.1f}" y="{height - 6}" text-anchor="middle">{_short(tick)}</text>'
-        for tick in _ticks(low, high, 6)
+        f'<text x="{x(tick):.1f}" y="{height - 6}" text-anchor="middle">{short(tick)}</text>'
+        for tick in ticks(low, high, 6)
     ]
     for row, (model, roles) in enumerate(rows):
         base = top + row * step
@@ -137,7 +137,7 @@ def interval_chart(rows: Sequence[tuple[str, Mapping[str, Any]]], *, title: str)
                 whisker = f"M{x(at['low']):.1f} {y}H{x(at['high']):.1f}"
                 parts.append(f'<path class="whisker {role}" d="{whisker}"/>')
             parts.append(f'<circle class="{role}" cx="{x(at["mean"]):.1f}" cy="{y}" r="4.5"/>')
-    return _svg(parts, height, title, {})
+    return svg(parts, height, title, {})
 
 
 def stage_graph(nodes: Sequence[Node]) -> Markup:
@@ -186,7 +186,7 @@ def stage_graph(nodes: Sequence[Node]) -> Markup:
     )
     width = 8 + (max(columns) + 1) * (box + gap) - gap
     names = ", ".join(node.name for node in nodes)
-    return _svg([arrow, *parts], height, f"The line of stages: {names}", {}, width)
+    return svg([arrow, *parts], height, f"The line of stages: {names}", {}, width)
 
 
 def _depths(nodes: Sequence[Node]) -> dict[str, int]:
@@ -218,12 +218,12 @@ def _needed_edges(nodes: Sequence[Node]) -> list[tuple[str, str]]:
     ]
 
 
-def _svg(
+def svg(
     parts: Sequence[str],
     height: float,
     label: str,
     data: Mapping[str, Any],
-    width: float = _WIDTH,
+    width: float = WIDTH,
 ) -> Markup:
     attributes = "".join(
         f' {name}="{escape(json.dumps(value, separators=(",", ":")))}"'
@@ -235,13 +235,13 @@ def _svg(
     )
 
 
-def _span(values: npt.NDArray[np.float64]) -> tuple[float, float]:
+def span(values: npt.NDArray[np.float64]) -> tuple[float, float]:
     low, high = float(values.min()), float(values.max())
     margin = (high - low) * 0.06 or abs(high) * 0.05 or 1.0
     return low - margin, high + margin
 
 
-def _ticks(low: float, high: float, wanted: int = 5) -> list[float]:
+def ticks(low: float, high: float, wanted: int = 5) -> list[float]:
     """Return round numbers between two bounds, about `wanted` of them."""
     if high <= low:
         return [low]
@@ -259,7 +259,7 @@ def _log_ticks(low: float, high: float) -> list[float]:
     return [tick for tick in ticks if low <= math.log10(tick) <= high]
 
 
-def _short(value: float) -> str:
+def short(value: float) -> str:
     """Write a number in a few characters, never as 0.30000000000000004."""
     if value and (abs(value) < 1e-3 or abs(value) >= 1e5):
         return f"{value:.2g}".replace("e-0", "e-").replace("e+0", "e")

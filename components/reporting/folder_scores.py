@@ -177,7 +177,7 @@ class _Faces:
         self.wanted, self.size, self.recipe, self.seed = wanted, size, recipe, seed
         self.rejected: list[Rejection] = []
         self.sides: set[int] = set()  # in pixels, of the faces that were given
-        self.drawn: dict[str, dict[str, float]] = {}  # by name: what degraded a face
+        self.drawn: dict[str, dict[str, float]] = {}  # by name: how much a face was degraded
         self.columns: dict[str, dict[str, str]] = {}
         if wanted.groups is not None:
             self.columns = groups.parse(wanted.groups.read_text(encoding="utf-8-sig"))
@@ -232,7 +232,7 @@ class _Faces:
             )
             target, lq = degradation.make_pair(face.hq, drawn, recipe)
             name = row_name(face.face_id, 0, self.wanted.endings)
-            self.drawn[row_name(face.face_id, 0)] = drawn.record()
+            self.drawn[row_name(face.face_id, 0)] = groups.severity_of(drawn.record())
             yield Case(name, face.face_id, 0, target, lq, self.size)
 
     def _true_faces(self, size: int) -> Iterator[Face]:
@@ -272,14 +272,7 @@ def _result(
     role = "restored" if "restored" in next(iter(scores[0].scores.values()), {}) else "degraded"
     columns = {**faces.columns, **groups.severity(faces.drawn)}
     return {
-        **result,
-        "groups": groups.compare(
-            result, columns, samples=BOOTSTRAP_SAMPLES, seed=faces.seed, role=role
-        ),
-        "worse": {
-            name: groups.worse(result, name, metric["better"])
-            for name, metric in result["metrics"].items()
-        },
+        **groups.add(result, columns, samples=BOOTSTRAP_SAMPLES, seed=faces.seed, role=role),
         "rejected": [{"id": name, "reason": reason} for name, reason in faces.rejected],
         "unused": competitor.unused(),
     }

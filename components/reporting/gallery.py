@@ -7,11 +7,11 @@ intermediate restoration, near 0 its structure comes from the degraded face.
 import json
 import math
 import shutil
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
-from typing import Self
+from typing import Any, Self
 
 import cv2
 import numpy as np
@@ -50,38 +50,38 @@ class Face:
 
 @dataclass(frozen=True)
 class Gallery:
-    """A model's pictures. `limits` belong to the heat maps, if there are any."""
+    """A model's pictures. `limits` belong to the heat maps, if there are any.
+
+    `faces` were chosen by their place in the test set; `failures` are those that got worse the
+    most, the worst first.
+    """
 
     model: str
     faces: tuple[Face, ...]
     limits: Limits | None
+    failures: tuple[Face, ...] = ()
 
     @classmethod
-    def of(cls, model: str, compared: Sequence[Compared]) -> Self:
+    def of(
+        cls, model: str, compared: Sequence[Compared], failures: Sequence[Compared] = ()
+    ) -> Self:
         """Make the gallery of some faces; their gates share one colour scale."""
-        gates = [one.gate for one in compared if one.gate is not None]
+        gates = [one.gate for one in (*compared, *failures) if one.gate is not None]
         limits = _limits(gates) if gates else None
-        return cls(model, tuple(_face(one, limits) for one in compared), limits)
+        shown, failed = (tuple(_face(one, limits) for one in part) for part in (compared, failures))
+        return cls(model, shown, limits, failed)
 
     def write(self, folder: Path) -> None:
         """Write a folder of PNGs and their list; it appears when it is complete."""
         partial = folder.with_name(f"{folder.name}.partial")
         shutil.rmtree(partial, ignore_errors=True)
         partial.mkdir(parents=True)
-        listed = []
-        for number, face in enumerate(self.faces, start=1):
-            files = {role: f"{number:02}-{role}.png" for role in face.pictures}
-            for role, picture in face.pictures.items():
-                (partial / files[role]).write_bytes(images.encode_png(picture))
-            listed.append(
-                {
-                    "face_id": face.face_id,
-                    "variant": face.variant,
-                    "files": files,
-                    "scores": face.scores,
-                }
-            )
-        content = {"model": self.model, "gate_limits": self.limits, "faces": listed}
+        content = {
+            "model": self.model,
+            "gate_limits": self.limits,
+            "faces": _write(self.faces, partial, ""),
+            "failures": _write(self.failures, partial, "failure-"),
+        }
         write_json(partial / _LIST, content)
         shutil.rmtree(folder, ignore_errors=True)
         partial.rename(folder)
@@ -90,20 +90,31 @@ class Gallery:
     def read(cls, folder: Path) -> Self:
         """Read what `write` wrote."""
         content = json.loads((folder / _LIST).read_text(encoding="utf-8"))
-        faces = [
-            Face(
-                face["face_id"],
-                face["variant"],
-                {
-                    role: images.decode_png((folder / file).read_bytes())
-                    for role, file in face["files"].items()
-                },
-                face["scores"],
-            )
-            for face in content["faces"]
-        ]
+        shown, failed = (
+            tuple(_read(face, folder) for face in content[part]) for part in ("faces", "failures")
+        )
         limits = content["gate_limits"]
-        return cls(content["model"], tuple(faces), tuple(limits) if limits else None)
+        return cls(content["model"], shown, tuple(limits) if limits else None, failed)
+
+
+def _write(faces: Sequence[Face], folder: Path, prefix: str) -> list[dict[str, Any]]:
+    """Write PNGs of faces; return their entries in the list."""
+    listed = []
+    for number, face in enumerate(faces, start=1):
+        files = {role: f"{prefix}{number:02}-{role}.png" for role in face.pictures}
+        for role, picture in face.pictures.items():
+            (folder / files[role]).write_bytes(images.encode_png(picture))
+        about = {"face_id": face.face_id, "variant": face.variant}
+        listed.append({**about, "files": files, "scores": face.scores})
+    return listed
+
+
+def _read(face: Mapping[str, Any], folder: Path) -> Face:
+    pictures = {
+        role: images.decode_png((folder / file).read_bytes())
+        for role, file in face["files"].items()
+    }
+    return Face(face["face_id"], face["variant"], pictures, face["scores"])
 
 
 def heat_map(face: Image, gate_hw: npt.NDArray[np.float32], limits: Limits) -> Image:

@@ -8,11 +8,12 @@ groups are looked at, so the p-values are corrected for that (Holm): the chance 
 called different by accident is at most 5 %.
 """
 
+import bisect
 import csv
 import io
+import math
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict
-from itertools import pairwise
 from typing import Any
 
 import numpy as np
@@ -22,7 +23,7 @@ from components.keyed_random import generator
 from components.metrics import bootstrap
 from components.reporting.face_sets import row_name
 
-Column = Mapping[str, str]  # face's name -> group
+Column = Mapping[str, str]  # a face's name, or that of one degradation of it -> group
 
 PERMUTATIONS = 10_000
 _LEVEL = 0.05
@@ -52,24 +53,56 @@ def parse(text: str) -> dict[str, dict[str, str]]:
     return columns
 
 
-def compare(
+def add(
     result: Mapping[str, Any],
     columns: Mapping[str, Column],
     *,
     samples: int,
     seed: int,
     role: str = "restored",
+) -> dict[str, Any]:
+    """Return a metrics file with the groups of each face, their scores, and what got worse.
+
+    `columns` is column -> name -> group. A name is that of a face, or, for what holds for one
+    degradation of it, of a row (`row_name`).
+    """
+    faces = [{**face, "groups": _groups_of(face, columns)} for face in result["faces"]]
+    grouped = {**result, "faces": faces}
+    return {
+        **grouped,
+        "groups": compare(grouped, samples=samples, seed=seed, role=role),
+        "worse": {
+            name: worse(result, name, metric["better"])
+            for name, metric in result["metrics"].items()
+            if name in faces[0]["scores"]
+        },
+    }
+
+
+def _groups_of(face: Mapping[str, Any], columns: Mapping[str, Column]) -> dict[str, str]:
+    names = (row_name(face["face_id"], face["variant"]), row_name(face["face_id"], 0))
+    found = {
+        column: next((groups[name] for name in names if name in groups), None)
+        for column, groups in columns.items()
+    }
+    return {column: group for column, group in found.items() if group is not None}
+
+
+def compare(
+    result: Mapping[str, Any], *, samples: int, seed: int, role: str = "restored"
 ) -> list[dict[str, Any]]:
     """Return per metric, column and group: mean and interval of its faces, and whether it differs.
 
-    `p` is corrected over all rows; `differs` is whether it is below 5 %. Groups of one face are
-    listed without a test.
+    Beside the restored faces' numbers stand those of the degraded ones and of the gain, if there
+    are any. `p` is corrected over all rows; `differs` is whether it is below 5 %. Groups of one
+    face are listed without a test.
     """
+    columns = dict.fromkeys(column for face in result["faces"] for column in face["groups"])
     rows = [
         {"metric": metric, "column": column, **row}
         for metric in _metrics(result, role)
-        for column, groups in columns.items()
-        for row in _rows(_by_face(result, metric, role), groups, samples=samples, seed=seed)
+        for column in columns
+        for row in _rows(result["faces"], metric, column, role, samples=samples, seed=seed)
     ]
     tested = [row for row in rows if row["p"] is not None]
     for row, p in zip(tested, holm([row["p"] for row in tested]), strict=True):
@@ -82,30 +115,77 @@ def _metrics(result: Mapping[str, Any], role: str) -> list[str]:
     return [name for name in result["metrics"] if role in scored.get(name, {})]
 
 
-def _by_face(result: Mapping[str, Any], metric: str, role: str) -> dict[str, float]:
-    scores: dict[str, list[float]] = {}
-    for face in result["faces"]:
-        value = face["scores"][metric][role]
-        if value is not None:
-            scores.setdefault(row_name(face["face_id"], 0), []).append(value)
-    return {face: float(np.mean(values)) for face, values in scores.items()}
-
-
 def _rows(
-    scores: Mapping[str, float], groups: Column, *, samples: int, seed: int
+    faces: Sequence[Mapping[str, Any]],
+    metric: str,
+    column: str,
+    role: str,
+    *,
+    samples: int,
+    seed: int,
 ) -> list[dict[str, Any]]:
-    known = [face for face in scores if face in groups]
-    values = np.array([scores[face] for face in known])
-    labels = np.array([groups[face] for face in known])
+    roles = [role]
+    if role == "restored" and "degraded" in faces[0]["scores"][metric]:
+        roles += ["degraded"]
+    known = [
+        (face["face_id"], face["groups"][column], [face["scores"][metric][one] for one in roles])
+        for face in faces
+        if column in face["groups"]
+    ]
+    units = _units([row for row in known if None not in row[2]])
+    groups = np.array([group for _, group, _ in units])
+    values_UK = np.array([values for _, _, values in units], dtype=np.float64)
     found = []
-    for label in sorted(set(groups.values())):
-        inside = labels == label
-        if not inside.any():
-            continue
-        (interval,) = bootstrap.intervals(values[inside, None], samples=samples, seed=seed)
-        p = permutation_p(values, inside, seed=seed) if 1 < inside.sum() < len(values) - 1 else None
-        found.append({"group": label, **asdict(interval), "p": p})
+    for group in sorted(set(groups)):
+        inside = groups == group
+        owners = [face_id for (face_id, _, _), is_in in zip(units, inside, strict=True) if is_in]
+        numbers = _intervals(owners, values_UK[inside], roles, samples=samples, seed=seed)
+        is_tested = numbers[role]["n"] > 1 and inside.sum() < len(units) - 1
+        p = permutation_p(values_UK[:, 0], inside, seed=seed) if is_tested else None
+        others = {name: numbers[name] for name in numbers if name != role}
+        found.append({"group": str(group), **numbers[role], **others, "p": p})
     return found
+
+
+_Unit = tuple[str, str, list[float]]  # a face's id, its group, its scores by role
+
+
+def _units(rows: Sequence[_Unit]) -> list[_Unit]:
+    """Return what a permutation may exchange: faces, each the mean of its degradations.
+
+    If the degradations of a face are in different groups, each of them: they were drawn
+    independently of the face.
+    """
+    groups: dict[str, set[str]] = {}
+    scores: dict[tuple[str, str], list[list[float]]] = {}
+    for face_id, group, values in rows:
+        groups.setdefault(face_id, set()).add(group)
+        scores.setdefault((face_id, group), []).append(values)
+    if any(len(one) > 1 for one in groups.values()):
+        return list(rows)
+    return [
+        (face_id, group, [float(mean) for mean in np.mean(values, axis=0)])
+        for (face_id, group), values in scores.items()
+    ]
+
+
+def _intervals(
+    owners: Sequence[str],
+    values_UK: npt.NDArray[np.float64],
+    roles: Sequence[str],
+    *,
+    samples: int,
+    seed: int,
+) -> dict[str, dict[str, Any]]:
+    """Return role, and `gain` if both are there -> mean, low, high and n over different faces."""
+    faces = np.array(owners)
+    by_face_FK = np.array([values_UK[faces == face].mean(axis=0) for face in dict.fromkeys(owners)])
+    names = list(roles)
+    if len(names) > 1:
+        gain_F1 = by_face_FK[:, :1] - by_face_FK[:, 1:]
+        by_face_FK, names = np.concatenate([by_face_FK, gain_F1], axis=1), [*names, "gain"]
+    drawn = bootstrap.intervals(by_face_FK, samples=samples, seed=seed)
+    return {name: asdict(interval) for name, interval in zip(names, drawn, strict=True)}
 
 
 def permutation_p(
@@ -134,22 +214,40 @@ def holm(p_values: Sequence[float]) -> list[float]:
     return corrected
 
 
-def severity(drawn: Mapping[str, Mapping[str, float]], *, parts: int = 3) -> dict[str, Column]:
-    """Divide faces by each number of their degradation (blur, noise, …) into equal parts.
+def severity_of(drawn: Mapping[str, float]) -> dict[str, float]:
+    """Return how much a face was degraded, from the columns of a table of pairs.
 
-    `drawn` is face's name -> number's name -> value.
+    `blur` is the geometric mean of the blur's two sigmas, in pixels; `scale` is how many times the
+    face was made smaller; `noise` is sigma, of 255; `jpeg` is the quality, of which less is worse.
+    """
+    return {
+        "blur": math.sqrt(drawn["sigma_x"] * drawn["sigma_y"]),
+        "scale": drawn["scale"],
+        "noise": drawn["noise_sigma"],
+        "jpeg": drawn["jpeg_quality"],
+    }
+
+
+def severity(drawn: Mapping[str, Mapping[str, float]], *, parts: int = 3) -> dict[str, Column]:
+    """Divide rows by each number of their degradation (blur, noise, …) into parts of equal size.
+
+    `drawn` is row's name -> number's name -> value. Equal values are in one part.
     """
     columns: dict[str, Column] = {}
     for name in dict.fromkeys(name for numbers in drawn.values() for name in numbers):
-        faces = sorted((numbers[name], face) for face, numbers in drawn.items() if name in numbers)
-        if len(faces) < 2 * parts or faces[0][0] == faces[-1][0]:
+        rows = {row: numbers[name] for row, numbers in drawn.items() if name in numbers}
+        values = sorted(rows.values())
+        if len(values) < 2 * parts or values[0] == values[-1]:
             continue
-        bounds = [len(faces) * part // parts for part in range(parts + 1)]
-        columns[name] = {
-            face: f"{part + 1}: {faces[low][0]:.3g} to {faces[high - 1][0]:.3g}"
-            for part, (low, high) in enumerate(pairwise(bounds))
-            for _, face in faces[low:high]
+        bounds = [values[len(values) * part // parts] for part in range(1, parts)]
+        inside: dict[int, list[float]] = {}
+        for value in values:
+            inside.setdefault(bisect.bisect_right(bounds, value), []).append(value)
+        titles = {
+            part: f"{number}: {members[0]:.3g} to {members[-1]:.3g}"
+            for number, (part, members) in enumerate(inside.items(), start=1)
         }
+        columns[name] = {row: titles[bisect.bisect_right(bounds, rows[row])] for row in rows}
     return columns
 
 

@@ -15,10 +15,10 @@ from markupsafe import Markup
 from components import images
 from components.history import BEST_STEP, SYSTEM
 from components.images import Image
-from components.reporting import charts, metric_tables
+from components.reporting import charts, group_tables, metric_tables
 from components.reporting.charts import Node
 from components.reporting.comparison import ROLES
-from components.reporting.gallery import TITLES, Gallery, colours
+from components.reporting.gallery import TITLES, Face, Gallery, colours
 
 Named = TypeVar("Named")
 
@@ -97,6 +97,7 @@ def render(report: Report) -> str:
     )
     highlights = metric_tables.highlights(report.results)
     ranked = [item["model"] for item in highlights]
+    in_order = dict(_in_order(report.results, ranked))
     environment.filters.update(number=_number, plain=_plain)
     return environment.get_template(_TEMPLATE).render(
         report=report,
@@ -104,11 +105,13 @@ def render(report: Report) -> str:
         highlights=highlights,
         metrics=metric_tables.tables(report.results),
         unavailable=metric_tables.unavailable(report.results),
-        failures=metric_tables.failures(report.results),
+        without_scores=metric_tables.failures(report.results),
+        grouped=group_tables.tables(in_order),
+        got_worse=group_tables.got_worse(in_order),
         galleries=[
             _pictures(gallery)
             for model, gallery in _in_order(report.galleries, ranked)
-            if gallery.faces
+            if gallery.faces or gallery.failures
         ],
         scale=_scale(),
         trainings=[
@@ -164,17 +167,21 @@ def _pictures(gallery: Gallery) -> dict[str, Any]:
     return {
         "model": gallery.model,
         "limits": gallery.limits,
-        "faces": [
-            {
-                "face_id": face.face_id,
-                "pictures": {
-                    role: {"uri": _data_uri(picture), "size": picture.shape[0]}
-                    for role, picture in face.pictures.items()
-                },
-                "scores": face.scores.get("psnr", {}),
-            }
-            for face in gallery.faces
-        ],
+        "faces": list(map(_face, gallery.faces)),
+        "failures": list(map(_face, gallery.failures)),
+    }
+
+
+def _face(face: Face) -> dict[str, Any]:
+    return {
+        "face_id": face.face_id,
+        "variant": face.variant,
+        "pictures": {
+            role: {"uri": _data_uri(picture), "size": picture.shape[0]}
+            for role, picture in face.pictures.items()
+        },
+        "scores": face.scores.get("psnr", {}),
+        "loss": group_tables.loss(face),
     }
 
 

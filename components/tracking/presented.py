@@ -2,6 +2,7 @@
 
 from collections.abc import Iterator, Mapping
 from typing import TYPE_CHECKING, Any
+from urllib.parse import quote
 
 from components.git import Commit
 
@@ -60,6 +61,11 @@ def _scores(
             for bound in ("low", "high"):
                 if role in ("restored", "gain") and interval[bound] is not None:
                     yield f"{name}_{bound}", interval[bound]
+
+
+def picture(run_id: str, artifact: str) -> str:
+    """Return Markdown that shows a picture among a run's artifacts, on MLflow's own page."""
+    return f"![{artifact}](get-artifact?path={quote(artifact, safe='')}&run_uuid={run_id})"
 
 
 def description(metrics: Mapping[str, Mapping[str, Mapping[str, Any]]]) -> str:

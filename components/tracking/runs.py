@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any, Self
 
 from components.git import Commit
 from components.history import HistoryPoint
-from components.tracking import artifacts, presented
+from components.tracking import artifacts, logged_models, presented
 from components.tracking.client import URI_VARIABLE, open_client, time_to_transfer
 from components.tracking.outages import Server
 
@@ -145,11 +145,17 @@ class TrainingRun:
             self._client.log_artifact(self.id, str(file), VALIDATION_PATH)
 
     def log_model(self, folder: Path) -> None:
-        """Store the trained folder (safetensors and JSON) as the artifact `model`."""
+        """Store the trained folder (safetensors and JSON) as the artifact `model`.
+
+        It is also a model in MLflow's list of models, to which an evaluation adds its scores.
+        """
 
         def upload() -> None:
             with time_to_transfer():
                 artifacts.store_folder(self._client, self.id, folder, MODEL_PATH)
+            files = f"runs:/{self.id}/{MODEL_PATH}"
+            step = max(self._last_step, 0)
+            logged_models.enter(self._client, self.id, files, step=step)
 
         self._server.insist(upload)
 
@@ -188,8 +194,10 @@ def log_evaluation(
 ) -> None:
     """Write an evaluation into the run of its training: metrics, and pictures under `gallery`.
 
-    The description, Markdown, is shown on the run's page. `protocols.json` says how each metric
-    was measured.
+    The metrics are those of the run's model as well.
+
+    The description, Markdown, is shown on the run's page, with the pictures below.
+    `protocols.json` says how each metric was measured.
 
     Raises: as `run_of`.
     """
@@ -199,12 +207,15 @@ def log_evaluation(
 
     def write() -> None:
         known = client.get_run(run_id).data.metrics
-        now = _now_ms()
+        now, model = _now_ms(), logged_models.id_of(client, run_id)
         # A repeated evaluation has the same values; MLflow would show each of them twice.
         new = [
-            Metric(key, value, now, 0) for key, value in metrics.items() if known.get(key) != value
+            Metric(key, value, now, 0, model_id=model)
+            for key, value in metrics.items()
+            if known.get(key) != value
         ]
-        client.set_tag(run_id, presented.DESCRIPTION_TAG, description)
+        shown = (presented.picture(run_id, f"{GALLERY_PATH}/{one.name}") for one in pictures)
+        client.set_tag(run_id, presented.DESCRIPTION_TAG, "\n\n".join([description, *shown]))
         for start in range(0, len(new), _LARGEST_BATCH):
             client.log_batch(run_id, metrics=new[start : start + _LARGEST_BATCH])
         with time_to_transfer():

@@ -257,6 +257,10 @@ def _unmeasured(values: Mapping[str, Any]) -> Iterator[str]:
     measured = [*_names(values, "evaluate.metrics"), "identity_angle"]  # which always is, if it can
     rule = _mapping(_mapping(values, "register"), "promotion")
     named = {"better": _names(rule, "better"), "not_worse": list(_mapping(rule, "not_worse"))}
+    groups = _mapping(rule, "groups")
+    named |= {f"groups.{column}": list(_mapping(groups, column)) for column in groups}
+    if isinstance(angle := _at(rule, "flagged.metric"), str):
+        named["flagged.metric"] = [angle]
     for key, metrics in named.items():
         for metric in metrics:
             if metric not in measured:

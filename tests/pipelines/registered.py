@@ -52,6 +52,7 @@ class Project:
             scores=self.root / "metrics",
             tables=[self.root / "faces"],
             out=self.root / "registered.json",
+            champion=self.root / "champion",
             promotion=rule,
         )
 

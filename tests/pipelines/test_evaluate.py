@@ -78,6 +78,8 @@ def project(tmp_path_factory: pytest.TempPathFactory, networks: Path) -> Project
         bootstrap_samples=200,
         seed=42,
         gallery=2,
+        failures=2,
+        groups=None,
         batch_size=3,
     )
     return Project(root, params, root / "hq")
@@ -151,6 +153,26 @@ def test_the_gallery_shows_faces_with_their_gate_and_text_models_have_no_interme
     result = _evaluate(project, "text")
     assert list(result["faces"][0]["scores"]["psnr"]) == ["degraded", "restored"]
     assert Gallery.read(project.params.galleries / "sd21-text").limits is None
+
+
+@pytest.mark.usefixtures("database")
+def test_scores_by_group_and_what_got_worse_are_in_the_file_and_the_worst_in_the_gallery(
+    project: Project, tmp_path: Path
+) -> None:
+    rows = "".join(f"fäce {i}.png,{'yes' if i < 4 else 'no'}\n" for i in range(6))
+    (tmp_path / "groups.csv").write_text(f"file,glasses\n{rows}", encoding="utf-8")
+    result = _evaluate(project, "sdfm", groups=tmp_path / "groups.csv")
+    scores = {face["face_id"]: face["scores"]["psnr"]["restored"] for face in result["faces"]}
+    [row] = [row for row in result["groups"] if (row["metric"], row["group"]) == ("psnr", "yes")]
+    assert (row["column"], row["n"]) == ("glasses", 3)  # one of the four faces is for training
+    assert row["mean"] == pytest.approx(np.mean([scores[f"fäce {i}.png"] for i in (0, 2, 3)]))
+    assert result["faces"][0]["groups"] == {"glasses": "yes"}  # five rows are too few for severity
+
+    # Untrained networks make every face worse; two of them are kept with their pictures.
+    worse = result["worse"]["psnr"]
+    assert len(worse) == 5
+    failures = Gallery.read(project.params.galleries / "sd21-sdfm").failures
+    assert [face.face_id for face in failures] == [one["face_id"] for one in worse[:2]]
 
 
 @pytest.mark.usefixtures("database")
@@ -333,8 +355,7 @@ def test_what_cannot_be_evaluated_is_said(project: Project, tmp_path: Path) -> N
 
 
 def _pairs_of_another_size(root: Path) -> Path:
-    png = images.encode_png(np.zeros((48, 48, 3), np.uint8))
-    row = {"face_id": "a", "variant": 0, "split": "test", "hq_png": png, "lq_png": png}
+    row = pair_row("a", np.zeros((48, 48, 3), np.uint8), split="test")
     return write_pairs(root / "pairs", [[row]]).path
 
 

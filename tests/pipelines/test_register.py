@@ -17,6 +17,7 @@ from components.restorers.folder import load_restorer
 from components.tracking import manual, registry
 from components.tracking.outages import TrackingError
 from components.tracking.registry import Champions
+from components.weights.manifest import RESTORER, Description
 from components.weights.store import closure
 from pipelines import cli
 from tests.mlflow_database import KillAfter, Killed
@@ -91,6 +92,12 @@ def test_the_first_model_that_gains_becomes_the_champion_with_its_lineage(
         (project.root / "metrics" / f"{SDFM}.json").read_bytes()
     )
 
+    # DVC's artifact is the same folder, without a second copy of a file.
+    handed = project.root / "champion"
+    assert Description.read(handed, RESTORER).fingerprint == project.fingerprint(SDFM)
+    weights = "unet/diffusion_pytorch_model.safetensors"
+    assert (handed / weights).samefile(project.models / SDFM / weights)
+
     # What the training had stored was not stored again, and nothing is a pickle or a secret.
     after = files_below(project.root / "mlartifacts")
     assert {path: after[path] for path in before} == before
@@ -147,6 +154,7 @@ def test_a_model_that_does_not_gain_is_no_champion(project: Project) -> None:
     assert outcome[SDFM]["alias"] == "challenger"
     assert "psnr not shown to be better" in outcome[SDFM]["reason"]
     assert project.registry.champions().now is None
+    assert list((project.root / "champion").iterdir()) == []
 
 
 def test_a_better_candidate_takes_the_place_and_a_worse_one_challenges(project: Project) -> None:
@@ -165,6 +173,11 @@ def test_a_better_candidate_takes_the_place_and_a_worse_one_challenges(project: 
     assert float(project.tags("1")["metric.psnr"]) == pytest.approx(before + 0.5, abs=1e-3)
     assert again[TEXT]["alias"] == "challenger"
     assert again[TEXT]["reason"].startswith("against version 2: psnr not shown to be better (-0.5")
+
+    # A champion that is no candidate any more is handed to DVC from the registry.
+    project.register(TEXT)
+    handed = Description.read(project.root / "champion", RESTORER)
+    assert handed.fingerprint == project.fingerprint(SDFM)
     assert project.versions() == ["1", "2"]
 
 

@@ -1,5 +1,6 @@
 """The stage `report` over the real formats: tables, galleries, histories, manifests, dvc.lock."""
 
+import csv
 import json
 from pathlib import Path
 from typing import Any
@@ -12,7 +13,7 @@ from safetensors.numpy import save_file
 from skimage.data import astronaut
 
 from components import images
-from components.reporting import comparison
+from components.reporting import comparison, groups
 from components.reporting.comparison import Compared, FaceScores, Pair
 from components.reporting.gallery import Gallery
 from components.tables import Made, Rejection, shards
@@ -94,6 +95,7 @@ def params(tmp_path: Path) -> ReportParams:
         weights=tmp_path / "weights",
         page=tmp_path / "reports" / "index.html",
         summary=tmp_path / "metrics" / "summary.json",
+        plots=tmp_path / "plots",
     )
 
 
@@ -141,6 +143,33 @@ def test_the_summary_has_each_models_means_intervals_and_counts(params: ReportPa
     assert 0.9 < gain["low"] < gain["mean"] < gain["high"] < 1.1
     assert gain["n"] == 20
     assert list(summary["sd21-text"]["psnr"]) == ["degraded", "restored", "gain"]
+
+
+def test_the_files_for_dvc_have_the_losses_and_the_scores_by_severity_and_condition(
+    params: ReportParams,
+) -> None:
+    result = json.loads((params.scores / "sd21-sdfm.json").read_bytes())
+    noise = {f"f{i}": "1: weak" if i < 10 else "2: strong" for i in range(20)}
+    grouped = groups.add(result, {"noise": noise}, samples=99, seed=1)
+    (params.scores / "sd21-sdfm.json").write_text(json.dumps(grouped))
+    _run(params)
+    losses, severity, conditions = (
+        list(csv.DictReader((params.plots / f"{name}.csv").read_text().splitlines()))
+        for name in ("losses", "severity", "conditions")
+    )
+    assert [row["step"] for row in losses if row["model"] == "sd21-text"] == list("12345678")
+    assert losses[1]["loss"] == "0.5"
+    [weak, strong] = severity
+    assert (weak["model"], weak["metric"], weak["by"]) == ("sd21-sdfm", "psnr", "noise")
+    assert (strong["group"], strong["n"]) == ("2: strong", "10")
+    assert float(weak["gain"]) == pytest.approx(1, abs=0.1)
+    assert [(row["backbone"], row["condition"]) for row in conditions] == [
+        ("sd21", "sdfm"),
+        ("sd21", "text"),
+    ]
+    psnr = result["metrics"]["psnr"]
+    assert float(conditions[0]["mean"]) == pytest.approx(psnr["restored"]["mean"], rel=1e-5)
+    assert float(conditions[0]["gain_low"]) == pytest.approx(psnr["gain"]["low"], rel=1e-5)
 
 
 def test_the_page_shows_what_lies_in_the_folders(params: ReportParams) -> None:

@@ -204,3 +204,105 @@ def test_one_face_shows_nothing() -> None:
 def test_a_metric_may_be_in_the_rule_only_once() -> None:
     with pytest.raises(ValueError, match="psnr is in both 'better' and 'not_worse'"):
         Rule(better=["psnr"], not_worse={"psnr": 1}, bootstrap_samples=1, seed=1)
+
+
+def grouped(psnr: list[float], noise: str, *, angles: list[float] | None = None) -> dict[str, Any]:
+    """Make a metrics file of two degradations per face: the first half of the values, the rest."""
+    half = len(psnr) // 2
+    rows = []
+    for place, value in enumerate(psnr):
+        of_face = {"psnr": {"degraded": 20.0, "restored": value}}
+        if angles is not None:
+            of_face["identity_angle"] = {"degraded": 90.0, "restored": angles[place]}
+        rows.append(FaceScores(f"face-{place % half}", place // half, of_face))
+    result = comparison.result({}, {"pairs": "9f"}, rows, {}, samples=2, seed=1)
+    for face, group in zip(result["faces"], noise, strict=True):
+        face["groups"] = {"noise": group}
+    return result
+
+
+IN_GROUPS = Rule(
+    better=["psnr"],
+    not_worse={},
+    groups={"noise": {"psnr": 0.5}},
+    bootstrap_samples=500,
+    seed=3,
+)
+
+
+def test_a_model_that_is_better_on_average_but_worse_in_a_group_does_not_replace_another() -> None:
+    before = grouped([20, 21, 22, 23, 20, 21, 22, 23], "wwwwssss")
+    after = grouped([23, 24, 25, 26, 19, 20, 21, 22], "wwwwssss")  # +3 weak, -1 strong
+    assert promotion.compare(after, before, RULE.model_copy(update={"not_worse": {}})).is_better
+    verdict = promotion.compare(after, before, IN_GROUPS)
+    assert not verdict.is_better
+    assert verdict.reason == (
+        "psnr where noise is s not shown to be within 0.5 (-1 dB; 95 %: -1 to -1; 4 faces)"
+    )
+    wide = IN_GROUPS.model_copy(update={"groups": {"noise": {"psnr": 1.0}}})
+    accepted = promotion.compare(after, before, wide)
+    assert accepted.is_better
+    assert "psnr where noise is w not worse by more than 1 (+3 dB" in accepted.reason
+    # The champion's own file may be from a time before groups were noted.
+    for face in before["faces"]:
+        del face["groups"]
+    assert promotion.compare(after, before, IN_GROUPS) == verdict
+
+
+def test_a_group_that_no_face_has_is_a_reason_against() -> None:
+    scored = grouped([21, 22, 23, 24], "wwss")
+    rule = IN_GROUPS.model_copy(update={"groups": {"age": {"psnr": 0.5}}})
+    verdict = promotion.compare_with_input(scored, rule)
+    assert not verdict.is_better
+    assert verdict.reason.startswith("no test face has a group of 'age': 'evaluate.groups' names")
+
+
+def test_a_model_may_show_another_person_only_so_often() -> None:
+    rule = RULE.model_copy(
+        update={
+            "not_worse": {},
+            "flagged": promotion.FlaggedParams(metric="identity_angle", above=80, share=0.25),
+        }
+    )
+    psnr = [21.0, 22, 23, 24]
+    good = promotion.compare_with_input(grouped(psnr, "wwss", angles=[10, 80, 81, 30]), rule)
+    assert good.is_better
+    assert good.reason.endswith(
+        "1 of 4 results are above 80° in identity_angle, not more than 0.25 of them"
+    )
+    bad = promotion.compare_with_input(grouped(psnr, "wwss", angles=[10, 90, 81, 30]), rule)
+    assert not bad.is_better
+    assert bad.reason.startswith("2 of 4 results are above 80° in identity_angle, more than 0.25")
+    unknown = promotion.compare_with_input(grouped(psnr, "wwss"), rule)
+    assert "identity_angle was not measured for the candidate" in unknown.reason
+    no_angle = rule.model_copy(
+        update={"flagged": promotion.FlaggedParams(metric="psnr", above=80, share=0.25)}
+    )
+    verdict = promotion.compare_with_input(grouped(psnr, "wwss"), no_angle)
+    assert verdict.reason == (
+        "psnr is no angle between identities: name identity_angle or deg_vqfr"
+    )
+
+
+@pytest.mark.parametrize(
+    ("low", "high", "is_better", "is_not_worse"),
+    [(3, 5, True, True), (4, 9, False, True), (7, 12, False, True), (10, 14, False, False)],
+)
+def test_distances_of_sets_are_compared_by_their_intervals(
+    low: float, high: float, is_better: bool, is_not_worse: bool
+) -> None:
+    def with_fid(low: float, high: float) -> dict[str, Any]:
+        result = scores([21, 22], [0.7] * 2)
+        restored = {"mean": (low + high) / 2, "low": low, "high": high, "n": 2, "of": 2}
+        protocol = CATALOGUE["fid_vqfr"].protocol.measured({})
+        entry = {"better": "lower", "unit": "", "protocol": protocol, "restored": restored}
+        return {**result, "metrics": {**result["metrics"], "fid_vqfr": entry}}
+
+    champion = with_fid(6, 8)
+    must = RULE.model_copy(update={"better": ["fid_vqfr"], "not_worse": {}})
+    verdict = promotion.compare(with_fid(low, high), champion, must)
+    assert verdict.is_better == is_better
+    assert f"95 %: {6 - high:+.4g} to {8 - low:+.4g}" in verdict.reason
+    may = RULE.model_copy(update={"better": ["psnr"], "not_worse": {"fid_vqfr": 7}})
+    better_faces = {**with_fid(low, high), "faces": scores([25, 26], [0.7] * 2)["faces"]}
+    assert promotion.compare(better_faces, champion, may).is_better == is_not_worse

@@ -87,7 +87,7 @@ def test_stages_are_right_of_what_they_read_and_redundant_edges_are_not_drawn() 
 
 @given(st.floats(-1e4, 1e4), st.floats(1e-3, 1e4))
 def test_ticks_are_few_round_and_within(low: float, span: float) -> None:
-    ticks = charts._ticks(low, low + span)
+    ticks = charts.ticks(low, low + span)
     assert 2 <= len(ticks) <= 6
     slack = 1e-9 * (abs(low) + span)
     assert all(low - slack <= tick <= low + span + slack for tick in ticks)

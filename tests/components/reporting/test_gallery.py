@@ -37,6 +37,19 @@ def test_a_gallery_is_read_back_bit_for_bit(tmp_path: Path) -> None:
             assert (other.pictures[role] == picture).all()
 
 
+def test_faces_that_got_worse_are_kept_beside_those_that_were_chosen(tmp_path: Path) -> None:
+    gate = np.full((4, 4), 0.3, np.float32)
+    gallery = Gallery.of("m", [_compared(gate)], [_compared(gate * 2, face_id="worst")])
+    gallery.write(tmp_path / "m")
+    read = Gallery.read(tmp_path / "m")
+    assert [face.face_id for face in read.faces] == ["ä b.jpg#1"]
+    [failure] = read.failures
+    assert failure.face_id == "worst"
+    assert (failure.pictures["gate"] == gallery.failures[0].pictures["gate"]).all()
+    assert read.limits == (0.3, 0.61)  # one scale for both
+    assert make_picture(read, cell=64).shape[0] < 2 * 64 + 40  # the strip shows what was chosen
+
+
 def test_a_gallery_written_again_keeps_nothing_of_the_old_one(tmp_path: Path) -> None:
     Gallery.of("m", [_compared(None) for _ in range(3)]).write(tmp_path / "m")
     Gallery.of("m", [_compared(None)]).write(tmp_path / "m")

@@ -11,7 +11,7 @@ import pytest
 from skimage.data import astronaut
 
 from components import images
-from components.reporting import comparison
+from components.reporting import comparison, groups
 from components.reporting.charts import Node
 from components.reporting.comparison import Compared, FaceScores, Pair
 from components.reporting.gallery import Gallery
@@ -34,7 +34,12 @@ def _result(model: str, gain: float) -> dict[str, Any]:
     facts = {"name": model, "fingerprint": "ab" * 32, "backbone": backbone, "condition": condition}
     protocol = {"faces": "30 <i>faces</i>", "size": 64, "degradation": {"sigma": [0.1, 3]}}
     why = {"lpips": "weights are missing under /hub"}
-    return comparison.result(facts, protocol, faces, why, samples=300, seed=1)
+    result = comparison.result(facts, protocol, faces, why, samples=300, seed=1)
+    noise = {
+        f"face {i}": f"{1 + i // 15}: {i // 15 * 10} to {10 + i // 15 * 10}" for i in range(30)
+    }
+    age = {f"face {i}": ("<30", "30+")[i % 2] for i in range(20)}
+    return groups.add(result, {"noise": noise, "age": age}, samples=99, seed=1)
 
 
 def _gallery(model: str, size: int) -> Gallery:
@@ -44,7 +49,8 @@ def _gallery(model: str, size: int) -> Gallery:
     gate = np.linspace(0.2, 0.4, 16, dtype=np.float32).reshape(4, 4) if has_gate else None
     pair = Pair('a "quoted" <b>.jpg', 0, hq, lq)
     one = Compared(pair, lq if has_gate else None, hq, gate, {"psnr": {"degraded": 20.0}})
-    return Gallery.of(model, [one, one])
+    worse = replace(one, scores={"psnr": {"degraded": 20.0, "restored": 18.75}})
+    return Gallery.of(model, [one, one], [] if model.endswith("text") else [worse])
 
 
 def test_scores_of_a_validation_have_charts_of_their_own_and_memory_has_none() -> None:
@@ -127,6 +133,25 @@ def test_names_from_outside_are_text_never_markup(html: str) -> None:
     assert "HDRFace &amp; friends" in html
 
 
+def test_scores_of_a_group_stand_beside_its_number_of_faces(html: str) -> None:
+    rows = _result("qwen-sdfm", -0.4)["groups"]
+    [row] = [row for row in rows if (row["metric"], row["group"]) == ("psnr", "<30")]
+    part = html.split('data-model="qwen-sdfm" data-grouped="psnr" data-column="age"')[1]
+    second = part.split("</td>")[1]  # groups are sorted: 30+ comes first
+    assert f">{row['mean']:.2f}<" in second
+    assert f"{row['low']:.2f} … {row['high']:.2f}" in second
+    assert f"gain −{-row['gain']['mean']:.2f}" in second
+    assert '>&lt;30<span class="between">10 faces<' in html
+    assert '>0 to 10<span class="between">15 faces<' in html  # without the number that sorts
+
+
+def test_faces_that_got_worse_have_a_section_with_their_pictures(html: str) -> None:
+    section = html.split('<section id="failures">')[1].split("</section>")[0]
+    assert "30 of 30" in section or "29 of 30" in section  # qwen-sdfm loses 0.4 dB on average
+    assert section.count("worse by 1.25 dB") == 2
+    assert section.count("<figure") == 2  # sd21-text has none
+
+
 def test_missing_metrics_and_rejected_pictures_are_listed(html: str) -> None:
     assert "weights are missing under /hub" in html
     assert "not a JPEG" in html
@@ -196,6 +221,13 @@ def test_the_page_is_complete_in_a_browser(
     page.locator("label", has_text="sd21-text").click()
     assert page.locator("#panel2").is_visible()
     assert not page.locator("#panel1").is_visible()
+
+    # The filter leaves no face where none got worse, and says so.
+    assert not page.locator("#panel2 .none").is_visible()
+    page.locator("label", has_text="only faces that got worse").click()
+    assert page.locator("#panel2 .face:visible").count() == 0
+    assert page.locator("#panel2 .none").is_visible()
+    page.locator("label", has_text="only faces that got worse").click()
 
     # A picture is enlarged, and the arrow keys flip between its versions.
     page.locator("#panel2 .row button").first.click()

@@ -124,6 +124,36 @@ def test_the_model_is_an_artifact_beside_the_database(tmp_path: Path) -> None:
 
 
 @pytest.mark.usefixtures("database")
+def test_a_trained_model_has_its_parameters_and_scores_in_mlflows_list_of_models(
+    tmp_path: Path,
+) -> None:
+    run = runs.TrainingRun.begin(
+        "f1", name="train@sd21-sdfm", params={"backbone": "sd21", "lora": {"rank": 16}, "seed": 1}
+    )
+    run.log_points(points(1, 2, 3))
+    (tmp_path / "trained").mkdir()
+    (tmp_path / "trained" / "restorer.json").write_text("{}")
+    for _ in range(2):  # as after a kill
+        run.log_model(tmp_path / "trained")
+    run.finish()
+    runs.log_evaluation(run.id, {"psnr": 23.5, "psnr_low": 23.0}, [])
+
+    experiment = run._client.get_run(run.id).info.experiment_id
+    [model] = run._client.search_logged_models([experiment])
+    assert (model.name, str(model.status)) == ("train@sd21-sdfm", "READY")
+    assert model.params == {"backbone": "sd21", "lora.rank": "16"}
+    assert {metric.key: metric.value for metric in model.metrics or ()} == {
+        "psnr": 23.5,
+        "psnr_low": 23.0,
+    }
+    assert model.tags["hdrface.files"] == f"runs:/{run.id}/model"
+    outputs = run._client.get_run(run.id).outputs
+    assert outputs is not None
+    assert [(one.model_id, one.step) for one in outputs.model_outputs] == [(model.model_id, 3)]
+    assert run._client.get_run(run.id).data.metrics["psnr"] == 23.5
+
+
+@pytest.mark.usefixtures("database")
 def test_an_evaluation_is_written_into_the_run_of_its_training(tmp_path: Path) -> None:
     run = begin()
     run.finish()
@@ -135,6 +165,8 @@ def test_an_evaluation_is_written_into_the_run_of_its_training(tmp_path: Path) -
     assert found.info.status == "FINISHED"
     assert found.data.metrics["psnr.restored.mean"] == 23.5
     assert steps(run, "psnr.restored.mean") == [0]
+    shown = f"get-artifact?path=gallery%2Fgallery.png&run_uuid={run.id}"
+    assert shown in found.data.tags["mlflow.note.content"]
     assert [item.path for item in run._client.list_artifacts(run.id, "gallery")] == [
         "gallery/gallery.png"
     ]
