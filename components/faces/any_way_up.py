@@ -30,10 +30,12 @@ OTHER_WAY_DEG = 45.0  # findings of one face that are turned further apart contr
 # of both scores.
 RIVAL, CLEARLY = 0.1, 0.02
 UNUSUALLY = 0.05  # if it is not the way up of most faces; a picture with few is taken for upright
-# Least score, the mean of both, of a face that lies another way than most do; also as a share of
-# the best score of those.
-SURE, AS_SURE = 0.6, 0.8
+SURE = 0.6  # least score, the mean of both, of a face that lies another way than most do
 SURE_MISFIT = 0.25  # and the most that its landmarks are off (`align.fit`)
+# Four of five upright faces are off by less than 0.06. What is off by more than this must also have
+# this share of the best score of those that lie as most do: a hand in which YuNet saw a face that
+# lies had 0.16 and 0.71.
+GOOD_MISFIT, AS_SURE = 0.12, 0.8
 LOOK_SIZE = 256  # pixels of the aligned square in which the face is looked for again
 # Largest mean distance of the landmarks found there from the template, in eye distances. Right ones
 # are mostly below 0.2, profiles reach 0.4.
@@ -53,8 +55,8 @@ class AnyWayUp:
         groups = grouped(one for turns in range(4) for one in self._turned(image, turns))
         usual = _usual_way([group[0] for group in groups])
         scores = [group[0].score for group in groups if _way(group[0]) == usual]
-        sure = max(SURE, AS_SURE * max(scores, default=0))
-        settled = (self._settle(image, group, usual, sure) for group in groups)
+        best = max(scores, default=0.0)
+        settled = (self._settle(image, group, usual, best) for group in groups)
         return from_left(not_overlapping(face for face in settled if face is not None))
 
     def _turned(self, image: Image, turns: int) -> Iterator[Detection]:
@@ -69,11 +71,11 @@ class AnyWayUp:
             yield Detection(_turned_back(one.landmarks, turns, width, height), one.score, box)
 
     def _settle(
-        self, image: Image, group: Sequence[Detection], usual: int, sure: float
+        self, image: Image, group: Sequence[Detection], usual: int, best_score: float
     ) -> Detection | None:
         """Choose among what was found of one face, best first; None: it is no face.
 
-        `usual` is the way up of most faces, `sure` the least score of a face that lies otherwise.
+        `usual` is the way up of most faces, `best_score` the best one of those.
         """
         best = group[0]
         others = _other_ways(group)
@@ -89,9 +91,7 @@ class AnyWayUp:
         if worse and first - worse[0][0] < (CLEARLY if _way(face) == usual else UNUSUALLY):
             likely = next((one for _, one in seen if _way(one) == usual), face)
             return likely._replace(doubt="it is not clear which way up it is")
-        # What looks a little like a face that lies is none: a hand, a pattern.
-        is_clear = first >= sure and align.fit(face.landmarks).misfit < SURE_MISFIT
-        return face if _way(face) == usual or is_clear else None
+        return face if _way(face) == usual or _is_clear(first, face, best_score) else None
 
     def _look(self, image: Image, found: Detection) -> float:
         """Return the score of a face in its aligned square; 0 if it is not there."""
@@ -102,6 +102,13 @@ class AnyWayUp:
         scale = TEMPLATE_SIZE / LOOK_SIZE
         again = self._upright.detect(align.cut(image, similarity, LOOK_SIZE))
         return max((one.score for one in again if _off(one.landmarks * scale) < MAX_OFF), default=0)
+
+
+def _is_clear(score: float, face: Detection, best_score: float) -> bool:
+    """Say whether what lies otherwise than most faces is one; a hand may look like it."""
+    misfit = align.fit(face.landmarks).misfit
+    is_as_sure = misfit < GOOD_MISFIT or score >= AS_SURE * best_score
+    return score >= SURE and misfit < SURE_MISFIT and is_as_sure
 
 
 def _way(face: Detection) -> int:
