@@ -121,12 +121,13 @@ def test_a_job_survives_the_loss_of_any_replica(endpoint: Endpoint) -> None:
 def test_a_full_queue_returns_429_and_a_client_that_leaves_frees_its_place(
     endpoint: Endpoint,
 ) -> None:
+    wait_until_whole(endpoint)
     [model] = endpoint.replicas("model-small")
     model.suspend()
     try:
         # More than two ingresses hold and the proxy keeps waiting.
         refused, num_waiting = asyncio.run(ask_until_refused(endpoint, 5 * MAX_QUEUED))
-        assert {answer.status_code for answer in refused} == {429}
+        assert {answer.status_code for answer in refused} == {429}, [one.text for one in refused]
         assert all(int(answer.headers["retry-after"]) >= 1 for answer in refused)
         assert num_waiting >= MAX_QUEUED
         end = time.monotonic() + 20
@@ -136,6 +137,15 @@ def test_a_full_queue_returns_429_and_a_client_that_leaves_frees_its_place(
         model.resume()
     assert endpoint.restore(picture(0)).status_code == 200
     wait_until_counted(endpoint, 'hdrface_requests_total{model="",status="499"}')
+
+
+def wait_until_whole(endpoint: Endpoint) -> None:
+    """Wait until an ingress that was killed is back and knows the models."""
+    end = time.monotonic() + 60
+    in_a_row = 0
+    while in_a_row < 16 or len(endpoint.replicas("ingress")) < 2:
+        assert time.monotonic() < end, endpoint.log.read_text()
+        in_a_row = in_a_row + 1 if httpx.get(f"{endpoint.url}/readyz").status_code == 200 else 0
 
 
 def wait_until_counted(endpoint: Endpoint, what: str) -> None:
