@@ -1,8 +1,10 @@
 """`serve deploy infra/serve.yaml` on a running cluster, with a small model for the champion."""
 
 import os
+import shutil
 import signal
 import subprocess
+import tempfile
 import time
 from collections.abc import Iterator
 from pathlib import Path
@@ -20,9 +22,9 @@ pytestmark = [pytest.mark.cluster, pytest.mark.ray, pytest.mark.slow]
 
 
 @pytest.fixture
-def head(tmp_path_factory: pytest.TempPathFactory, repository: Path) -> Iterator[str]:
+def head(repository: Path) -> Iterator[str]:
     """Run a node that has the project, as infra/Dockerfile does; give its dashboard's address."""
-    folder = tmp_path_factory.mktemp("d")
+    folder = Path(tempfile.mkdtemp(prefix="n-", dir="/tmp"))  # a socket's path may not be long
     gcs, dashboard, client, agent = free_ports(4)
     environment = {
         **os.environ,
@@ -61,6 +63,7 @@ def head(tmp_path_factory: pytest.TempPathFactory, repository: Path) -> Iterator
     finally:
         os.killpg(process.pid, signal.SIGTERM)
         process.wait(60)
+        shutil.rmtree(folder, ignore_errors=True)
 
 
 def test_the_file_of_the_repository_is_deployed_and_updated_and_restores(

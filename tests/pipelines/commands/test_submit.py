@@ -85,7 +85,7 @@ def cluster(repository: Path) -> Iterator[Cluster]:
     address = f"http://127.0.0.1:{dashboard}"
     setting = {"RAY_API_SERVER_ADDRESS": address, "PYTHONPATH": str(repository)}
     try:
-        wait_for(address, head)
+        wait_for(address, head, Path(folder) / "log")
         yield Cluster(address, clean | setting)
     finally:
         os.killpg(head.pid, signal.SIGTERM)
