@@ -199,7 +199,7 @@ def _score(task: Task, shares: Sequence[Share], compute: Compute) -> Scored:
     worst: Worst | None = None
     total = sum(share.num_tests for share in shares)
     with Progress("evaluate", "faces", total) as progress:
-        for part in cluster.spread(compute, shares, start, task):
+        for part in cluster.map_on_workers(compute, shares, start, task):
             worst = worst or Worst(part.how, task.failures)
             worst.add(part.failed)
             parts.append(part._replace(failed=[]))

@@ -48,7 +48,7 @@ class Workplace:
             os.environ.update(ray.get(settings))
 
 
-def spread(
+def map_on_workers(
     compute: Compute,
     items: Sequence[Item],
     start: Callable[..., Callable[[Item], T]],
@@ -81,7 +81,7 @@ def spread(
 
 
 class _Maker:
-    """A worker of `spread`. It starts with its first item, for Ray hides why an actor cannot."""
+    """A worker that starts with its first item, for Ray hides why an actor cannot."""
 
     def __init__(self, what: Sequence[Any]) -> None:
         self._what = what

@@ -5,24 +5,17 @@ from datetime import date
 from pathlib import Path
 from typing import Any
 
-import jinja2
-
 from components.paper import texts
 from components.paper.cells import Cell, Filled
 from components.paper.published import Column
+from components.reporting import templates
 
 _TEMPLATE = "page.html.j2"
 
 
 def render(tables: Sequence[Filled], source: str, *, made_on: date) -> str:
     """Write the page."""
-    environment = jinja2.Environment(
-        loader=jinja2.FileSystemLoader(Path(__file__).parent),
-        autoescape=True,
-        undefined=jinja2.StrictUndefined,
-        trim_blocks=True,
-        lstrip_blocks=True,
-    )
+    environment = templates.environment(Path(__file__).parent)
     return environment.get_template(_TEMPLATE).render(
         source=source,
         made_on=made_on.isoformat(),

@@ -199,10 +199,18 @@ def _done(
 
 
 def _failed(job: Job, error: Exception) -> Result:
-    reason = error.strerror if isinstance(error, OSError) and error.strerror else str(error)
-    reason = reason or type(error).__name__
+    reason = _said(error) or type(error).__name__
     log.warning("%s failed: %s", job.source, reason)
     return Result(str(job.source), None, "failed", reason)
+
+
+def _said(error: Exception) -> str:
+    match error:
+        case FileExistsError() | NotADirectoryError() if error.filename:
+            return f"{error.filename} is no folder: remove it, or choose another folder with -o"
+        case OSError() if error.strerror:
+            return f"{error.filename}: {error.strerror}" if error.filename else error.strerror
+    return str(error)
 
 
 def _read(file: Path) -> bytes:

@@ -8,14 +8,13 @@ from pathlib import Path
 from typing import Any, TypeVar
 
 import cv2
-import jinja2
 import numpy as np
 from markupsafe import Markup
 
 from components import images
 from components.history import BEST_STEP, SYSTEM
 from components.images import Image
-from components.reporting import charts, group_tables, metric_tables
+from components.reporting import charts, group_tables, metric_tables, templates
 from components.reporting.charts import Node
 from components.reporting.comparison import ROLES
 from components.reporting.gallery import TITLES, Face, Gallery, colours
@@ -88,13 +87,7 @@ def render(report: Report) -> str:
     """Write the page. Raises: ValueError if models were scored on different faces."""
     if not report.results:
         raise ValueError("there is no metrics file to report on: run 'dvc repro evaluate'")
-    environment = jinja2.Environment(
-        loader=jinja2.FileSystemLoader(Path(__file__).parent),
-        autoescape=True,
-        undefined=jinja2.StrictUndefined,
-        trim_blocks=True,
-        lstrip_blocks=True,
-    )
+    environment = templates.environment(Path(__file__).parent)
     highlights = metric_tables.highlights(report.results)
     ranked = [item["model"] for item in highlights]
     in_order = dict(_in_order(report.results, ranked))

@@ -38,7 +38,7 @@ def on_cluster(ray_session: str, monkeypatch: pytest.MonkeyPatch) -> None:
 def test_results_come_in_order_from_workers_that_start_once_and_again_when_lost(
     tmp_path: Path,
 ) -> None:
-    found = list(cluster.spread(Compute(workers=2), range(5), start, tmp_path))
+    found = list(cluster.map_on_workers(Compute(workers=2), range(5), start, tmp_path))
     assert [square for square, _ in found] == [0, 1, 4, 9, 16]
     workers = {worker for _, worker in found}
     assert os.getpid() not in workers
@@ -49,11 +49,11 @@ def test_results_come_in_order_from_workers_that_start_once_and_again_when_lost(
 @pytest.mark.usefixtures("on_cluster")
 def test_what_a_worker_raises_is_raised_here(tmp_path: Path) -> None:
     with pytest.raises(KeyError, match="item 5"):
-        list(cluster.spread(Compute(workers=1), [1, REFUSES], start, tmp_path))
+        list(cluster.map_on_workers(Compute(workers=1), [1, REFUSES], start, tmp_path))
 
 
 def test_without_a_cluster_this_process_does_it_as_the_results_are_taken(tmp_path: Path) -> None:
-    results = cluster.spread(Compute(), [2, REFUSES], start, tmp_path)
+    results = cluster.map_on_workers(Compute(), [2, REFUSES], start, tmp_path)
     assert next(results) == (4, os.getpid())
     with pytest.raises(KeyError):
         next(results)

@@ -140,6 +140,7 @@ def test_odd_names_and_files_stop_nothing_and_get_a_line_each(
     assert (out / "no suffix.png").is_file()
     assert "pipe" in results["pipe.jpg"]["reason"]
     assert "No such file" in results["gone.jpg"]["reason"]
+    assert f"{out / 'sub'} is no folder: remove it" in results["sub/b.png"]["reason"]
     assert "Photoshop document: save it as" in results["layers.psd"]["reason"]
     assert not [file for file in out.iterdir() if file.name.startswith(".")]
     told = done.stdout + done.stderr
