@@ -29,6 +29,8 @@ os.environ.update(
         "DVC_NO_ANALYTICS": "1",
         "HF_HUB_OFFLINE": "1",
         "MLFLOW_DISABLE_TELEMETRY": "1",
+        # A call that comes after its Ray has ended must not start another one.
+        "RAY_ENABLE_AUTO_CONNECT": "0",
         "RAY_USAGE_STATS_ENABLED": "0",
         "TRANSFORMERS_VERBOSITY": "error",
     }

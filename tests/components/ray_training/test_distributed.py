@@ -5,14 +5,12 @@ import re
 import shutil
 import signal
 import time
-from collections.abc import Iterator
 from pathlib import Path
 from pickle import UnpicklingError
 from typing import Any
 
 import pytest
 
-from components import cluster
 from components.losses import perceptual
 from components.params import Compute
 from components.ray_training import attempt, distributed
@@ -21,13 +19,7 @@ from components.ray_training.worker import News
 from components.storage import Storage
 from components.training.seat import Seat
 
-pytestmark = [pytest.mark.ray, pytest.mark.slow]
-
-
-@pytest.fixture(scope="module", autouse=True)
-def ray() -> Iterator[None]:
-    with cluster.session(Compute(cpus=0.5)):
-        yield
+pytestmark = [pytest.mark.ray, pytest.mark.slow, pytest.mark.usefixtures("ray_session")]
 
 
 def fit(
