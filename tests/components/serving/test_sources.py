@@ -14,6 +14,8 @@ from tests.onnx_networks import onnx_network
 from tests.small_networks import trained
 
 
+@pytest.mark.ray
+@pytest.mark.usefixtures("ray_session")  # the settings for S3 lie in its object store
 def test_another_projects_checkpoint_is_served_and_a_new_file_is_a_new_version(
     tmp_path: Path,
 ) -> None:
