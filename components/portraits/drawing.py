@@ -12,7 +12,7 @@ import numpy as np
 from components import images
 from components.faces.landmarks import Landmarks
 from components.keyed_random import generator
-from components.portraits import backdrop, canvas, features, hair, relief, traits, worn
+from components.portraits import backdrop, canvas, choosing, features, hair, relief, worn
 
 SIZE = 320  # pixels; the aligned square inside is about 260 wide
 
@@ -24,7 +24,7 @@ class Portrait(NamedTuple):
 
 def draw(seed: int, number: int, *, size: int = SIZE) -> Portrait:
     """Draw one portrait."""
-    person = traits.choose(_rng(seed, number, "traits"), size)
+    person = choosing.choose(_rng(seed, number, "traits"), size)
     sheet = canvas.prepare(person, size)
     light = backdrop.paint(sheet, _rng(seed, number, "backdrop"))
     head = relief.raise_head(sheet, _rng(seed, number, "relief"))

@@ -2,7 +2,7 @@ import numpy as np
 
 from components.faces import align
 from components.keyed_random import generator
-from components.portraits import canvas, drawing, features, traits
+from components.portraits import canvas, choosing, drawing, features
 
 
 def test_a_portrait_depends_only_on_seed_and_number() -> None:
@@ -17,7 +17,7 @@ def test_a_portrait_depends_only_on_seed_and_number() -> None:
 
 def test_landmarks_are_those_of_an_upright_face_inside_the_picture() -> None:
     for number in range(300):
-        person = traits.choose(generator(5, f"portrait-{number:04d}", 0, "traits"), drawing.SIZE)
+        person = choosing.choose(generator(5, f"portrait-{number:04d}", 0, "traits"), drawing.SIZE)
         points = features.landmarks(canvas.prepare(person, drawing.SIZE))
         similarity = align.fit(points)
         assert similarity.misfit < 0.12
@@ -35,7 +35,7 @@ def test_the_picture_has_the_eyes_where_the_landmarks_say() -> None:
 
 
 def test_pixel_and_face_coordinates_are_inverse_to_each_other() -> None:
-    person = traits.choose(generator(1, "someone", 0, "traits"), 320)
+    person = choosing.choose(generator(1, "someone", 0, "traits"), 320)
     sheet = canvas.prepare(person, 320)
     points = np.array([[-0.5, 0.0], [0.5, 0.0], [0.0, 0.6], [0.3, 1.0]])
     for (x, y), (u, v) in zip(sheet.to_pixels(points), points, strict=True):
@@ -45,11 +45,11 @@ def test_pixel_and_face_coordinates_are_inverse_to_each_other() -> None:
 
 
 def test_people_differ() -> None:
-    people = [traits.choose(generator(2, str(number), 0, "traits"), 320) for number in range(150)]
+    people = [choosing.choose(generator(2, str(number), 0, "traits"), 320) for number in range(150)]
     brightness = [sum(person.skin) for person in people]
     assert max(brightness) > 5 * min(brightness)
     assert len({person.style for person in people}) == len(
-        set(traits.SHORT_STYLES + traits.LONG_STYLES)
+        set(choosing.SHORT_STYLES + choosing.LONG_STYLES)
     )
     assert {person.glasses for person in people} == {"", "round", "square", "rimless"}
     assert {person.beard for person in people} == {"", "stubble", "moustache", "short", "full"}
