@@ -14,69 +14,82 @@ if TYPE_CHECKING:
 _SHOWN = 5  # faces in a line
 
 
+Models = Annotated[
+    list[str] | None,
+    typer.Option(
+        metavar="MODEL",
+        help="A trained folder, models:/NAME@ALIAS, spandrel:FILE or onnx:FILE; several are "
+        "compared.",
+    ),
+]
+Results = Annotated[
+    list[Path] | None,
+    typer.Option(
+        metavar="DIR", help="Pictures that a program restored, named as the faces; or several."
+    ),
+]
+HighQuality = Annotated[
+    Path | None,
+    typer.Option(metavar="DIR", help="Aligned faces of high quality: a folder or a table."),
+]
+LowQuality = Annotated[
+    Path | None,
+    typer.Option(metavar="DIR", help="Degraded faces. Without them, --hq is degraded."),
+]
+Reference = Annotated[
+    Path | None,
+    typer.Option(metavar="DIR", help="The faces that the metric fid_folders compares with."),
+]
+Metrics = Annotated[
+    str | None, typer.Option(metavar="NAMES", help="Metrics, with commas between them.")
+]
+Detector = Annotated[
+    Path | None,
+    typer.Option(metavar="FILE", help="An ONNX file, for pictures that are not aligned."),
+]
+Endings = Annotated[
+    list[str] | None,
+    typer.Option(
+        metavar="TEXT", help="An ending of names that is left out to match them, such as _LR."
+    ),
+]
+Groups = Annotated[
+    Path | None,
+    typer.Option(metavar="FILE", help="A CSV of `file` and columns by which faces are grouped."),
+]
+Seed = Annotated[int, typer.Option(help="Seed of the degradations.")]
+BatchSize = Annotated[int, typer.Option(help="Faces that are scored at once.")]
+Numbers = Annotated[
+    Path | None, typer.Option(metavar="FILE", help="Write the numbers of every face here.")
+]
+IdentityNetwork = Annotated[
+    Path | None, typer.Option(metavar="FILE", help="An ONNX file, for the identity angle.")
+]
+Recipe = Annotated[
+    Path | None,
+    typer.Option(
+        metavar="FILE",
+        help="The file with `degrade.recipe`. By default, the degradation that a trained "
+        "folder learned from.",
+    ),
+]
+
+
 def evaluate(
-    model: Annotated[
-        list[str] | None,
-        typer.Option(
-            metavar="MODEL",
-            help="A trained folder, models:/NAME@ALIAS, spandrel:FILE or onnx:FILE; several are "
-            "compared.",
-        ),
-    ] = None,
-    results: Annotated[
-        list[Path] | None,
-        typer.Option(
-            metavar="DIR", help="Pictures that a program restored, named as the faces; or several."
-        ),
-    ] = None,
-    hq: Annotated[
-        Path | None,
-        typer.Option(metavar="DIR", help="Aligned faces of high quality: a folder or a table."),
-    ] = None,
-    lq: Annotated[
-        Path | None,
-        typer.Option(metavar="DIR", help="Degraded faces. Without them, --hq is degraded."),
-    ] = None,
-    reference: Annotated[
-        Path | None,
-        typer.Option(metavar="DIR", help="The faces that the metric fid_folders compares with."),
-    ] = None,
-    metrics: Annotated[
-        str | None,
-        typer.Option(metavar="NAMES", help="Metrics, with commas between them."),
-    ] = None,
-    detector: Annotated[
-        Path | None,
-        typer.Option(metavar="FILE", help="An ONNX file, for pictures that are not aligned."),
-    ] = None,
-    ignore_ending: Annotated[
-        list[str] | None,
-        typer.Option(
-            metavar="TEXT", help="An ending of names that is left out to match them, such as _LR."
-        ),
-    ] = None,
-    groups: Annotated[
-        Path | None,
-        typer.Option(
-            metavar="FILE", help="A CSV of `file` and columns by which faces are grouped."
-        ),
-    ] = None,
-    seed: Annotated[int, typer.Option(help="Seed of the degradations.")] = 42,
-    batch_size: Annotated[int, typer.Option(help="Faces that are scored at once.")] = 8,
-    json: Annotated[
-        Path | None, typer.Option(metavar="FILE", help="Write the numbers of every face here.")
-    ] = None,
-    identity_network: Annotated[
-        Path | None, typer.Option(metavar="FILE", help="An ONNX file, for the identity angle.")
-    ] = None,
-    params: Annotated[
-        Path | None,
-        typer.Option(
-            metavar="FILE",
-            help="The file with `degrade.recipe`. By default, the degradation that a trained "
-            "folder learned from.",
-        ),
-    ] = None,
+    model: Models = None,
+    results: Results = None,
+    hq: HighQuality = None,
+    lq: LowQuality = None,
+    reference: Reference = None,
+    metrics: Metrics = None,
+    detector: Detector = None,
+    ignore_ending: Endings = None,
+    groups: Groups = None,
+    seed: Seed = 42,
+    batch_size: BatchSize = 8,
+    json: Numbers = None,
+    identity_network: IdentityNetwork = None,
+    params: Recipe = None,
 ) -> None:
     """Score models and folders of results on the same faces."""
     from components import files, logs

@@ -22,44 +22,53 @@ class Layout(StrEnum):
     FOLDER = "folder"
 
 
+Source = Annotated[
+    Path, typer.Argument(metavar="PATH", help="The authors' folder, a checkpoint, or results.")
+]
+As = Annotated[
+    Layout,
+    typer.Option(
+        "--as",
+        help="HDRFace's own weights for SD 2.1 or Qwen-Image; OSDFace's; a checkpoint that "
+        "spandrel reads (GFPGAN, RestoreFormer, CodeFormer); an ONNX file, or a folder of "
+        "'hdrface export'; a folder of faces that any program restored.",
+    ),
+]
+Out = Annotated[
+    Path, typer.Option("-o", "--out", metavar="DIR", help="The restorer folder to write.")
+]
+Base = Annotated[
+    Path | None,
+    typer.Option(
+        metavar="DIR",
+        help="The backbone's weights, such as data/weights/sd21; for the first three.",
+    ),
+]
+Encoder = Annotated[
+    Path | None,
+    typer.Option(
+        metavar="DIR", help="DINOv3's weights, such as data/weights/dinov3; not of OSDFace."
+    ),
+]
+Intermediate = Annotated[
+    Path | None,
+    typer.Option(
+        metavar="DIR",
+        help="The first restorer, a trained folder. Without one, first restorations come with "
+        "the faces; not of OSDFace.",
+    ),
+]
+Size = Annotated[int, typer.Option(min=1, help="Pixels of a face.")]
+
+
 def import_published(
-    source: Annotated[
-        Path, typer.Argument(metavar="PATH", help="The authors' folder, a checkpoint, or results.")
-    ],
-    layout: Annotated[
-        Layout,
-        typer.Option(
-            "--as",
-            help="HDRFace's own weights for SD 2.1 or Qwen-Image; OSDFace's; a checkpoint that "
-            "spandrel reads (GFPGAN, RestoreFormer, CodeFormer); an ONNX file, or a folder of "
-            "'hdrface export'; a folder of faces that any program restored.",
-        ),
-    ],
-    out: Annotated[
-        Path, typer.Option("-o", "--out", metavar="DIR", help="The restorer folder to write.")
-    ],
-    base: Annotated[
-        Path | None,
-        typer.Option(
-            metavar="DIR",
-            help="The backbone's weights, such as data/weights/sd21; for the first three.",
-        ),
-    ] = None,
-    encoder: Annotated[
-        Path | None,
-        typer.Option(
-            metavar="DIR", help="DINOv3's weights, such as data/weights/dinov3; not of OSDFace."
-        ),
-    ] = None,
-    intermediate: Annotated[
-        Path | None,
-        typer.Option(
-            metavar="DIR",
-            help="The first restorer, a trained folder. Without one, first restorations come with "
-            "the faces; not of OSDFace.",
-        ),
-    ] = None,
-    size: Annotated[int, typer.Option(min=1, help="Pixels of a face.")] = 512,
+    source: Source,
+    layout: As,
+    out: Out,
+    base: Base = None,
+    encoder: Encoder = None,
+    intermediate: Intermediate = None,
+    size: Size = 512,
 ) -> None:
     """Make a restorer folder of what others have published or restored."""
     from components.restorers.catalogue import adopt
