@@ -13,6 +13,7 @@ One that holds another project's restorer is described in `components.restorers.
 """
 
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
 
@@ -150,8 +151,8 @@ def load_restorer(
     described = open_model(folder)
     if kind_of(described) is not None:
         return open_adopted(folder, described, device=device)
-    way = Way(device, precision, tuple(compile_for))
-    return _load_trained(folder, described, hints, way, together)
+    loading = _Loading(hints, Way(device, precision, tuple(compile_for)), together)
+    return _load_trained(folder, described, loading)
 
 
 def load_alone(folder: Path, hints: Sequence[Path] = ()) -> HDRFace:
@@ -162,26 +163,29 @@ def load_alone(folder: Path, hints: Sequence[Path] = ()) -> HDRFace:
     described = open_model(folder)
     if kind_of(described) is not None:
         raise ValueError(f"{folder} is another project's restorer: name a folder that was trained")
-    return _load_trained(folder, described, hints, Way(CPU), None, alone=True)
+    return _load_trained(folder, described, _Loading(hints, Way(CPU), None, alone=True))
 
 
-def _load_trained(
-    folder: Path,
-    described: Description,
-    hints: Sequence[Path],
-    way: Way,
-    together: Together | None,
-    *,
-    alone: bool = False,
-) -> HDRFace:
-    content = described.content
-    # A key that is newer than the folder has its default.
-    given = {key: content[key] for key in RestorerSpec.model_fields if key in content}
-    spec = RestorerSpec.model_validate(given)
+@dataclass(frozen=True)
+class _Loading:
+    """What a caller of `load_restorer` or `load_alone` asked for."""
+
+    hints: Sequence[Path]
+    way: Way
+    together: Together | None
+    alone: bool = False  # without what comes first
+
+    def key(self, need: Mapping[str, Any]) -> tuple[str, Way]:
+        """Return what networks must have in common to be one for several models."""
+        return need["fingerprint"], self.way
+
+
+def _load_trained(folder: Path, described: Description, loading: _Loading) -> HDRFace:
+    spec, needs = RestorerSpec.of(described.content), described.needs
     found = {
-        role: find_need(folder, need, hints)
-        for role, need in described.needs.items()
-        if role != RESULTS and not (alone and role == "intermediate")
+        role: find_need(folder, need, loading.hints)
+        for role, need in needs.items()
+        if role != RESULTS and not (loading.alone and role == "intermediate")
     }
     own = [FAMILIES[spec.backbone].generator_folder] if spec.trainable == "full" else []
     weights = open_weights(found["backbone"], replaced=own)
@@ -194,25 +198,9 @@ def _load_trained(
     elif spec.encoder_size is None:
         condition = TextCondition.load(weights.path(PROMPT_FILE))
     else:
-        named = {role: (need["fingerprint"], way) for role, need in described.needs.items()}
-        root, size = open_weights(found["encoder"]).root, spec.encoder_size
-        encoder = share(
-            together,
-            ("tokens", size, named["encoder"]),
-            lambda: engine.prepare_encoder(DINOv3(root, input_size=size), way),
-            "forward",
-        )
-        if "intermediate" in found:
-            intermediate = share(
-                together,
-                ("restored", named["intermediate"]),
-                lambda: load_restorer(
-                    found["intermediate"], hints, **way.asdict(), together=together
-                ),
-                "restore",
-            )
-        elif RESULTS in described.needs and not alone:
-            intermediate = _results(folder, described.needs[RESULTS], hints, way.device)
+        size = spec.encoder_size
+        encoder = _load_encoder(found["encoder"], needs["encoder"], size, loading)
+        intermediate = _load_first(folder, needs, found.get("intermediate"), loading)
         condition = TokenCondition(spec.condition, encoder.width, backbone.condition_width)
         for name, part in _parts(condition).items():
             part.load_state_dict(load_file(folder / f"{name}.safetensors"))
@@ -224,12 +212,42 @@ def _load_trained(
         intermediate=intermediate,
         fingerprint=described.fingerprint,
     )
-    engine.prepare(restorer, way)
+    engine.prepare(restorer, loading.way)
     if spec.trainable != "conditional_lora":  # which may have an encoder of its own
-        key = (described.needs["backbone"]["fingerprint"], way)
-        share_results(together, ("latents", key), backbone, "encode")
-        share_results(together, ("moments", key), backbone, "moments")
+        key = loading.key(needs["backbone"])
+        share_results(loading.together, ("latents", key), backbone, "encode")
+        share_results(loading.together, ("moments", key), backbone, "moments")
     return restorer
+
+
+def _load_encoder(place: Path, need: Mapping[str, Any], size: int, loading: _Loading) -> DINOv3:
+    root = open_weights(place).root
+    return share(
+        loading.together,
+        ("tokens", size, loading.key(need)),
+        lambda: engine.prepare_encoder(DINOv3(root, input_size=size), loading.way),
+        "forward",
+    )
+
+
+def _load_first(
+    folder: Path,
+    needs: Mapping[str, Mapping[str, Any]],
+    intermediate: Path | None,
+    loading: _Loading,
+) -> RestoresFaces | None:
+    """Load what restores first; None if first restorations come with the faces."""
+    if intermediate is not None:
+        way, together = loading.way, loading.together
+        return share(
+            together,
+            ("restored", loading.key(needs["intermediate"])),
+            lambda: load_restorer(intermediate, loading.hints, **way.asdict(), together=together),
+            "restore",
+        )
+    if RESULTS in needs and not loading.alone:
+        return _results(folder, needs[RESULTS], loading.hints, loading.way.device)
+    return None
 
 
 def _results(

@@ -1,6 +1,7 @@
 """What a trained restorer is: enough to build it again from its folder."""
 
-from typing import Literal, Self
+from collections.abc import Mapping
+from typing import Any, Literal, Self
 
 from pydantic import PositiveInt, model_validator
 
@@ -31,6 +32,12 @@ class RestorerSpec(Params):
     # face: each face and variant has its own draw; seed: all have the same one, as in the
     # reference, which sets its seed anew for each picture.
     noise_of: NoiseOf = "face"
+
+    @classmethod
+    def of(cls, content: Mapping[str, Any]) -> Self:
+        """Read it from what `restorer.json` holds, which is more. Raises: ValueError."""
+        # A key that is newer than the folder has its default.
+        return cls.model_validate({key: content[key] for key in cls.model_fields if key in content})
 
     @model_validator(mode="after")
     def _tokens_need_an_encoder(self) -> Self:
