@@ -28,7 +28,8 @@ from components.photographs.face_restorer import FaceRestorer
 from components.photographs.options import RestoreOptions
 from components.photographs.photograph import Photograph
 from components.photographs.restoration import PhotographRestorer
-from components.photographs.video_restoration import GROUP, VideoRestoration
+from components.photographs.video_frames import VideoRestoration
+from components.photographs.video_restoration import GROUP
 from components.portraits import drawing
 from components.restorers.folder import load_restorer
 

@@ -7,25 +7,14 @@ from __future__ import annotations
 
 import logging
 import shutil
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable
 from dataclasses import asdict, dataclass
 from itertools import islice
 from pathlib import Path
 from typing import Any
 
-from components import images
-from components.images import Image
-from components.photographs.face_restorer import RestoredFace
 from components.photographs.options import RestoreOptions
-from components.photographs.restoration import (
-    PhotographRestorer,
-    Prepared,
-    cut_squares,
-    find,
-    finish,
-    output_size,
-)
-from components.photographs.tracks import Blend, FollowedFace, Tracker
+from components.photographs.restoration import PhotographRestorer, output_size
 from components.photographs.video import (
     FrameReader,
     VideoWriter,
@@ -34,8 +23,9 @@ from components.photographs.video import (
     left_out,
 )
 from components.photographs.video_encoders import Encoding
+from components.photographs.video_frames import TrackRecord, VideoRestoration
 from components.photographs.video_info import VideoInfo, probe, reductions
-from components.photographs.video_parts import Parts, State
+from components.photographs.video_parts import Parts
 
 log = logging.getLogger(__name__)
 
@@ -43,17 +33,6 @@ GROUP = 8  # frames whose faces are restored together
 # Frames of a part: a kill loses no more. Encoders set a key frame after about as many anyway.
 PART = 30 * GROUP
 _TOLERANCE = 2  # frames that a whole film may have less than its header says
-
-
-@dataclass
-class TrackRecord:
-    """What became of one face through the video."""
-
-    first_frame: int  # counted from 0
-    last_frame: int
-    num_restored: int = 0  # frames
-    angle: float | None = None  # degrees between the identities before and after, the mean so far
-    flagged: bool = False  # in at least one frame
 
 
 @dataclass(frozen=True)
@@ -109,29 +88,14 @@ def restore_video(
     restoration = VideoRestoration(restorer, options, parts.state)
     try:
         complaint = _restore_parts(source, info, parts, restoration, made_as, on_frame)
-        tracks = list(restoration.tracks.values())
-        is_unchanged = not any(track.num_restored for track in tracks)
-        result = target
-        if is_unchanged and options.scale == 1 and made_as.is_default:
-            result = result_files(source, target)[-1]
-            is_copied = result.suffix == source.suffix
-        else:
-            is_copied = False
-        finished = parts.folder / f"finished{result.suffix}"
-        if is_copied:
-            shutil.copyfile(source, finished)
-            notes = []
-        else:
-            join(parts.finished, finished, source=source, like=info, encoding=made_as)
-            notes = reductions(info, left_out(info, target.suffix)) + _padded(width, height)
-        finished.replace(result)
+        result, notes = _write_result(source, target, info, parts, restoration, made_as)
     except BaseException:
         if not parts.num_frames:  # there is nothing to go on from
             parts.remove()
         raise
     parts.remove()
     notes += _missing(info, restoration.num_frames, complaint)
-    if is_unchanged:
+    if not restoration.num_restored:
         notes.insert(0, "no face was restored")
     return result, VideoRecord(
         width=info.width,
@@ -141,8 +105,8 @@ def restore_video(
         model_size=restorer.restorer.size,
         frames_per_second=float(info.rate),
         num_frames=restoration.num_frames,
-        tracks=tracks,
-        num_restored=sum(track.num_restored for track in tracks),
+        tracks=list(restoration.tracks.values()),
+        num_restored=restoration.num_restored,
         note="; ".join(notes) or None,
     )
 
@@ -185,6 +149,30 @@ def _restore_parts(
     return reader.complaint
 
 
+def _write_result(
+    source: Path,
+    target: Path,
+    info: VideoInfo,
+    parts: Parts,
+    restoration: VideoRestoration,
+    encoding: Encoding,
+) -> tuple[Path, list[str]]:
+    """Write the finished file; return it, and what of the video was reduced."""
+    options = restoration.options
+    is_unchanged = not restoration.num_restored and options.scale == 1 and encoding.is_default
+    result = result_files(source, target)[-1] if is_unchanged else target
+    finished = parts.folder / f"finished{result.suffix}"
+    notes: list[str] = []
+    if is_unchanged and result.suffix == source.suffix:
+        shutil.copyfile(source, finished)
+    else:
+        join(parts.finished, finished, source=source, like=info, encoding=encoding)
+        width, height = output_size(info.width, info.height, options.scale)
+        notes = reductions(info, left_out(info, target.suffix)) + _padded(width, height)
+    finished.replace(result)
+    return result, notes
+
+
 def _work(
     source: Path, restorer: PhotographRestorer, options: RestoreOptions, encoding: Encoding
 ) -> dict[str, Any]:
@@ -215,103 +203,3 @@ def _missing(info: VideoInfo, num_frames: int, complaint: str | None) -> list[st
         ends, length = (float(frames / info.rate) for frames in (num_frames, info.num_frames))
         return [f"the film is cut off: it ends after {ends:.1f} of {length:.1f} s"]
     return [f"the film is damaged: ffmpeg says '{complaint}'"]
-
-
-class VideoRestoration:
-    """The frames of one video as restored photographs; they are given in order."""
-
-    def __init__(
-        self, restorer: PhotographRestorer, options: RestoreOptions, state: State | None = None
-    ) -> None:
-        self._restorer, self.options = restorer, options
-        self._tracker, self._blend = Tracker(), Blend()
-        self.tracks: dict[int, TrackRecord] = {}
-        self.num_frames = 0
-        if state is not None:
-            self.num_frames = state.said["num_frames"]
-            records = state.said["records"].items()
-            self.tracks = {int(track): TrackRecord(**record) for track, record in records}
-            self._tracker.restore(state.said["tracker"], state.pictures)
-            self._blend.restore(state.pictures)
-
-    def state(self) -> State:
-        """Return what the next frame depends on."""
-        tracker, thumbnail = self._tracker.state()
-        records = {str(track): asdict(record) for track, record in self.tracks.items()}
-        said = {"num_frames": self.num_frames, "records": records, "tracker": tracker}
-        return State(said, thumbnail | self._blend.state())
-
-    def restore(self, frames: Sequence[Image]) -> Iterator[Image]:
-        """Restore the faces of some frames together, and give each frame."""
-        size, options = self._restorer.restorer.size, self.options
-        followed = [self._follow(frame) for frame in frames]
-        prepared = []
-        for frame, faces in zip(frames, followed, strict=True):
-            found = [one.face for one in faces]
-            prepared.append(Prepared(found, cut_squares(frame, found, options, size=size)))
-        squares = [square for one in prepared for square in one.squares]
-        tracks = [one.track for faces in followed for one in faces if one.track is not None]
-        done = self._restorer.restorer.restore(
-            squares,
-            fidelity=options.fidelity,
-            color_fix=options.color_fix,
-            keys=[f"track {track}" for track in tracks],
-            colorize=options.colorize,
-        )
-        restored = iter(zip(tracks, squares, done, strict=True))
-        for frame, one in zip(frames, prepared, strict=True):
-            yield self._finish(frame, one, list(islice(restored, len(one.squares))))
-            self.num_frames += 1
-        self._blend.keep(tracks)
-
-    def _follow(self, frame: Image) -> list[FollowedFace]:
-        faces = find(frame, self._restorer.detector, self.options)
-        return self._tracker.follow(frame, faces)
-
-    def _finish(
-        self, frame: Image, prepared: Prepared, restored: Sequence[tuple[int, Image, RestoredFace]]
-    ) -> Image:
-        # A result that is not shown is no part of the next frame's either.
-        blended = [
-            self._blend.mix(track, square, square if face.problem else face.image)
-            for track, square, face in restored
-        ]
-        records = [
-            self.tracks.setdefault(track, TrackRecord(self.num_frames, self.num_frames))
-            for track, _, _ in restored
-        ]
-        angles = self._angles(prepared.squares, blended, records)
-        canvas, record = finish(
-            frame,
-            prepared,
-            blended,
-            self.options,
-            size=self._restorer.restorer.size,
-            problems=[face.problem for _, _, face in restored],
-            angles=angles,
-            upscale=self._restorer.upscale,
-        )
-        usable = [
-            said
-            for said, face in zip(record.faces, prepared.faces, strict=True)
-            if face.reason is None
-        ]
-        for track, said in zip(records, usable, strict=True):
-            track.last_frame = self.num_frames
-            track.num_restored += said.restored
-            track.flagged |= said.flagged
-        return canvas
-
-    def _angles(
-        self, before: Sequence[Image], after: Sequence[Image], tracks: Sequence[TrackRecord]
-    ) -> list[float] | None:
-        if self._restorer.angle is None:
-            return None
-        if not before:
-            return []
-        angles = self._restorer.angle(images.to_tensor(after), images.to_tensor(before)).tolist()
-        for track, angle in zip(tracks, angles, strict=True):
-            age = self.num_frames - track.first_frame
-            mean = angle if track.angle is None else track.angle
-            track.angle = mean + (angle - mean) / (age + 1)
-        return [track.angle for track in tracks if track.angle is not None]
