@@ -1,6 +1,10 @@
-"""Which network of a training first gave something that is infinite or not a number."""
+"""Which network of a training, and which loss, was first infinite or not a number.
 
-from collections.abc import Mapping
+S steps, T terms of the loss, N outputs of networks.
+"""
+
+import math
+from collections.abc import Mapping, Sequence
 from typing import NamedTuple
 
 import torch
@@ -20,6 +24,10 @@ WHAT_TO_DO = {
     "discriminator": "lower discriminator.optimization.learning_rate or clip its gradients, or set "
     "precision to float32",
 }
+
+
+class NonFiniteLossError(ArithmeticError):
+    """A loss was infinite or not a number; another step would spoil the weights."""
 
 
 class Spoiled(NamedTuple):
@@ -70,3 +78,30 @@ class Watch(nn.Module):
 def watch_of(step: nn.Module) -> Watch:
     """Return the watch of a training step; one that sees nothing if it has none."""
     return next((part for part in step.modules() if isinstance(part, Watch)), Watch())
+
+
+def what_is_not_finite(
+    values_ST: Tensor, names: Sequence[str], step: int, spoiled: Spoiled | None
+) -> str:
+    """Return which loss was the first, and what to do.
+
+    Args:
+        values_ST: the terms of the last steps, on this rank.
+        names: of the terms.
+        step: the last of these steps, counted from 1.
+        spoiled: what a `Watch` found.
+    """
+    first = step - len(values_ST) + 1
+    hint = "lower the learning rate, clip gradients or look at this step's rows"
+    for offset, values_T in enumerate(values_ST.tolist()):
+        # The sum comes last: the name of a term says more.
+        for name, value in sorted(
+            zip(names, values_T, strict=True), key=lambda term: term[0] == "loss"
+        ):
+            if not math.isfinite(value):
+                # A backward pass may overflow behind finite outputs.
+                is_behind = spoiled is not None and spoiled.step <= first + offset
+                told = str(spoiled) if is_behind else hint
+                return f"step {first + offset}: {name} is {value}: {told}"
+    told = hint if spoiled is None else str(spoiled)
+    return f"steps {first} to {step}: a loss of another worker is not finite: {told}"

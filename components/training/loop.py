@@ -23,7 +23,12 @@ from components.history import HistoryPoint
 from components.training import checkpoint
 from components.training.adversary import Referee
 from components.training.checkpoint import Moving, Progress
-from components.training.finite import Spoiled, Watch, watch_of
+from components.training.finite import (
+    NonFiniteLossError,
+    Watch,
+    watch_of,
+    what_is_not_finite,
+)
 from components.training.optimization import (
     OptimizationParams,
     OptimizerParams,
@@ -39,10 +44,6 @@ from components.training.validation import Validation
 log = logging.getLogger(__name__)
 
 OPPONENT = "discriminator"  # its loss in the history
-
-
-class NonFiniteLossError(ArithmeticError):
-    """A loss was infinite or not a number; another step would spoil the weights."""
 
 
 class Opponent(NamedTuple):
@@ -83,17 +84,10 @@ def train(
         before a checkpoint holds the damage.
     """
     rank, world_size, num_streams = seat.rank, seat.world_size, seat.num_streams
-    streams = [
-        Stream(batches(number), number, seed=optimization.seed, device=seat.device)
-        for number in range(rank, num_streams, world_size)
-    ]
+    streams = _own_streams(batches, optimization, seat)
     sides = _sides(Opponent(step, optimization), opponent, optimization, num_streams)
     moving = _moving(sides)
-    progress = Progress()
-    if seat.resume_from is not None:
-        seat.pulse.beat("reading the checkpoint")
-        progress = checkpoint.load(seat.resume_from, moving, streams, num_streams=num_streams)
-        seat.report(list(progress.history), None)
+    progress = _resumed(moving, streams, seat)
     seat.pulse.beat("meeting the other workers")
     for side in sides:
         side.share(seat)
@@ -125,6 +119,26 @@ def train(
             window.restart_clock()
         elif points:
             seat.report(points, None)
+
+
+def _own_streams(
+    batches: Callable[[int], Batches], optimization: OptimizationParams, seat: Seat
+) -> list[Stream]:
+    """Return the streams that this rank serves."""
+    return [
+        Stream(batches(number), number, seed=optimization.seed, device=seat.device)
+        for number in range(seat.rank, seat.num_streams, seat.world_size)
+    ]
+
+
+def _resumed(moving: Moving, streams: Sequence[Stream], seat: Seat) -> Progress:
+    """Read the checkpoint to resume from, and report its history; begin if there is none."""
+    if seat.resume_from is None:
+        return Progress()
+    seat.pulse.beat("reading the checkpoint")
+    progress = checkpoint.load(seat.resume_from, moving, streams, num_streams=seat.num_streams)
+    seat.report(list(progress.history), None)
+    return progress
 
 
 def _sides(
@@ -267,28 +281,9 @@ class _Window:
         means = dict(zip(names, means_T.tolist(), strict=True))
         if not all(map(math.isfinite, means.values())):
             spoiled = self._watch.found(world_size, means_T.device)
-            raise NonFiniteLossError(_what_is_not_finite(values_ST, names, step, spoiled))
+            raise NonFiniteLossError(what_is_not_finite(values_ST, names, step, spoiled))
         seconds = time.perf_counter() - self._since
         rate = len(self._steps) * self._images_per_step / seconds
         self._steps = []
         self.restart_clock()
         return {"step": step, **means, "images_per_s": rate, "workers": world_size}
-
-
-def _what_is_not_finite(
-    values_ST: Tensor, names: Sequence[str], step: int, spoiled: Spoiled | None
-) -> str:
-    first = step - len(values_ST) + 1
-    hint = "lower the learning rate, clip gradients or look at this step's rows"
-    for offset, values_T in enumerate(values_ST.tolist()):
-        # The sum comes last: the name of a term says more.
-        for name, value in sorted(
-            zip(names, values_T, strict=True), key=lambda term: term[0] == "loss"
-        ):
-            if not math.isfinite(value):
-                # A backward pass may overflow behind finite outputs.
-                is_behind = spoiled is not None and spoiled.step <= first + offset
-                told = str(spoiled) if is_behind else hint
-                return f"step {first + offset}: {name} is {value}: {told}"
-    told = hint if spoiled is None else str(spoiled)
-    return f"steps {first} to {step}: a loss of another worker is not finite: {told}"

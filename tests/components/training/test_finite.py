@@ -8,8 +8,7 @@ import torch
 from torch import Tensor, nn
 
 from components.training import loop
-from components.training.finite import Watch
-from components.training.loop import NonFiniteLossError
+from components.training.finite import NonFiniteLossError, Watch
 from components.training.optimization import OptimizationParams
 from components.training.seat import Seat
 from components.training.step import Batch

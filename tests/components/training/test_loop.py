@@ -11,7 +11,7 @@ import torch.multiprocessing as mp
 from torch import Tensor, nn
 
 from components.training import loop
-from components.training.loop import NonFiniteLossError
+from components.training.finite import NonFiniteLossError
 from components.training.optimization import OptimizationParams
 from components.training.seat import Seat
 from components.weights.precision import computing, settle
