@@ -3,6 +3,7 @@
 reads   pairs               face_id, variant, split, hq_png, lq_png: bytes (RGB),
                             sigma_x, sigma_y, scale, noise_sigma, jpeg_quality
         models/B-C          a trained folder
+        groups.csv          file: str, columns by which faces are grouped
 writes  metrics/models/B-C.json    model, protocol, metrics with intervals, scores of every face,
                             scores by group, what got worse
         galleries/B-C/      PNGs of some faces, and of those that got worse; gallery.json
@@ -62,7 +63,7 @@ class EvaluateParams(Params):
     seed: int  # of the bootstrap
     gallery: NonNegativeInt  # faces
     failures: NonNegativeInt  # faces that got worse, with pictures
-    groups: Path | None  # a groups.csv
+    groups: Path  # a groups.csv
     batch_size: PositiveInt
 
 
@@ -103,9 +104,9 @@ def run(params: EvaluateParams, compute: Compute, name: ModelName) -> None:
     _log_summary(name, result)
 
 
-def _columns(pairs: Table, file: Path | None) -> dict[str, groups.Column]:
+def _columns(pairs: Table, file: Path) -> dict[str, groups.Column]:
     """Return how test faces are grouped: by the user's columns, and by what degraded them."""
-    own = {} if file is None else groups.parse(file.read_text(encoding="utf-8-sig"))
+    own = groups.parse(file.read_text(encoding="utf-8-sig"))
     rows = pairs.read(columns=["face_id", "variant", "split", *_DRAWN]).to_pylist()
     drawn = {
         row_name(row["face_id"], row["variant"]): groups.severity_of(row)

@@ -68,6 +68,7 @@ def project(tmp_path_factory: pytest.TempPathFactory, networks: Path) -> Project
     root = tmp_path_factory.mktemp("project")
     _models(root, networks)
     _pairs(root)
+    (root / "groups.csv").write_text("file,group\n")  # as conf/groups.csv
     params = EvaluateParams(
         pairs=root / "pairs",
         models=root / "models",
@@ -79,7 +80,7 @@ def project(tmp_path_factory: pytest.TempPathFactory, networks: Path) -> Project
         seed=42,
         gallery=2,
         failures=2,
-        groups=None,
+        groups=root / "groups.csv",
         batch_size=3,
     )
     return Project(root, params, root / "hq")
