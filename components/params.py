@@ -149,6 +149,14 @@ class Compute(Params):
         """Read the section `compute.<stage>`. Raises: ParamsError."""
         return cls.load(f"compute.{stage}", file)
 
+    @classmethod
+    def of_command(cls, stage: str, file: Path = PARAMS_FILE) -> Self:
+        """Return where a command works that does the same as a stage: as that, if there is a file.
+
+        Commands also run in folders without parameters. Raises: ParamsError.
+        """
+        return cls.load_compute(stage, file) if file.is_file() else cls()
+
 
 def read(file: Path = PARAMS_FILE) -> dict[str, Any]:
     """Read the whole file, unchecked. Raises: ParamsError if it is missing or no mapping."""

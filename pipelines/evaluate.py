@@ -3,6 +3,7 @@
 reads   pairs               face_id, variant, split, hq_png, lq_png: bytes (RGB),
                             sigma_x, sigma_y, scale, noise_sigma, jpeg_quality
         models/B-C          a trained folder
+        groups.csv          file: str, columns by which faces are grouped
 writes  metrics/models/B-C.json    model, protocol, metrics with intervals, scores of every face,
                             scores by group, what got worse
         galleries/B-C/      PNGs of some faces, and of those that got worse; gallery.json
@@ -22,24 +23,22 @@ from typing import Annotated, Any, NamedTuple
 import torch
 from pydantic import Field, NonNegativeInt, PositiveInt, StringConstraints
 
-from components import cluster, files, images
-from components.encoders.identity import find_network
+from components import files, images
 from components.faces.split import spread
-from components.metrics.catalogue import CATALOGUE, How, open_metrics
+from components.metrics.catalogue import CATALOGUE, How
 from components.params import Compute, Params, one_of
-from components.progress import Progress
 from components.reporting import comparison, groups
 from components.reporting.comparison import Compared, Comparison, FaceScores, Pair
 from components.reporting.face_sets import row_name
 from components.reporting.gallery import Gallery, make_picture
+from components.reporting.sharing import SharedMetrics, SharedModel, score_parts
 from components.reporting.worst import Worst
 from components.restorers.catalogue import kind_of
-from components.restorers.folder import load_restorer
 from components.tables import Table
 from components.tracking import presented, runs
-from components.weights.manifest import RESTORER, RESULTS, Description
-from components.weights.shared import SharedFile, SharedFolder, share, share_file
-from components.weights.store import find_need, open_model
+from components.weights.manifest import RESTORER, Description
+from components.weights.shared import SharedFile
+from components.weights.store import open_model
 from pipelines import stage
 
 log = logging.getLogger(__name__)
@@ -64,7 +63,7 @@ class EvaluateParams(Params):
     seed: int  # of the bootstrap
     gallery: NonNegativeInt  # faces
     failures: NonNegativeInt  # faces that got worse, with pictures
-    groups: Path | None  # a groups.csv
+    groups: Path  # a groups.csv
     batch_size: PositiveInt
 
 
@@ -74,17 +73,13 @@ def run(params: EvaluateParams, compute: Compute, name: ModelName) -> None:
     Raises: ValueError if no pair is in the test split, or the pairs have another size than the
     model.
     """
-    pairs, network = Table.open(params.pairs).shared(), None
+    pairs = Table.open(params.pairs).shared()
     columns = _columns(pairs, params.groups)
-    if params.identity_network is not None:
-        network = share_file(find_network(params.identity_network))
     model = params.models / name
     task = Task(
         pairs,
-        share(model),
-        _results(model),
-        network,
-        params.metrics,
+        SharedModel.of(model),
+        SharedMetrics.of(list(dict.fromkeys([*params.metrics, ALWAYS])), params.identity_network),
         params.batch_size,
         params.failures,
         "cuda" if compute.gpus else "cpu",
@@ -94,7 +89,7 @@ def run(params: EvaluateParams, compute: Compute, name: ModelName) -> None:
         log.warning("%s is not measured: %s", metric, reason)
     result = comparison.result(
         comparison.model_facts(name, open_model(model).content),
-        _protocol(pairs, scored.size, network),
+        _protocol(pairs, scored.size, task.metrics.identity_network),
         scored.scores,
         scored.unavailable,
         samples=params.bootstrap_samples,
@@ -109,9 +104,9 @@ def run(params: EvaluateParams, compute: Compute, name: ModelName) -> None:
     _log_summary(name, result)
 
 
-def _columns(pairs: Table, file: Path | None) -> dict[str, groups.Column]:
+def _columns(pairs: Table, file: Path) -> dict[str, groups.Column]:
     """Return how test faces are grouped: by the user's columns, and by what degraded them."""
-    own = {} if file is None else groups.parse(file.read_text(encoding="utf-8-sig"))
+    own = groups.parse(file.read_text(encoding="utf-8-sig"))
     rows = pairs.read(columns=["face_id", "variant", "split", *_DRAWN]).to_pylist()
     drawn = {
         row_name(row["face_id"], row["variant"]): groups.severity_of(row)
@@ -119,11 +114,6 @@ def _columns(pairs: Table, file: Path | None) -> dict[str, groups.Column]:
         if row["split"] == "test"
     }
     return {**own, **groups.severity(drawn)}
-
-
-def _results(model: Path) -> SharedFolder | None:
-    need = open_model(model).needs.get(RESULTS)
-    return None if need is None else share(find_need(model, need))
 
 
 def _protocol(pairs: Table, size: int, network: SharedFile | None) -> dict[str, Any]:
@@ -139,16 +129,11 @@ def _protocol(pairs: Table, size: int, network: SharedFile | None) -> dict[str, 
 
 
 class Task(NamedTuple):
-    """What every worker needs to score shards with a model.
-
-    `results` are the first restorations that the model names, if another program made them.
-    """
+    """What every worker needs to score shards with a model."""
 
     pairs: Table
-    model: SharedFolder
-    results: SharedFolder | None
-    identity_network: SharedFile | None
-    metrics: Sequence[str]
+    model: SharedModel
+    metrics: SharedMetrics
     batch_size: int
     failures: int  # how many of the worst faces are kept
     device: str
@@ -160,6 +145,7 @@ class Share(NamedTuple):
     shard: int
     num_tests: int
     shown: Collection[int]
+    is_first: bool  # its result says how everything is measured: once is enough
 
 
 class Scored(NamedTuple):
@@ -170,7 +156,7 @@ class Scored(NamedTuple):
     shown: list[Compared]  # those that the gallery shows, with their pictures
     failed: list[Compared]  # those that got worse the most, with their pictures
     unavailable: dict[str, str]  # metrics that cannot be measured here, and why
-    how: dict[str, How]  # the protocol of each metric that was measured
+    how: dict[str, How]  # the protocol of each metric that was measured; of the first share only
 
 
 def _shares(pairs: Table, params: EvaluateParams) -> list[Share]:
@@ -187,7 +173,12 @@ def _shares(pairs: Table, params: EvaluateParams) -> list[Share]:
     wanted = spread(sum(counts), params.gallery)
     firsts = accumulate(counts, initial=0)
     return [
-        Share(shard, count, {place - first for place in wanted if first <= place < first + count})
+        Share(
+            shard,
+            count,
+            {place - first for place in wanted if first <= place < first + count},
+            is_first=first == 0,
+        )
         for shard, (first, count) in enumerate(zip(firsts, counts, strict=False))
         if count
     ]
@@ -197,13 +188,11 @@ def _score(task: Task, shares: Sequence[Share], compute: Compute) -> Scored:
     """Score all shares, and put what was found together in their order."""
     parts: list[Scored] = []
     worst: Worst | None = None
-    total = sum(share.num_tests for share in shares)
-    with Progress("evaluate", "faces", total) as progress:
-        for part in cluster.map_on_workers(compute, shares, start, task):
-            worst = worst or Worst(part.how, task.failures)
-            worst.add(part.failed)
-            parts.append(part._replace(failed=[]))
-            progress.show(sum(len(one.scores) for one in parts))
+    counts = [share.num_tests for share in shares]
+    for part in score_parts(compute, shares, counts, start, task):
+        worst = worst or Worst(part.how, task.failures)
+        worst.add(part.failed)
+        parts.append(part._replace(failed=[]))
     return parts[0]._replace(
         scores=[row for part in parts for row in part.scores],
         shown=[one for part in parts for one in part.shown],
@@ -214,14 +203,8 @@ def _score(task: Task, shares: Sequence[Share], compute: Compute) -> Scored:
 def start(task: Task) -> Callable[[Share], Scored]:
     """Load the model and the metrics in this process; return what scores a share."""
     device = torch.device(task.device)
-    hints = [] if task.results is None else [task.results.local()]
-    restorer = load_restorer(task.model.local(), hints, device=device)
-    network = task.identity_network
-    metrics, unavailable = open_metrics(
-        dict.fromkeys([*task.metrics, ALWAYS]),
-        identity_network=None if network is None else network.local(),
-        device=device,
-    )
+    restorer = task.model.open(device)
+    metrics, unavailable = task.metrics.open(device)
     compare = Comparison(restorer, metrics, device=device)
     how = {name: metric.how for name, metric in metrics.items()}
 
@@ -234,7 +217,8 @@ def start(task: Task) -> Callable[[Share], Scored]:
             worst.add([one])
             if place in share.shown:
                 shown.append(one)
-        return Scored(restorer.size, scores, shown, worst.faces(), unavailable, how)
+        measured = how if share.is_first else {}
+        return Scored(restorer.size, scores, shown, worst.faces(), unavailable, measured)
 
     return score
 

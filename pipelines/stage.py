@@ -24,9 +24,11 @@ import traceback
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from importlib import import_module
+from pathlib import Path
 from typing import Any, Self, get_type_hints
 
 from components import logs
+from components.assets.asset import at
 from components.params import Compute, Params, check_value, read
 
 # In the order of the line.
@@ -83,10 +85,11 @@ class Stage:
         """Read the parameters of these items, given by name, and run the stage.
 
         Raises: ParamsError; AssetsMissingError if the parameters require that all assets are here,
-            and one is not; what the stage raises.
+            and one is not; FileNotFoundError if `evaluate.groups` is not; what the stage raises.
         """
         params = self.params.load(self.section.format_map(items))
         compute = [Compute.load_compute(self.name)] if self.takes_compute else []
+        _check_groups(read())
         if self.name in _FIRST and read().get("require_assets") is True:
             from components.assets import listing  # it imports torch
 
@@ -111,6 +114,19 @@ def start(module: str, words: Sequence[str] | None = None) -> None:
         told = [f"{stage.name}: {error}", *getattr(error, "__notes__", ())]
         sys.stderr.writelines(f"{line}\n" for line in told)
         raise SystemExit(2) from None
+
+
+def _check_groups(values: Mapping[str, Any]) -> None:
+    """Refuse a table of groups that is not there: DVC would say so after the training only.
+
+    Raises: FileNotFoundError.
+    """
+    file = at(values, "evaluate.groups")
+    if isinstance(file, str) and not Path(file).is_file():
+        raise FileNotFoundError(
+            f"evaluate.groups = {file}: no such file; put it there, or name conf/groups.csv, which "
+            "has no groups"
+        )
 
 
 def _items(stage: Stage, words: Sequence[str]) -> dict[str, str]:

@@ -11,7 +11,7 @@ import logging
 import re
 import tempfile
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -22,6 +22,7 @@ from components.metrics.catalogue import CATALOGUE, missing_files
 from components.paper import published
 from components.paper.published import Row, SetName
 from components.paper.sources import Faces, Sources
+from components.params import Compute
 from components.reporting import folder_scores
 from components.reporting.face_sets import open_set
 from components.restorers.catalogue import fingerprint_of, is_of_others, path_of
@@ -44,6 +45,7 @@ class Project:
     models: Path
     scores: Path  # the metrics files of the stage `evaluate`
     ablations: Path
+    compute: Compute = field(default_factory=Compute)  # where faces are scored
 
 
 @dataclass(frozen=True)
@@ -144,6 +146,7 @@ class Scores:
                 seed=SEED,
                 identity_network=self._sources.identity_network,
                 batch_size=self._sources.batch_size,
+                compute=self._project.compute,
             )
             return result
 

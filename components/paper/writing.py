@@ -18,7 +18,7 @@ from components.paper.heat_maps import FaceTokens, look_at
 from components.paper.published import PaperTable
 from components.paper.scores import Project, Scores
 from components.paper.sources import Sources
-from components.params import PARAMS_FILE, read
+from components.params import PARAMS_FILE, Compute, read
 from components.reporting.face_sets import open_set
 from components.tracking.trained_models import open_restorer
 
@@ -32,6 +32,7 @@ def project(params: Path = PARAMS_FILE, ablations: Path = Path("reports/ablation
         models=Path(values.get("models", "models")),
         scores=Path(values.get("scores", "metrics/models")),
         ablations=ablations,
+        compute=Compute.of_command("evaluate", params),
     )
 
 

@@ -56,10 +56,6 @@ class Competitor(Protocol):
         """Return pictures by role of a batch of one size, and why some are not there."""
         ...
 
-    def unused(self) -> list[str]:
-        """List the pictures that belonged to no face so far."""
-        ...
-
 
 class Model:
     """A restorer, which needs degraded faces."""
@@ -74,20 +70,13 @@ class Model:
         made = comparison.restore(self._restorer, lqs, faces, device=self._restorer.device)
         return {role: list(shown) for role, shown in made.pictures.items()}, made.failures
 
-    def unused(self) -> list[str]:
-        return []
-
 
 class Results:
     """Pictures that any program has restored, in the size of the face or of the models."""
 
     def __init__(self, name: str, results: FaceSet) -> None:
         self._results = results
-        self._names, self._asked = set(results.names()), set[str]()
         self.facts = {"name": name, "fingerprint": results.fingerprint}
-
-    def unused(self) -> list[str]:
-        return sorted(self._names - self._asked)
 
     def pictures(self, batch: Sequence[Case]) -> tuple[Pictures, list[Failures]]:
         failures: list[Failures] = [{} for _ in batch]
@@ -101,8 +90,7 @@ class Results:
         return {"restored": shown}, failures
 
     def _read(self, case: Case) -> Image:
-        self._asked.add(case.name)
-        if case.name not in self._names:
+        if case.name not in self._results:
             raise ImageError("missing")
         picture = self._results.read(case.name)
         height, width = picture.shape[:2]
@@ -118,9 +106,6 @@ class Degraded:
 
     def pictures(self, batch: Sequence[Case]) -> tuple[Pictures, list[Failures]]:
         return {}, [{} for _ in batch]
-
-    def unused(self) -> list[str]:
-        return []
 
 
 def score_all(
@@ -169,19 +154,19 @@ def batches(cases: Iterable[Case], size: int) -> Iterator[list[Case]]:
 def pairs(
     hq: FaceSet,
     lq: FaceSet | None,
+    names: Sequence[str],
     rejected: list[Rejection],
     *,
     size: int | None,
 ) -> Iterator[Case]:
-    """Give the faces of a set of true ones, with the degraded ones of the same names.
+    """Give the named faces of a set of true ones, with the degraded ones of the same names.
 
     `size` is that of the models; larger faces are made smaller. Without it a face keeps its size,
     and a degraded one must have the same.
     """
-    known = set(hq.names() if lq is None else lq.names())
-    for name in hq.names():
+    for name in names:
         try:
-            if name not in known:
+            if lq is not None and name not in lq:
                 raise ImageError("there is no degraded face of this name")
             whole = hq.read(name)
             true = _square(whole, size)
@@ -197,9 +182,11 @@ def pairs(
         yield Case(name, *hq.face(name), true, degraded, whole.shape[0])
 
 
-def alone(lq: FaceSet, rejected: list[Rejection], *, size: int | None) -> Iterator[Case]:
-    """Give the faces of a set of degraded ones, of which no true ones are known."""
-    for name in lq.names():
+def alone(
+    lq: FaceSet, names: Sequence[str], rejected: list[Rejection], *, size: int | None
+) -> Iterator[Case]:
+    """Give the named faces of a set of degraded ones, of which no true ones are known."""
+    for name in names:
         try:
             whole = lq.read(name)
             degraded = _square(whole, size, lower=True)

@@ -5,16 +5,15 @@ this name; endings that sets differ in (`_LR`, `_HR`) are left out before names 
 table, a row's name is its `face_id`; a variant above 0 is a part of it: `anna.1`.
 """
 
-from collections.abc import Iterator, Sequence
+import copy
+from collections.abc import Sequence
 from pathlib import Path, PurePosixPath
 from typing import Protocol, Self
 
 from components import images, lineage
-from components.faces import landmarks
-from components.faces.cutter import Face, FaceCutter
-from components.faces.detect import Detector
-from components.faces.source import Picture, UnreadableError, open_source
+from components.faces.source import Picture, UnreadableError, open_shared, open_source, share
 from components.images import Image, ImageError
+from components.storage import Storage
 from components.tables import Table
 from components.tables.table import MANIFEST
 
@@ -34,8 +33,14 @@ class FaceSet(Protocol):
         """Return the face's id and which of its variants it is."""
         ...
 
+    def __contains__(self, name: object) -> bool: ...
+
     def read(self, name: str) -> Image:
         """Read a picture as it is. Raises: KeyError if there is none, ImageError if it is none."""
+        ...
+
+    def shared(self, root: Storage | None) -> Self:
+        """Return the set for workers, which read it in this data root, or where it lies."""
         ...
 
 
@@ -59,7 +64,7 @@ class FolderSet:
 
     def __init__(self, place: Path, pictures: dict[str, Picture]) -> None:
         self.place, self._pictures = place, pictures
-        self._source = open_source(str(place))
+        self._source = open_shared(str(place))
         contents = {name: picture.digest for name, picture in pictures.items()}
         self.fingerprint = lineage.fingerprint(pictures=contents)
 
@@ -82,6 +87,14 @@ class FolderSet:
 
     def face(self, name: str) -> tuple[str, int]:
         return self._pictures[name].name, 0
+
+    def __contains__(self, name: object) -> bool:
+        return name in self._pictures
+
+    def shared(self, root: Storage | None) -> Self:
+        found = copy.copy(self)
+        found._source = open_shared(share(str(self.place), list(self._pictures.values()), root))
+        return found
 
     def read(self, name: str) -> Image:
         try:
@@ -117,6 +130,16 @@ class TableSet:
     def face(self, name: str) -> tuple[str, int]:
         return self._faces[name]
 
+    def __contains__(self, name: object) -> bool:
+        return name in self._places
+
+    def shared(self, root: Storage | None) -> Self:
+        if root is None:
+            return self
+        found = copy.copy(self)
+        found.table = self.table.shared()
+        return found
+
     def read(self, name: str) -> Image:
         shard, row = self._places[name]
         if self._at[0] != shard:
@@ -136,31 +159,3 @@ def row_name(face_id: str, variant: int, endings: Sequence[str] = ()) -> str:
     name, _, number = face_id.partition("#")
     rest = (f"#{number}" if number else "") + (f".{variant}" if variant else "")
     return plain_name(name, endings) + rest
-
-
-def cut_faces(
-    place: Path, size: int, rejected: list[Rejection], detector: Detector | None = None
-) -> Iterator[Face]:
-    """Cut the faces of every picture of a folder; what cannot be used goes to `rejected`.
-
-    Square pictures count as FFHQ-aligned faces, unless there is a detector; those in the folder's
-    `landmarks.csv` are aligned first.
-    """
-    source = open_source(str(place))
-    given = landmarks.parse(source.text(landmarks.FILE) or ",".join(landmarks.COLUMNS))
-    # An aligned square is twice as wide as its face; an enlarged picture would not be the truth.
-    whole, photograph = (
-        FaceCutter(size=size, min_face=size // 2, aligned=aligned, detector=detector)
-        for aligned in (True, False)
-    )
-    for picture in source.pictures():
-        points = given.get(picture.name, ())
-        try:
-            data = source.read(picture)
-        except UnreadableError as error:
-            rejected.append((picture.name, str(error)))
-            continue
-        cutter = photograph if points or detector is not None else whole
-        cut = cutter.cut(picture.name, data, points)
-        rejected += [(picture.name, reason) for reason in cut.reasons]
-        yield from cut.faces

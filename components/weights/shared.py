@@ -8,7 +8,7 @@ import contextlib
 import fcntl
 import os
 import tempfile
-from collections.abc import Collection, Iterator
+from collections.abc import Collection, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -62,8 +62,10 @@ class SharedFile:
         return target
 
 
-def share(folder: Path) -> SharedFolder:
+def share(folder: Path, hints: Sequence[Path] = ()) -> SharedFolder:
     """Copy a folder, with all that it names, to where workers find it, unless it is there.
+
+    `hints` are places where what it names may lie (see `components.weights.store`).
 
     Raises: FileNotFoundError or ValueError naming the first wrong file.
     """
@@ -73,7 +75,7 @@ def share(folder: Path) -> SharedFolder:
         return SharedFolder(folder.absolute(), fingerprint, None)
     place = root / "store"
     if not _is_shared(place, Description.read(folder)):
-        for description, files in closure(folder):
+        for description, files in closure(folder, hints):
             target = place / description.fingerprint
             there = target.sizes()
             for relative, source in files.items():

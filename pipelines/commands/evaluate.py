@@ -94,6 +94,7 @@ def evaluate(
     """Score models and folders of results on the same faces."""
     from components import files, logs
     from components.degradation.recipe import DegradationParams
+    from components.params import Compute
     from components.reporting import evaluation, folder_scores
 
     logs.configure()
@@ -110,7 +111,12 @@ def evaluate(
         groups=groups,
     )
     found = folder_scores.evaluate(
-        wanted, seed=seed, recipe=recipe, identity_network=identity_network, batch_size=batch_size
+        wanted,
+        seed=seed,
+        recipe=recipe,
+        identity_network=identity_network,
+        batch_size=batch_size,
+        compute=Compute.of_command("evaluate"),
     )
     differences = evaluation.differences(found, samples=folder_scores.BOOTSTRAP_SAMPLES, seed=seed)
     if json is not None:

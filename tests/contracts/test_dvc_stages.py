@@ -8,6 +8,7 @@ from typing import Any
 import pytest
 import yaml
 
+from components import profiles
 from components.lineage import MAKE_NOTHING, source_hashes
 from components.params import Params
 from pipelines.stage import STAGES, Stage
@@ -84,3 +85,10 @@ def test_a_stage_is_rerun_by_its_whole_section_and_never_by_compute(stage: str) 
         section = f"{Stage.load(stage).head}.${{key}}"
     also = ["require_assets"] if stage == "samples" else []
     assert entry(stage)["params"] == [section, *also]
+
+
+@pytest.mark.parametrize("profile", profiles.profiles(REPOSITORY / "conf"))
+def test_scores_are_made_again_when_the_table_of_groups_changes(profile: str) -> None:
+    assert "${evaluate.groups}" in entry("evaluate")["deps"]
+    values = yaml.safe_load(profiles.compose(profile, conf=REPOSITORY / "conf"))
+    assert (REPOSITORY / values["evaluate"]["groups"]).is_file()  # a dependency is not optional

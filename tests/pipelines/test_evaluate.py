@@ -68,6 +68,7 @@ def project(tmp_path_factory: pytest.TempPathFactory, networks: Path) -> Project
     root = tmp_path_factory.mktemp("project")
     _models(root, networks)
     _pairs(root)
+    (root / "groups.csv").write_text("file,group\n")  # as conf/groups.csv
     params = EvaluateParams(
         pairs=root / "pairs",
         models=root / "models",
@@ -79,7 +80,7 @@ def project(tmp_path_factory: pytest.TempPathFactory, networks: Path) -> Project
         seed=42,
         gallery=2,
         failures=2,
-        groups=None,
+        groups=root / "groups.csv",
         batch_size=3,
     )
     return Project(root, params, root / "hq")
@@ -193,8 +194,71 @@ def test_workers_of_a_cluster_write_the_same_numbers(
     folder = project.params.galleries / "sd21-sdfm"
     pictures = {file.name: file.read_bytes() for file in folder.iterdir()}
     monkeypatch.setenv("RAY_ADDRESS", ray_session)
+    monkeypatch.setattr(evaluate, "compare_shard", _refuse)
     assert _evaluate(project, "sdfm", **measured) == alone
     assert {file.name: file.read_bytes() for file in folder.iterdir()} == pictures
+
+
+def _refuse(*_: object, **__: object) -> None:
+    """Stand in, in this process alone, for what workers must do."""
+    raise AssertionError("this process scored faces itself")
+
+
+def _command(file: Path, *words: object) -> tuple[bytes, str]:
+    """Run the command; return the file of its numbers, and what it printed."""
+    options = ["--json", file, "--metrics", "psnr,ssim", "--batch-size", 2, *words]
+    done = CliRunner().invoke(cli.app, ["evaluate", *map(str, options)], catch_exceptions=False)
+    return file.read_bytes(), done.stdout
+
+
+@pytest.mark.ray
+@pytest.mark.parametrize(
+    ("forms", "has_root"),
+    [
+        (("degraded here", "results", "degraded ones"), False),
+        (("a table", "other", "several"), True),
+    ],
+)
+def test_workers_score_what_the_command_is_given_and_write_the_same_bytes(
+    project: Project,
+    tmp_path: Path,
+    ray_session: str,
+    forms: tuple[str, ...],
+    has_root: bool,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    _lay_out(project, tmp_path)
+    shutil.copytree(project.faces, tmp_path / "true")
+    (tmp_path / "true" / "notes.png").write_text("no picture")
+    (tmp_path / "results" / "3.face.png").write_bytes(b"no picture")
+    params = tmp_path / "recipe.yaml"
+    params.write_text(json.dumps({"degrade": {"recipe": RECIPE.model_dump(mode="json")}}))
+    models = project.root / "models"
+    others = onnx_network(tmp_path / "half.onnx")
+    endings = ["--ignore-ending", "_HR", "--ignore-ending", "_LR"]
+    words: dict[str, list[Any]] = {
+        "degraded here": ["--model", models / "sd21-sdfm", "--hq", "true"],
+        "a table": ["--model", models / "sd21-text", "--hq", project.root / "pairs"],
+        "results": ["--results", "results", "--hq", "hq", *endings],
+        "several": [
+            *("--model", models / "sd21-text", "--model", f"onnx:{others.name}"),
+            *("--results", "results", "--hq", "hq", "--lq", "lq", *endings),
+        ],
+        "other": ["--model", f"onnx:{others.name}", "--hq", "true", "--params", params],
+        "degraded ones": ["--lq", "lq"],
+    }
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(folder_scores, "BOOTSTRAP_SAMPLES", 100)
+    alone = {form: _command(tmp_path / "a.json", *words[form]) for form in forms}
+    told = alone["degraded here" if "degraded here" in forms else "several"][0]
+    assert b"not a JPEG" in told  # the pictures that are none
+    if has_root:
+        monkeypatch.setenv("HDRFACE_ROOT", str(tmp_path / "root"))
+    monkeypatch.setenv("RAY_ADDRESS", ray_session)
+    monkeypatch.setattr(folder_scores, "score_all", _refuse)
+    for form in forms:
+        assert (form, *_command(tmp_path / "b.json", *words[form])) == (form, *alone[form])
+    assert (tmp_path / "root").is_dir() == has_root
 
 
 @pytest.mark.usefixtures("database")

@@ -1,6 +1,7 @@
 """The starter of all stages: what it reads from `run`, and how it tells a person's mistake."""
 
 import json
+import shutil
 import sys
 from collections.abc import Callable
 from pathlib import Path
@@ -227,6 +228,8 @@ def test_what_nobody_foresaw_keeps_its_trace(
 def _paper(repository: Path, folder: Path, **changes: object) -> None:
     values = yaml.safe_load(profiles.compose("paper-sd21", conf=repository / "conf"))
     (folder / "params.yaml").write_text(yaml.safe_dump(values | changes))
+    (folder / "conf").mkdir()
+    shutil.copy(repository / "conf/groups.csv", folder / "conf")
 
 
 @pytest.mark.parametrize("name", ["samples", "faces"])
@@ -259,3 +262,18 @@ def test_a_first_stage_begins_without_the_assets_if_they_are_not_required(
     _paper(repository, tmp_path, require_assets=False, samples=samples)
     stage.start("pipelines.samples", [])
     assert (tmp_path / "data/samples/landmarks.csv").is_file()
+
+
+def test_every_stage_refuses_a_table_of_groups_that_is_not_there(
+    repository: Path,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    _paper(repository, tmp_path, require_assets=False)
+    (tmp_path / "conf/groups.csv").unlink()
+    with pytest.raises(SystemExit) as caught:
+        stage.start("pipelines.samples", [])
+    assert caught.value.code == 2
+    assert "evaluate.groups = conf/groups.csv: no such file" in capsys.readouterr().err
