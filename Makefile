@@ -73,7 +73,7 @@ format: $(STAMP) ## let ruff format and sort imports
 	@ruff check --fix .
 
 bench: $(STAMP) ## run the benchmarks, but for full_size (an hour, 16 GB), write benchmarks/results/*.json
-	@for name in $(filter-out __init__ machine paper_training random_weights random_restorer full_size,$(basename $(notdir $(wildcard benchmarks/*.py)))); do \
+	@for name in $(filter-out __init__ machine timing paper_training random_weights random_restorer full_size,$(basename $(notdir $(wildcard benchmarks/*.py)))); do \
 	  echo "benchmarks.$$name" >&2; python -m benchmarks.$$name; done
 
 serve: $(STAMP) ## serve the demo's models over HTTP on this machine
