@@ -185,6 +185,7 @@ def test_another_batch_size_writes_the_same_numbers(project: Project) -> None:
 
 
 @pytest.mark.ray
+@pytest.mark.slow
 @pytest.mark.usefixtures("database")
 def test_workers_of_a_cluster_write_the_same_numbers(
     project: Project, ray_session: str, monkeypatch: pytest.MonkeyPatch
@@ -212,6 +213,7 @@ def _command(file: Path, *words: object) -> tuple[bytes, str]:
 
 
 @pytest.mark.ray
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("forms", "has_root"),
     [
