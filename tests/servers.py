@@ -32,6 +32,9 @@ def s3_server() -> Iterator[str]:
     try:
         host, port = server.get_host_and_port()
         endpoint = f"http://{host}:{port}"
+        # Empty it: all servers of a process share one store.
+        reset = urllib.request.Request(f"{endpoint}/moto-api/reset", method="POST")
+        urllib.request.urlopen(reset).close()
         client = boto3.client(
             "s3",
             endpoint_url=endpoint,
