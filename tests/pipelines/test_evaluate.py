@@ -12,6 +12,7 @@ from typing import Any, NamedTuple
 import numpy as np
 import pytest
 import scipy.io
+import torch
 from skimage.data import astronaut
 from typer.testing import CliRunner
 
@@ -20,6 +21,7 @@ from components.degradation import recipe
 from components.params import Compute
 from components.reporting import folder_scores
 from components.reporting.gallery import Gallery
+from components.reporting.sharing import SharedMetrics
 from components.restorers.catalogue import adopt
 from components.restorers.folder import load_restorer
 from components.tracking import runs
@@ -398,6 +400,25 @@ def test_a_model_that_builds_on_a_folder_of_results_is_scored_on_them(
     error = ((images.to_tensor([hq]) - expected[2]) ** 2).mean()
     found = scored[2]["scores"]["psnr"]["intermediate"]
     assert found == pytest.approx(-10 * np.log10(float(error)), abs=0.01)
+
+
+@pytest.mark.shared
+def test_the_identity_network_has_its_name_in_the_protocol_with_and_without_a_data_root(
+    shared_dir: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    network = tmp_path / "faces.onnx"
+    shutil.copy(shared_dir / "weights/mobilefacenet.onnx", network)
+
+    def protocol() -> dict[str, Any]:
+        metrics, _ = SharedMetrics.of(["identity_angle"], network).open(torch.device("cpu"))
+        return dict(metrics["identity_angle"].how.protocol)
+
+    alone = protocol()
+    monkeypatch.setenv("RAY_ADDRESS", "a cluster")
+    monkeypatch.setenv("HDRFACE_ROOT", str(tmp_path / "root"))
+    assert protocol() == alone
+    assert list(alone["files"]) == ["faces.onnx"]
+    assert any((tmp_path / "root").rglob("*"))  # what was opened is the copy
 
 
 @pytest.mark.shared
