@@ -23,6 +23,13 @@ log = logging.getLogger(__name__)
 
 FOLDER = Path("reports/ablations")
 _DVC = (sys.executable, "-m", "dvc")
+# Stages that make tables, and the sections of parameters that each adds to those before it.
+_TABLES = {
+    "faces": ("samples", "faces"),
+    "degrade": ("degrade",),
+    "intermediates": ("weights", "plain", "intermediates"),
+    "features": ("features",),
+}
 
 
 def ablate(
@@ -47,8 +54,7 @@ def ablate(
     ablation = _chosen(name, over or [], values)
     variants = _only(ablation, only)
     _check(variants)
-    # The pictures may lie outside of DVC's reach; its experiments find the finished table.
-    if code := _dvc("repro", "faces"):
+    if code := _dvc("repro", *shared_tables(variants, values)):
         raise typer.Exit(code)
     failed = [variant.name for variant in variants if not _run(ablation, variant, values)]
     _compare(ablation, [variant for variant in variants if variant.name not in failed], values)
@@ -90,6 +96,21 @@ def _check(variants: Sequence[Variant]) -> None:
         raise ParamsError(Path("the variants (--only leaves some out)"), problems)
 
 
+def shared_tables(variants: Sequence[Variant], values: Mapping[str, Any]) -> list[str]:
+    """Return the stages whose tables are made in the tree, for all variants that read the same.
+
+    DVC's cache of runs has no tables, since they stay where they are (`persist`): each experiment
+    would make its own. `faces` is among them in any case: its pictures may lie outside of DVC's
+    reach.
+    """
+    shared, sections = ["faces"], set(_TABLES["faces"])
+    for stage in list(_TABLES)[1:]:
+        sections.update(_TABLES[stage])
+        if any(all(one.values[key] == values[key] for key in sections) for one in variants):
+            shared.append(stage)
+    return shared
+
+
 def _experiment(ablation: Ablation, variant: Variant) -> str:
     return f"{ablation.name}-{variant.name}"
 
@@ -101,7 +122,9 @@ def _run(ablation: Ablation, variant: Variant, base: Mapping[str, Any]) -> bool:
     if experiment in _experiments():  # of this commit; DVC's cache has what it made
         subprocess.run([*_DVC, "exp", "remove", "--quiet", experiment], check=True)
     settings = [word for text in variant.overrides(base) for word in ("--set-param", text)]
-    run = ("exp", "run", "--temp", "--no-hydra", "--allow-missing", "--name", experiment)
+    # A lock that git does not know yet would stay behind, and the finished tables with it.
+    tree = ("--temp", "--copy-paths", "dvc.lock", "--allow-missing")
+    run = ("exp", "run", *tree, "--no-hydra", "--name", experiment)
     return _dvc(*run, *settings, "evaluate") == 0
 
 

@@ -7,6 +7,7 @@ and then, and an MLflow server keeps the runs.
 
 import json
 import os
+import re
 import subprocess
 import threading
 from collections.abc import Iterator
@@ -83,10 +84,11 @@ def test_the_line_survives_the_end_of_dvc_and_a_second_run_does_nothing(alone: C
 @pytest.mark.ray
 def test_an_ablation_shares_what_its_variants_have_in_common(alone: Checkout) -> None:
     alone.commit()  # DVC's experiments need git
+    # As after the first run in a clone: git does not know the lock yet.
+    alone.succeed("git", "rm", "--cached", "--quiet", "dvc.lock")
     before = (alone.folder / "params.yaml").read_bytes()
     printed = alone.hdrface("ablate", "--over", "evaluate.seed=1")
-    assert "Running stage 'evaluate@toy-sdfm'" in printed
-    assert "Running stage 'train" not in printed
+    assert set(re.findall(r"Running stage '(.*)'", printed)) == {"evaluate@toy-sdfm"}
     table = json.loads((alone.folder / "reports/ablations/sweep.json").read_text())
     assert table["choice"] == "seed-1"
     assert {row["metric"] for row in table["rows"]} >= {"psnr", "ssim"}
