@@ -107,6 +107,12 @@ class Memory:
             torch.cuda.reset_peak_memory_stats()
             self._before = torch.cuda.memory_allocated()
 
+    def forget_peak(self) -> None:
+        """Let a GPU's peak begin now; what is in use counts."""
+        if self._is_gpu:
+            torch.cuda.empty_cache()
+            torch.cuda.reset_peak_memory_stats()
+
     def peak_gb(self) -> float:
         if self._is_gpu:
             return (torch.cuda.max_memory_allocated() - self._before) / 1e9

@@ -9,6 +9,7 @@ from components.console import printable
 from components.tracking.outages import TrackingError
 from pipelines.commands import (
     ablate,
+    check,
     config,
     degrade,
     evaluate,
@@ -32,6 +33,7 @@ from pipelines.commands.arguments import group
 app = group("Blind face restoration in one diffusion step, from a folder of faces to a model.")
 for command in (
     evaluate.evaluate,
+    check.check,
     restore.restore,
     degrade.degrade,
     export.export,

@@ -15,7 +15,7 @@ from components.photographs.video_encoders import DEFAULT as DEFAULT_ENCODER
 from components.photographs.video_encoders import WORST_QUALITY, Encoding
 from components.photographs.video_encoders import check as check_encoder
 from components.restorers.choice import Choice
-from components.weights.precision import Precision
+from components.weights.precision import InferencePrecision
 
 FileFormat = Literal["jpeg", "png", "webp"]
 DEFAULT_QUALITY = 95  # where a file has none to keep
@@ -170,11 +170,12 @@ class Tools(Params):
         "the model's gate (the default), by how little it differs from the degraded face at low "
         "resolution, or by identity.",
     )
-    precision: Precision = Field(
+    precision: InferencePrecision = Field(
         "float32",
         description="In which numbers the model computes: bf16 needs half of the memory and is "
-        "fast on GPUs that have it; its results differ by a few levels of 255. Restorers of other "
-        "projects compute in float32.",
+        "fast on GPUs that have it; its results differ by a few levels of 255. int8 is bf16 with "
+        "the generator's linear layers in 8 bits, for models that 'hdrface check' has checked. "
+        "Restorers of other projects compute in float32.",
     )
     compile: bool = Field(
         False,

@@ -26,7 +26,7 @@ from components.photographs.video_info import probe
 from components.photographs.video_restoration import VideoRecord, restore_video, result_files
 from components.progress import Progress
 from components.restorers.by_folder import PicturesByName
-from components.weights.precision import Precision
+from components.weights.precision import InferencePrecision
 
 log = logging.getLogger(__name__)
 
@@ -186,7 +186,7 @@ def _done(
     file: Path,
     record: PhotographRecord | VideoRecord,
     began: float,
-    precision: Precision,
+    precision: InferencePrecision,
 ) -> Result:
     return Result(
         input=str(job.source),

@@ -42,7 +42,7 @@ from components.restorers.protocol import (
 )
 from components.restorers.spec import RestorerSpec
 from components.weights.manifest import FileRecord, check
-from components.weights.precision import Precision
+from components.weights.precision import InferencePrecision
 from components.weights.prompt import PROMPT_FILE
 
 EXPORT = "export.json"
@@ -95,7 +95,7 @@ class Export(BaseModel):
 class ExportRestorer:
     """Restore aligned faces as the trained folder does that was exported."""
 
-    precision: ClassVar[Precision] = "float32"
+    precision: ClassVar[InferencePrecision] = "float32"
     color_fix: ClassVar[ColorFix] = "none"
     fidelity: ClassVar[float | None] = None
 

@@ -21,7 +21,7 @@ from components.backbones.color_fix import ColorFix
 from components.faces.source import READABLE
 from components.images import Image, ImageError
 from components.restorers.protocol import Intermediates, Restoration
-from components.weights.precision import Precision
+from components.weights.precision import InferencePrecision
 
 SHOWN = 10  # names in a message
 
@@ -67,7 +67,7 @@ class PicturesByName:
 class FolderRestorer:
     """Look results up by the face's id and variant, or take those that come with the faces."""
 
-    precision: ClassVar[Precision] = "float32"
+    precision: ClassVar[InferencePrecision] = "float32"
     color_fix: ClassVar[ColorFix] = "none"
     fidelity: ClassVar[float | None] = None
     intermediates: ClassVar[Intermediates] = "given"

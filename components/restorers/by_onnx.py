@@ -19,7 +19,7 @@ from components import images
 from components.backbones.color_fix import ColorFix
 from components.hashes import sha256_of
 from components.restorers.protocol import Intermediates, Restoration, refuse_intermediates
-from components.weights.precision import Precision
+from components.weights.precision import InferencePrecision
 
 log = logging.getLogger(__name__)
 
@@ -35,7 +35,7 @@ _PROVIDERS = {
 class OnnxRestorer:
     """Restore aligned faces of the file's own size by ONNX Runtime."""
 
-    precision: ClassVar[Precision] = "float32"
+    precision: ClassVar[InferencePrecision] = "float32"
     color_fix: ClassVar[ColorFix] = "none"
     intermediates: ClassVar[Intermediates] = "unused"
     licence: ClassVar[str] = "unknown: see where the ONNX file came from"

@@ -21,7 +21,7 @@ from components.hashes import sha256_of
 from components.restorers.protocol import Intermediates, Restoration, refuse_intermediates
 from components.weights.checkpoints import read_tensors
 from components.weights.placed import PlacedModule
-from components.weights.precision import Precision
+from components.weights.precision import InferencePrecision
 
 
 class Known(NamedTuple):
@@ -46,7 +46,7 @@ class SpandrelRestorer(PlacedModule):
     """
 
     size: ClassVar[int] = 512
-    precision: ClassVar[Precision] = "float32"
+    precision: ClassVar[InferencePrecision] = "float32"
     color_fix: ClassVar[ColorFix] = "none"
     intermediates: ClassVar[Intermediates] = "unused"
 

@@ -6,6 +6,7 @@ diffusers all restore with the same networks. A training prepares its own.
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, fields
+from functools import partial
 from typing import Any
 
 import torch
@@ -18,7 +19,8 @@ from components.encoders.dinov3 import DINOv3
 from components.restorers.compiled import Compiled
 from components.restorers.hdrface import HDRFace
 from components.weights import lora
-from components.weights.precision import Precision, settle
+from components.weights.int8 import keep_in_int8
+from components.weights.precision import InferencePrecision, settle
 
 Step = Callable[[Tensor, Tensor, StepNoise | None], Tensor]
 
@@ -32,7 +34,7 @@ class Way:
     """
 
     device: torch.device
-    precision: Precision = "float32"
+    precision: InferencePrecision = "float32"
     compile_for: tuple[int, ...] = ()
 
     def asdict(self) -> dict[str, Any]:
@@ -50,14 +52,14 @@ def prepare(restorer: HDRFace, way: Way) -> HDRFace:
 
     With `bf16`, matrices of generator and autoencoder are stored in bfloat16 and computed in it.
     The gate, normalisations and the restorer that comes first keep their numbers. The encoder is
-    prepared by itself, since several restorers may have one.
+    prepared by itself, since several restorers may have one. With `int8`, it is the same, but
+    matrices of the generator's linear layers are kept in 8 bits. Convolutions stay bfloat16.
     """
     backbone = restorer.backbone
     backbone.fold_time()
     backbone.vae.float()  # sums of weights are made in float32
     if restorer.spec.trainable == "lora":
-        kept = torch.float32 if way.precision == "float32" else None
-        lora.merge(backbone.generator, way.device, kept)
+        _merge(backbone.generator, way)
     use_phases(backbone.vae.decoder)
     keep_last_slices(backbone)
     restorer.eval().requires_grad_(requires_grad=False)
@@ -67,7 +69,7 @@ def prepare(restorer: HDRFace, way: Way) -> HDRFace:
     if way.precision == "float32" and way.device.type == "cpu":
         backbone.float()  # weights that are float32 already stay mapped from their files
     else:  # each weight goes straight to the device, in the numbers in which it is kept
-        settle(backbone.modules(), way.precision, way.device)
+        _settle(backbone, way)
     restorer.to(way.device)
     if way.compile_for:
         _compile(backbone, way.compile_for)
@@ -76,13 +78,30 @@ def prepare(restorer: HDRFace, way: Way) -> HDRFace:
 
 def prepare_encoder(encoder: DINOv3, way: Way) -> DINOv3:
     """Make an encoder that was just opened ready, in place; return it."""
-    if way.precision == "bf16":
-        settle(encoder.modules(), way.precision, way.device)
+    if way.precision != "float32":
+        settle(encoder.modules(), "bf16", way.device)
     encoder.to(way.device)
     if way.compile_for:  # it sees two pictures of each face
         compiled: Any = encoder
         compiled.forward = Compiled(encoder.forward, [2 * size for size in way.compile_for])
     return encoder
+
+
+def _merge(generator: Any, way: Way) -> None:
+    """Merge low-rank layers. What is kept in 8 bits is rounded once, from the sum in float32."""
+    if way.precision == "int8":
+        in_8_bits = partial(keep_in_int8, device=way.device)
+        lora.merge(generator, way.device, torch.float32, then=in_8_bits)
+    else:
+        kept = torch.float32 if way.precision == "float32" else None
+        lora.merge(generator, way.device, kept)
+
+
+def _settle(backbone: Backbone, way: Way) -> None:
+    if way.precision == "int8":
+        for layer in list(backbone.generator.modules()):
+            keep_in_int8(layer, way.device)
+    settle(backbone.modules(), "float32" if way.precision == "float32" else "bf16", way.device)
 
 
 def _compile(backbone: Any, sizes: Sequence[int]) -> None:

@@ -30,12 +30,13 @@ from components.restorers import engine
 from components.restorers.catalogue import kind_of, open_adopted
 from components.restorers.engine import Way
 from components.restorers.hdrface import Condition, HDRFace
+from components.restorers.int8_check import require_check
 from components.restorers.protocol import RestoresFaces
 from components.restorers.spec import Need, RestorerSpec
 from components.restorers.together import Together, share, share_results
 from components.weights.checkpoints import shapes_of
 from components.weights.manifest import FORMAT, RESTORER, RESULTS, Description, seal
-from components.weights.precision import Precision
+from components.weights.precision import InferencePrecision
 from components.weights.prompt import PROMPT_FILE
 from components.weights.store import WeightsFolder, find_need, open_model, open_weights
 
@@ -98,7 +99,11 @@ def save_restorer(
         tensors: the trained ones by name, if the restorer does not hold them whole (sharded).
         weights: of the backbone, in the published layout; needed where the generator holds vectors
             of its timestep, as with `time_vectors` and in a loaded restorer.
+
+    Raises: ValueError if the restorer was loaded in int8.
     """
+    if restorer.precision == "int8":
+        raise ValueError("int8 weights are not what was trained: save it from precision float32")
     folder.mkdir(parents=True, exist_ok=True)
     generator = None if tensors is None else _below("backbone.generator.", tensors)
     restorer.backbone.save_trained(folder, restorer.spec.trainable, generator, weights=weights)
@@ -129,7 +134,7 @@ def load_restorer(
     hints: Sequence[Path] = (),
     *,
     device: torch.device = CPU,
-    precision: Precision = "float32",
+    precision: InferencePrecision = "float32",
     compile_for: Sequence[int] = (),
     together: Together | None = None,
 ) -> RestoresFaces:
@@ -146,7 +151,30 @@ def load_restorer(
 
     `together`: what models that are loaded with it have in common, they load and compute once.
 
-    Raises: FileNotFoundError or ValueError naming what is missing or damaged.
+    With precision `int8`, the folder has to be checked (see `components.restorers.int8_check`). The
+    check of a folder is of all that it names: its first restorer needs none of its own.
+
+    Raises: FileNotFoundError or ValueError naming what is missing or damaged; ValueError if the
+        folder was not checked in int8, or did not pass.
+    """
+    if precision == "int8":
+        require_check(folder)
+    how: dict[str, Any] = {"precision": precision, "compile_for": compile_for}
+    return load_unchecked(folder, hints, device=device, together=together, **how)
+
+
+def load_unchecked(
+    folder: Path,
+    hints: Sequence[Path] = (),
+    *,
+    device: torch.device = CPU,
+    precision: InferencePrecision = "float32",
+    compile_for: Sequence[int] = (),
+    together: Together | None = None,
+) -> RestoresFaces:
+    """Load a restorer folder as `load_restorer` does, in int8 without a check: to make one.
+
+    Raises: as `load_restorer`.
     """
     described = open_model(folder)
     if kind_of(described) is not None:
@@ -242,7 +270,7 @@ def _load_first(
         return share(
             together,
             ("restored", loading.key(needs["intermediate"])),
-            lambda: load_restorer(intermediate, loading.hints, **way.asdict(), together=together),
+            lambda: load_unchecked(intermediate, loading.hints, **way.asdict(), together=together),
             "restore",
         )
     if RESULTS in needs and not loading.alone:

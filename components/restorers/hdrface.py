@@ -29,7 +29,7 @@ from components.restorers.protocol import (
 )
 from components.restorers.spec import RestorerSpec
 from components.weights.placed import PlacedModule
-from components.weights.precision import Precision, computing
+from components.weights.precision import InferencePrecision, computing
 
 Condition = TextCondition | TokenCondition | CodebookCondition
 
@@ -55,7 +55,7 @@ class HDRFace(PlacedModule):
         """
         super().__init__()
         self.spec, self.fingerprint = spec, fingerprint
-        self.precision: Precision = "float32"  # in which `restore` computes
+        self.precision: InferencePrecision = "float32"  # in which `restore` computes
         self.backbone = backbone
         self.condition = condition
         self.encoder = encoder
@@ -189,10 +189,11 @@ class HDRFace(PlacedModule):
         with computing(self.precision, self.device):
             restored_latent = self.backbone.step(latent_BCHW, condition_BND, noise)
             restored_B3HW = self.backbone.decode(restored_latent)
-        if self.precision == "bf16" and not restored_B3HW.isfinite().all():
+        if self.precision != "float32" and not restored_B3HW.isfinite().all():
             # Seen with Qwen-Image's autoencoder by others, for a few pictures.
             raise ArithmeticError(
-                f"{self.name} gives no finite picture in bf16: restore with precision float32"
+                f"{self.name} gives no finite picture in {self.precision}: restore with precision "
+                "float32"
             )
         return images.rounded(restored_B3HW), alpha_BNC
 

@@ -32,10 +32,14 @@ from components.restorers.color_fix import fix_colors
 from components.restorers.folder import load_restorer
 from components.restorers.hdrface import HDRFace
 from components.weights.manifest import RESTORER
-from components.weights.precision import Precision
+from components.weights.precision import InferencePrecision
 from components.weights.store import carried, closure, packed
 
-_PRECISIONS: Mapping[torch.dtype, Precision] = {torch.float32: "float32", torch.bfloat16: "bf16"}
+_PRECISIONS: Mapping[torch.dtype, InferencePrecision] = {
+    torch.float32: "float32",
+    torch.bfloat16: "bf16",
+    torch.int8: "int8",
+}
 Pictures = PIL.Image.Image | Sequence[PIL.Image.Image]
 
 
@@ -117,14 +121,19 @@ class HDRFacePipeline(DiffusionPipeline):
     ) -> Self:
         """Open a trained folder on the CPU, to compute in float32 or, if asked for, in bfloat16.
 
+        With `torch.int8`, it also computes in bfloat16, and keeps the matrices of the generator's
+        linear layers in 8 bits; `hdrface check` has to allow it first.
+
         What it names by hash is looked for below its `needs/`, at `hints`, where it lay at the time
         of its training, and in this machine's stores.
 
         Raises: FileNotFoundError or ValueError naming what is missing or damaged; ValueError for
-            another project's restorer, or for another dtype.
+            another project's restorer, for another dtype, or for int8 without a check.
         """
         if torch_dtype not in _PRECISIONS:
-            raise ValueError(f"torch_dtype={torch_dtype}: give torch.float32 or torch.bfloat16")
+            raise ValueError(
+                f"torch_dtype={torch_dtype}: give torch.float32, torch.bfloat16 or torch.int8"
+            )
         place = Path(folder)
         known = (*hints, *carried(place))
         restorer = load_restorer(place, known, precision=_PRECISIONS[torch_dtype])

@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 
 from components.backbones.color_fix import ColorFix
-from components.weights.precision import Precision
+from components.weights.precision import InferencePrecision
 
 
 @dataclass(frozen=True)
@@ -51,7 +51,7 @@ class RestoresFaces(Protocol):
         """Return the colour fix that its results get unless another is asked for."""
 
     @property
-    def precision(self) -> Precision:
+    def precision(self) -> InferencePrecision:
         """Return in which numbers it computes."""
 
     @property

@@ -8,7 +8,7 @@ from omegaconf import OmegaConf
 from pydantic import Field, NonNegativeFloat, PositiveFloat, PositiveInt, StringConstraints
 
 from components.params import Params, read
-from components.weights.precision import Precision
+from components.weights.precision import InferencePrecision
 
 Fraction = Annotated[float, Field(ge=0, le=1)]
 # Neither a scheme nor a port: an IPv6 address has no brackets.
@@ -70,7 +70,9 @@ class ServeParams(Params):
     max_queued: PositiveInt  # requests that may wait for a part; more are refused with 429
     max_batch: PositiveInt  # faces
     batch_wait_s: NonNegativeFloat
-    precision: Precision = "float32"  # bf16: half of the memory, and fast on GPUs that have it
+    # bf16: half of the memory, and fast on GPUs that have it. int8: less memory still, for versions
+    # that passed `hdrface check`.
+    precision: InferencePrecision = "float32"
     # Compile networks for batches of 1, 2, 4, ... max_batch faces, which takes minutes for each
     # version of a model.
     compile: bool = False

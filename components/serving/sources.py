@@ -18,6 +18,7 @@ from components.restorers.protocol import RestoresFaces
 from components.serving.model import FollowingModel, Version
 from components.serving.params import ServeParams
 from components.tracking import registry
+from components.weights.precision import InferencePrecision
 from components.weights.store import open_model
 
 _REGISTERED = "models:/"
@@ -74,7 +75,10 @@ def load(source: str, params: ServeParams, version: Version) -> FaceRestorer:
     else:
         sizes = powers_of_two(params.max_batch) if params.compile else []
         restorer = load_restorer(
-            _fetch(source, version), device=device, precision=params.precision, compile_for=sizes
+            _fetch(source, version, params.precision),
+            device=device,
+            precision=params.precision,
+            compile_for=sizes,
         )
         _compile_now(restorer, sizes)
     return FaceRestorer(restorer, batch_size=params.max_batch)
@@ -88,9 +92,9 @@ def _compile_now(restorer: RestoresFaces, sizes: Sequence[int]) -> None:
         restorer.restore(black_B3HW, [""] * size, [0] * size, intermediate_B3HW=first_B3HW)
 
 
-def _fetch(source: str, version: Version) -> Path:
+def _fetch(source: str, version: Version, precision: InferencePrecision) -> Path:
     """Return the folder of a version; download it if necessary."""
     if not is_registered(source):
         return Path(source)
     model, found = registry.find(version.name)
-    return model.fetch(found)
+    return model.fetch(found, precision)

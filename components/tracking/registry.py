@@ -20,7 +20,8 @@ from components.tracking import artifacts, client, package
 from components.tracking.outages import LIMIT_S, Server
 from components.tracking.package import LINEAGE
 from components.tracking.runs import MODEL_PATH
-from components.weights.manifest import RESTORER, Description
+from components.weights.manifest import INT8_CHECK, RESTORER, Description
+from components.weights.precision import InferencePrecision
 from components.weights.store import NEEDS, Closure, bring, carried, packed
 
 if TYPE_CHECKING:
@@ -102,6 +103,10 @@ class Registry:
                 partial(self._client.log_artifact, version.run_id, str(file), MODEL_PATH)
             )
 
+    def keep_check(self, version: "ModelVersion", check: Path) -> None:
+        """Store the check of a version in int8; it replaces an older one."""
+        self._transfer(partial(self._client.log_artifact, version.run_id, str(check), MODEL_PATH))
+
     def scores(self, version: "ModelVersion") -> dict[str, Any] | None:
         """Read the scores that were stored with a version, if there are any."""
         return self._document(version.run_id, SCORES)
@@ -178,11 +183,12 @@ class Registry:
         for key, value in tags.items():
             self._ask(partial(self._client.set_model_version_tag, self.name, number, key, value))
 
-    def fetch(self, version: "ModelVersion") -> Path:
+    def fetch(self, version: "ModelVersion", precision: InferencePrecision = "float32") -> Path:
         """Fetch a version into this machine's store; return its folder there, for `load_restorer`.
 
         What the store has already is not downloaded, and files of this machine are linked where
-        the file system can. No code of the version runs.
+        the file system can. No code of the version runs. With precision `int8`, the version's check
+        is fetched too, if it was checked after the store got it.
 
         Raises: FileNotFoundError or ValueError naming a missing or damaged file.
         """
@@ -196,6 +202,8 @@ class Registry:
         store = stores()[0]
         place = store / fingerprint
         if (place / RESTORER).is_file():  # entered as a whole, after all that it names
+            if precision == "int8" and not (place / INT8_CHECK).is_file():
+                self._fetch_check(run_id, place)
             return place
         here = self._ask(lambda: artifacts.folder_of(self._client, run_id))
         if here is not None:
@@ -263,6 +271,11 @@ class Registry:
                 yield from self._files(run_id, entry.path)
             else:
                 yield entry.path.removeprefix(f"{MODEL_PATH}/"), entry.file_size
+
+    def _fetch_check(self, run_id: str, place: Path) -> None:
+        check = self._document(run_id, INT8_CHECK)
+        if check is not None:
+            files.write_json(place / INT8_CHECK, check, sort_keys=True)
 
     def _document(self, run_id: str | None, name: str) -> dict[str, Any] | None:
         """Read a JSON file of the run's model, if there is one."""

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 from components.restorers.catalogue import is_of_others, open_of_others
 from components.tracking import client, registry, runs
 from components.weights.manifest import RESTORER
-from components.weights.precision import Precision
+from components.weights.precision import InferencePrecision
 from components.weights.store import carried
 
 if TYPE_CHECKING:
@@ -30,7 +30,9 @@ class TrainedModel:
     hints: tuple[Path, ...] = ()
 
 
-def locate(model: str, downloads: Path) -> TrainedModel:
+def locate(
+    model: str, downloads: Path, *, precision: InferencePrecision = "float32"
+) -> TrainedModel:
     """Find a trained folder on this machine, or fetch it from MLflow.
 
     A registered version is kept in this machine's store; a run's model goes to `downloads`.
@@ -39,6 +41,7 @@ def locate(model: str, downloads: Path) -> TrainedModel:
         model: a folder, `models:/NAME@ALIAS`, `models:/NAME/VERSION`, `runs:/ID/model`, or a run's
             id.
         downloads: an existing folder, for models that no store keeps.
+        precision: with `int8`, a registered version comes with its check, if it has one.
 
     Raises: ValueError or OSError that says what was not found where, and what to do; TrackingError
         if the server refuses or is away.
@@ -60,7 +63,7 @@ def locate(model: str, downloads: Path) -> TrainedModel:
         )
     if run is None:
         registered, version = registry.find(model)
-        return TrainedModel(registered.fetch(version))
+        return TrainedModel(registered.fetch(version, precision))
     return _described(model, runs.download_model(run[1], downloads))
 
 
@@ -69,7 +72,7 @@ def open_restorer(
     downloads: Path,
     *,
     device: "torch.device",
-    precision: Precision = "float32",
+    precision: InferencePrecision = "float32",
     compile_for: Sequence[int] = (),
     together: "Together | None" = None,
 ) -> "RestoresFaces":
@@ -90,7 +93,7 @@ def open_restorer(
         return open_of_others(model, device=device)
     from components.restorers.folder import load_restorer
 
-    found = locate(model, downloads)
+    found = locate(model, downloads, precision=precision)
     return load_restorer(
         found.folder,
         found.hints,

@@ -2,7 +2,7 @@
 
 import contextlib
 from collections import Counter
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, Literal
 
@@ -84,12 +84,18 @@ def save(
 
 
 @torch.no_grad()
-def merge(network: Any, device: torch.device, kept: torch.dtype | None = None) -> None:
+def merge(
+    network: Any,
+    device: torch.device,
+    kept: torch.dtype | None = None,
+    *,
+    then: Callable[[nn.Module], object] | None = None,
+) -> None:
     """Put W + alpha / rank · B A in place of each weight W with low-rank layers, and end these.
 
     The sum is made on `device` in float32, and stays there in the numbers `kept`, or in W's own.
-    Weights that are mapped from a file are not written to; one new weight at a time is made beside
-    them.
+    `then` is called with each layer before the next one is merged. Weights that are mapped from a
+    file are not written to; one new weight at a time is made beside them.
     """
     from peft.tuners.lora import LoraLayer
 
@@ -98,6 +104,8 @@ def merge(network: Any, device: torch.device, kept: torch.dtype | None = None) -
         layer = module.to(device).get_base_layer()
         merged = module.get_delta_weight(ADAPTER).float() + layer.weight
         layer.weight = nn.Parameter(merged.to(kept or layer.weight.dtype), requires_grad=False)
+        if then is not None:
+            then(layer)
     network.unload_lora()
 
 

@@ -22,6 +22,8 @@ from components.hashes import read_sha256, sha256_of
 MANIFEST = "manifest.json"
 RESTORER = "restorer.json"
 DESCRIPTIONS = (MANIFEST, RESTORER)
+# A note in a trained folder, no part of it: that it was tried in int8 (`hdrface check`).
+INT8_CHECK = "int8_check.json"
 RESULTS = "results"  # a need that new faces do without, and that is not copied with its owner
 FORMAT: Final = 2  # of both; 1 called the fingerprint an identity
 
@@ -186,10 +188,11 @@ def seal(folder: Path) -> str:
 
 
 def records_of(folder: Path) -> dict[str, FileRecord]:
-    """Measure and hash the files below a folder, all but the description, sorted by name."""
+    """Measure and hash the files below a folder, sorted by name; not what describes it."""
     found = (path for path in folder.rglob("*") if path.is_file())
     names = (path.relative_to(folder).as_posix() for path in found)
-    return _records(folder, [name for name in names if name not in DESCRIPTIONS], sha256_of)
+    apart = (*DESCRIPTIONS, INT8_CHECK)
+    return _records(folder, [name for name in names if name not in apart], sha256_of)
 
 
 def record_of(file: Path) -> FileRecord:

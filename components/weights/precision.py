@@ -4,6 +4,9 @@
 discriminator and, at inference, the encoder compute in it. What trains stays float32 unless its
 optimizer has `weights: bf16`. The gate, normalisations, losses and the layer that sees a picture
 stay float32.
+
+`int8`, at inference alone: as `bf16`, but matrices of the generator's linear layers are kept in 8
+bits (`components.weights.int8`).
 """
 
 from __future__ import annotations
@@ -17,9 +20,12 @@ if TYPE_CHECKING:  # the command line's help shows the names alone
     from torch import Tensor, nn
 
 Precision = Literal["float32", "bf16"]
+InferencePrecision = Literal["float32", "bf16", "int8"]
 
 
-def computing(precision: Precision, device: torch.device) -> contextlib.AbstractContextManager[Any]:
+def computing(
+    precision: InferencePrecision, device: torch.device
+) -> contextlib.AbstractContextManager[Any]:
     """Return a context in which matrix products and convolutions are computed so."""
     import torch
 

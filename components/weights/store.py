@@ -11,8 +11,10 @@ from pathlib import Path
 from typing import Any
 from uuid import uuid4
 
+from components.files import copy
 from components.stores import STORE_VARIABLE, stores
 from components.weights.manifest import (
+    INT8_CHECK,
     MANIFEST,
     RESTORER,
     RESULTS,
@@ -199,6 +201,14 @@ def packed(closure: Closure) -> Iterator[tuple[str, Path]]:
         for relative, file in files.items():
             yield f"{place}{relative}", file
         yield f"{place}{description.file.name}", description.file
+        for name, note in _notes(description).items():
+            yield f"{place}{name}", note
+
+
+def _notes(description: Description) -> dict[str, Path]:
+    """Return what is noted about a folder in itself: files that it goes without."""
+    note = description.file.with_name(INT8_CHECK)
+    return {INT8_CHECK: note} if note.is_file() else {}
 
 
 def carried(folder: Path) -> tuple[Path, ...]:
@@ -229,6 +239,7 @@ def enter(store: Path, description: Description, files: Mapping[str, Path], put:
 
     Of weights, some files may be missing there (see `closure`). In a folder that is there already,
     files that are missing or damaged are put in their place, one by one: others may be reading.
+    Its notes are copied, unless it has some.
     """
     target = store / description.fingerprint
     if not (target / description.file.name).is_file():
@@ -242,6 +253,9 @@ def enter(store: Path, description: Description, files: Mapping[str, Path], put:
                 beside.replace(target / relative)
             finally:
                 beside.unlink(missing_ok=True)
+    for name, note in _notes(description).items():
+        if not (target / name).is_file():
+            copy(note, target / name)
     return target
 
 

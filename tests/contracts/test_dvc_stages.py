@@ -11,6 +11,7 @@ import yaml
 from components import profiles
 from components.lineage import MAKE_NOTHING, source_hashes
 from components.params import Params
+from components.weights.manifest import INT8_CHECK
 from pipelines.stage import STAGES, Stage
 
 REPOSITORY = Path(__file__).parents[2]
@@ -92,3 +93,7 @@ def test_scores_are_made_again_when_the_table_of_groups_changes(profile: str) ->
     assert "${evaluate.groups}" in entry("evaluate")["deps"]
     values = yaml.safe_load(profiles.compose(profile, conf=REPOSITORY / "conf"))
     assert (REPOSITORY / values["evaluate"]["groups"]).is_file()  # a dependency is not optional
+
+
+def test_dvc_does_not_see_the_note_that_a_check_leaves_in_a_trained_folder() -> None:
+    assert INT8_CHECK in (REPOSITORY / ".dvcignore").read_text().split()

@@ -14,15 +14,17 @@ from typer.testing import CliRunner
 from components import images
 from components.images import Image
 from components.restorers.folder import load_restorer
-from components.tracking import manual, registry
+from components.restorers.int8_check import MIN_FACES
+from components.tracking import manual, registry, trained_models
 from components.tracking.outages import TrackingError
 from components.tracking.registry import Champions
-from components.weights.manifest import RESTORER, Description
+from components.weights.manifest import INT8_CHECK, RESTORER, Description
 from components.weights.store import closure
 from pipelines import cli
 from tests.mlflow_database import KillAfter, Killed
 from tests.pipelines.registered import NAMES, RULE, Project, make_models
 from tests.small_networks import SIZE
+from tests.small_tables import RECIPE
 
 SDFM, TEXT = NAMES
 SECRET = "hidden-5e1f"
@@ -146,6 +148,39 @@ def test_the_champion_restores_the_same_bytes_as_the_folder_anywhere(
     # The generator was trained in full: nobody needs the one that it started from.
     assert not list((project.root / "mlartifacts").rglob("needs/*/unet"))
     assert set(loaded.metadata.signature.inputs.input_types()) == {mlflow.types.DataType.binary}
+
+
+def test_a_versions_check_in_int8_is_kept_with_it_and_reaches_other_machines(
+    project: Project, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    project.ready(SDFM, gain=1)
+    project.register(SDFM)
+    known = project.registry
+    version = known.version_at("champion")
+    for name in ("had-it-before", "new"):
+        (project.root / name).mkdir()
+    monkeypatch.setenv("HDRFACE_STORE", str(project.root / "had-it-before"))
+    folder = known.fetch(version, "int8")
+    with pytest.raises(ValueError, match="was not checked in int8: run 'hdrface check"):
+        load_restorer(folder, precision="int8")
+
+    monkeypatch.setenv("HDRFACE_STORE", str(project.root / "store"))
+    hq = project.root / "hq"
+    hq.mkdir()
+    for number in range(MIN_FACES):
+        (hq / f"{number}.png").write_bytes(images.encode_png(face(number)))
+    recipe = {"degrade": {"recipe": RECIPE.model_dump(mode="json")}}
+    (project.root / "recipe.yaml").write_text(json.dumps(recipe))
+    asked = ["check", "--model", "models:/hdrface@champion", "--hq", str(hq)]
+    done = CliRunner().invoke(cli.app, [*asked, "--params", str(project.root / "recipe.yaml")])
+    assert done.exit_code == 0, done.output
+    note = (known.fetch(version) / INT8_CHECK).read_bytes()
+    assert not (project.models / SDFM / INT8_CHECK).exists()
+    for name in ("had-it-before", "new"):
+        monkeypatch.setenv("HDRFACE_STORE", str(project.root / name))
+        found = trained_models.locate("models:/hdrface@champion", project.root, precision="int8")
+        assert (found.folder / INT8_CHECK).read_bytes() == note
+        assert load_restorer(found.folder, precision="int8").precision == "int8"
 
 
 def test_a_model_that_does_not_gain_is_no_champion(project: Project) -> None:

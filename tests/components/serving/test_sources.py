@@ -7,6 +7,7 @@ import torch
 
 from components import cluster
 from components.restorers.hdrface import HDRFace
+from components.restorers.int8_check import Int8Check
 from components.restorers.protocol import Restoration
 from components.serving import sources
 from components.serving.params import ServeParams
@@ -57,6 +58,18 @@ def test_a_served_model_is_compiled_for_each_batch_size_before_it_answers(
         restorer = sources.load(source, params, sources.newest(source))
     assert restorer.precision == "bf16"
     assert sizes == [1, 2, 3]
+
+
+def test_a_model_is_served_in_int8_only_after_its_check(tmp_path: Path, networks: Path) -> None:
+    folder = trained(tmp_path, networks, "sd21", "text")
+    params = ServeParams.load("serve", Path("params.yaml")).model_copy(update={"precision": "int8"})
+    version = sources.newest(str(folder))
+    with pytest.raises(ValueError, match=r"not checked in int8: run 'hdrface check --model"):
+        sources.load(str(folder), params, version)
+    Int8Check(
+        fingerprint=version.fingerprint, faces=20, mean_psnr=45, worst_psnr=40, versions={}
+    ).write(folder)
+    assert sources.load(str(folder), params, version).precision == "int8"
 
 
 @pytest.mark.parametrize(
