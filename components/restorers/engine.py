@@ -4,8 +4,10 @@
 diffusers all restore with the same networks. A training prepares its own.
 """
 
+import hashlib
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, fields
+from pathlib import Path
 from typing import Any
 
 import torch
@@ -15,9 +17,11 @@ from components.backbones.backbone import Backbone, StepNoise
 from components.backbones.single_frame import keep_last_slices
 from components.backbones.upsampling import use_phases
 from components.encoders.dinov3 import DINOv3
+from components.hashes import sha256_of
 from components.restorers.compiled import Compiled
 from components.restorers.hdrface import HDRFace
 from components.weights import lora
+from components.weights.network_files import FILE
 from components.weights.precision import Precision, settle
 
 Step = Callable[[Tensor, Tensor, StepNoise | None], Tensor]
@@ -40,7 +44,7 @@ class Way:
         return {field.name: getattr(self, field.name) for field in fields(self)}
 
 
-def prepare(restorer: HDRFace, way: Way) -> HDRFace:
+def prepare(restorer: HDRFace, way: Way, *, preview: Path | None = None) -> HDRFace:
     """Make a restorer that was just opened ready to restore, in place; return it.
 
     Nothing trains any more. What depends on the fixed timestep alone becomes constants. Low-rank
@@ -51,14 +55,21 @@ def prepare(restorer: HDRFace, way: Way) -> HDRFace:
     With `bf16`, matrices of generator and autoencoder are stored in bfloat16 and computed in it.
     The gate, normalisations and the restorer that comes first keep their numbers. The encoder is
     prepared by itself, since several restorers may have one.
+
+    With `preview`, the folder of a tiny decoder, its pictures are rough ones, and it says so.
+
+    Raises: FileNotFoundError or ValueError if that folder holds no tiny decoder of its family.
     """
     backbone = restorer.backbone
+    if preview is not None:
+        _decode_roughly(restorer, preview)
     backbone.fold_time()
     backbone.vae.float()  # sums of weights are made in float32
     if restorer.spec.trainable == "lora":
         kept = torch.float32 if way.precision == "float32" else None
         lora.merge(backbone.generator, way.device, kept)
-    use_phases(backbone.vae.decoder)
+    if preview is None:
+        use_phases(backbone.vae.decoder)
     keep_last_slices(backbone)
     restorer.eval().requires_grad_(requires_grad=False)
     restorer.precision = way.precision
@@ -72,6 +83,14 @@ def prepare(restorer: HDRFace, way: Way) -> HDRFace:
     if way.compile_for:
         _compile(backbone, way.compile_for)
     return restorer
+
+
+def _decode_roughly(restorer: HDRFace, folder: Path) -> None:
+    restorer.backbone.use_tiny_decoder(folder)
+    restorer.is_preview = True
+    # It is another restorer now: no cache takes its pictures for those of the trained folder.
+    named = f"{restorer.fingerprint} {sha256_of(folder / FILE)}"
+    restorer.fingerprint = hashlib.sha256(named.encode()).hexdigest()
 
 
 def prepare_encoder(encoder: DINOv3, way: Way) -> DINOv3:
