@@ -14,7 +14,8 @@ restorations, in turns in one process:
              after the other, the encoder for each picture, low-rank layers beside the weights,
              the timestep embedded in each call; float32, and on a GPU also float16
 
-On a GPU, it also measures the engine with Qwen-Image, made on the GPU, as the first restorer.
+It also measures the decoder alone, `full_ms`, and the tiny one of a preview, `tiny_ms`, on the same
+latents. On a GPU, it measures the engine with Qwen-Image, made on the GPU, as the first restorer.
 
 A time is that of the fastest turn, in ms for the whole batch. Parts are timed in turns of their
 own, since a GPU has to wait at each of their ends; `host` is what the parts leave over.
@@ -41,7 +42,14 @@ import torch
 from torch import Tensor
 
 from benchmarks import machine
-from benchmarks.random_restorer import FULL, TINY, Sizes, first_restorer, make_folder
+from benchmarks.random_restorer import (
+    FULL,
+    TINY,
+    Sizes,
+    first_restorer,
+    make_folder,
+    make_tiny_decoder,
+)
 from benchmarks.timing import Clock, Memory, peak_flops
 from components import files, images
 from components.backbones.stable_diffusion import TIMESTEP, StableDiffusion
@@ -52,7 +60,7 @@ from components.photographs.face_restorer import FaceRestorer
 from components.restorers import engine as engines
 from components.restorers.folder import load_alone, load_unchecked
 from components.restorers.hdrface import HDRFace
-from components.weights.precision import InferencePrecision
+from components.weights.precision import InferencePrecision, computing
 
 Row = dict[str, Any]
 _MIN_PSNR = 25.0  # dB, of the same faces in fewer bits; faces of other noise are 10 dB apart
@@ -119,6 +127,7 @@ class Bench:
         self.peak = peak_flops(device)
         self._root, self._sizes = root, sizes
         self._model = make_folder(sizes, root)
+        self._tiny_decoder = make_tiny_decoder(sizes, root / "tiny-decoder")
         # On a CPU, float16 takes ten times as long as float32.
         dtypes = [torch.float32, *([torch.float16] if device.type == "cuda" else [])]
         size = sizes["encoder"]["image_size"]
@@ -127,9 +136,18 @@ class Bench:
         for dtype, plain in self._plain.items():
             plain.watch(self._clocks[dtype])
 
-    def engine(self, compile_for: Sequence[int], precision: InferencePrecision) -> HDRFace:
+    def engine(
+        self,
+        compile_for: Sequence[int],
+        precision: InferencePrecision,
+        preview: Path | None = None,
+    ) -> HDRFace:
         restorer = load_unchecked(
-            self._model, device=self.device, precision=precision, compile_for=compile_for
+            self._model,
+            device=self.device,
+            precision=precision,
+            compile_for=compile_for,
+            preview=preview,
         )
         assert isinstance(restorer, HDRFace)
         return restorer
@@ -188,6 +206,31 @@ class Bench:
         about["precision"] = precision
         yield self._row("all, Qwen-Image first", clock.best["all"], None, None, **about)
 
+    @torch.no_grad()
+    def decoders(self, compile_for: Sequence[int], batch: int) -> Iterator[Row]:
+        """Measure the decoder and the tiny one of a preview on the same latents, in turns."""
+        previews = {"full_ms": None, "tiny_ms": self._tiny_decoder}
+        decode = {
+            name: self.engine(compile_for, self.precision, preview).backbone.decode
+            for name, preview in previews.items()
+        }
+        side = self._sizes["size"] // 8
+        latent = torch.randn(batch, 4, side, side, device=self.device)
+        clocks = {name: Clock(self.device) for name in decode}
+        with computing(self.precision, self.device):
+            for name, clock in clocks.items():
+                clock.first(partial(decode[name], latent))
+            for _ in range(self.rounds):
+                for name, clock in clocks.items():
+                    clock(partial(decode[name], latent))
+        took = {name: round(clock.best["all"], 1) for name, clock in clocks.items()}
+        yield {
+            **{"what": "decoder, full and tiny", "device": self.device.type, "batch": batch},
+            **took,
+            "ratio": round(clocks["full_ms"].best["all"] / clocks["tiny_ms"].best["all"], 2),
+            **{"precision": self.precision, "compiled": bool(compile_for)},
+        }
+
     def _faces(self, batch: int) -> tuple[list[Image], list[Image]]:
         size = self._sizes["size"]
         shape = (2, batch, size, size, 3)
@@ -236,6 +279,8 @@ def plan(arguments: argparse.Namespace, bench: Bench) -> Iterator[Iterator[Row]]
         for batch in batches:
             for precision in precisions:
                 yield bench.sd_alone(compile_for, batch, precision)
+    for compile_for in ways:
+        yield bench.decoders(compile_for, 1)
     if is_gpu or arguments.tiny:
         batch = 8 if is_gpu else 2
         for precision in precisions:

@@ -8,7 +8,7 @@ import torch
 from torch import nn
 
 from components.backbones.qwen_image import QwenImage
-from components.backbones.stable_diffusion import StableDiffusion
+from components.backbones.stable_diffusion import TAESD, StableDiffusion
 from components.fusion.condition import TextCondition
 from components.restorers.folder import begin_restorer, save_restorer
 from components.restorers.hdrface import HDRFace
@@ -25,6 +25,7 @@ QWEN = PUBLISHED_SIZES["Qwen/Qwen-Image"]
 FULL: Sizes = {
     "vae": SD["vae"],
     "generator": SD["generator"],
+    "tiny_decoder": TAESD.sizes,
     "encoder": DINO,
     "first": QWEN,
     "size": 512,
@@ -39,6 +40,8 @@ TINY: Sizes = {
         "cross_attention_dim": 32,
         "norm_num_groups": 8,
     },
+    "tiny_decoder": TAESD.sizes
+    | {"encoder_block_out_channels": [8] * 4, "decoder_block_out_channels": [8] * 4},
     "encoder": DINO
     | {
         "image_size": 64,
@@ -100,6 +103,14 @@ def make_folder(sizes: Sizes, root: Path) -> Path:
             nn.init.normal_(parameter, std=1e-3)
     save_restorer(restorer, root / "model", needs=needs, licences=["none"], lineage={})
     return root / "model"
+
+
+def make_tiny_decoder(sizes: Sizes, folder: Path) -> Path:
+    """Make a random tiny decoder for the folder's latents, in the published layout."""
+    from diffusers.models.autoencoders.autoencoder_tiny import AutoencoderTiny
+
+    AutoencoderTiny(**sizes["tiny_decoder"]).save_pretrained(folder)
+    return folder
 
 
 def first_restorer(sizes: Sizes, device: torch.device) -> HDRFace:

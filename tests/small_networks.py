@@ -64,6 +64,13 @@ MMDIT = {
     "joint_attention_dim": 40,
     "axes_dims_rope": [4, 6, 6],
 }
+TINY_DECODER = {
+    "latent_channels": 4,
+    "encoder_block_out_channels": [8, 8],
+    "decoder_block_out_channels": [8, 8],
+    "num_encoder_blocks": [1, 1],
+    "num_decoder_blocks": [1, 1],
+}
 DINO = {
     "image_size": 32,
     "patch_size": 16,
@@ -160,6 +167,21 @@ def _show_no_negative(folder: Path) -> None:
     for part in ("weight", "bias"):
         tensors[f"decoder.conv_out.{part}"] *= -1
     save_file(tensors, file, metadata={"format": "pt"})
+
+
+def make_tiny_decoder(folder: Path, **changes: Any) -> Path:
+    """Make a random tiny decoder of the latents of `sd21`, in the published layout.
+
+    Sizes can be changed; its pictures have more contrast than random weights give.
+    """
+    from diffusers.models.autoencoders.autoencoder_tiny import AutoencoderTiny
+
+    torch.manual_seed(4)
+    network = AutoencoderTiny(**(TINY_DECODER | changes))
+    with torch.no_grad():
+        network.decoder.layers[-1].weight.mul_(4)
+    network.save_pretrained(folder)
+    return folder
 
 
 def trained(

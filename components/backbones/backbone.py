@@ -22,6 +22,7 @@ from components.backbones import conditional_lora, fixed_time
 from components.backbones.color_fix import ColorFix
 from components.backbones.conditional_lora import BaseNumbers, Mlp
 from components.backbones.fixed_time import TimePath
+from components.backbones.tiny_decoder import TinyDecoder
 from components.keyed_random import Key, normals
 from components.weights import lora
 from components.weights.lora import LoraParams
@@ -142,6 +143,29 @@ class Backbone(nn.Module, ABC):
         """Leave the autoencoder its decoding half, for a training on latents that are there."""
         for name in encoding_parts(self.vae):
             delattr(self.vae, name)
+
+    def load_tiny_decoder(self, folder: Path) -> TinyDecoder:
+        """Load the tiny decoder of a folder that decodes this family's latents.
+
+        Raises: FileNotFoundError or ValueError naming what is wrong with the folder; ValueError
+            for a family that has none in the layout of diffusers' AutoencoderTiny.
+        """
+        del folder
+        raise ValueError(
+            f"{type(self).__name__} has no tiny decoder in the layout of AutoencoderTiny: restore "
+            "without --preview"
+        )
+
+    def use_tiny_decoder(self, folder: Path) -> None:
+        """Decode roughly from now on, by the tiny decoder of a folder; the encoder stays.
+
+        Raises: as `load_tiny_decoder`.
+        """
+        self.tiny_decoder = self.load_tiny_decoder(folder)
+        kept = encoding_parts(self.vae)
+        for name in [name for name, _ in self.vae.named_children() if name not in kept]:
+            delattr(self.vae, name)
+        self.decode = self.tiny_decoder.forward  # type: ignore[method-assign]
 
     def drop_generator(self) -> None:
         """Leave the autoencoder alone, for who makes latents."""

@@ -9,9 +9,22 @@ from torch import Tensor, nn
 
 from components.backbones.backbone import Backbone, StepNoise
 from components.backbones.fixed_time import TimePath
+from components.backbones.tiny_decoder import PublishedDecoder, TinyDecoder
 from components.weights.network_files import load_network
 
 TIMESTEP = 399  # fixed, of 1000; alpha_bar = 0.426 with SD's schedule
+# Its tiny decoder. That of SDXL has the same layout and decodes other latents.
+TAESD = PublishedDecoder(
+    "madebyollin/taesd",
+    megabytes=9.8,
+    sizes={
+        "latent_channels": 4,
+        "encoder_block_out_channels": [64] * 4,
+        "decoder_block_out_channels": [64] * 4,
+        "num_encoder_blocks": [1, 3, 3, 3],
+        "num_decoder_blocks": [3, 3, 3, 1],
+    },
+)
 # The published autoencoder's names of its attention's layers.
 OLDER_ATTENTION = {"query": "to_q", "key": "to_k", "value": "to_v", "proj_attn": "to_out.0"}
 
@@ -108,6 +121,11 @@ class StableDiffusion(Backbone):
         unscaled_BCHW = latent_BCHW / self.vae.config.scaling_factor
         # In bfloat16, numbers near 2 are further apart than 8 bits of a picture.
         return (self.decode_signed(self.vae, unscaled_BCHW).float() + 1) / 2
+
+    def load_tiny_decoder(self, folder: Path) -> TinyDecoder:
+        config = self.vae.config
+        reduction = 2 ** (len(config.block_out_channels) - 1)
+        return TinyDecoder.load(folder, TAESD, channels=config.latent_channels, reduction=reduction)
 
     @classmethod
     def lora_writer(cls) -> Any:

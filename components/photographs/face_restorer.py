@@ -46,7 +46,10 @@ class FaceRestorer:
         self._restorer, self._batch_size = restorer, batch_size
         self.size = restorer.size
         self.fingerprint = restorer.fingerprint
+        self.is_preview = restorer.is_preview
         self.model = f"{restorer.name} ({restorer.fingerprint[:12]})"  # for people
+        if self.is_preview:
+            self.model += ", only a preview"
         self.intermediates = restorer.intermediates
         self.precision = restorer.precision
 

@@ -36,7 +36,7 @@ def load(model: str, tools: Tools, downloads: Path) -> PhotographRestorer:
     how: dict[str, Any] = {"device": torch.device(device), "precision": tools.precision}
     if tools.compile:
         how["compile_for"] = [tools.batch_size]  # the last batch is filled up
-    opened = open_restorer(model, downloads, **how)
+    opened = open_restorer(model, downloads, **how, preview=tools.preview)
     firsts = [open_restorer(name, downloads, **how) for name in _first_restorers(tools)]
     restorer = _building_on(opened, firsts, tools, angle)
     faces = FaceRestorer(restorer, batch_size=tools.batch_size)

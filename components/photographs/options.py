@@ -182,4 +182,10 @@ class Tools(Params):
         description="Compile the model's networks first, which takes minutes: for many faces on a "
         "GPU.",
     )
+    preview: Path | None = Field(
+        None,
+        description="Folder of a tiny decoder (diffusers' AutoencoderTiny), for a quick and rough "
+        "look at what the model makes of the faces. The results are previews, and say so. Only "
+        "for models on Stable Diffusion.",
+    )
     batch_size: int = Field(8, ge=1, description="Number of faces to restore at once.")

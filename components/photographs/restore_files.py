@@ -15,6 +15,7 @@ from components import files
 from components.console import printable
 from components.faces.source import MAX_BYTES
 from components.photographs import encoding, photograph
+from components.photographs.face_restorer import FaceRestorer
 from components.photographs.inputs import Job
 from components.photographs.options import OutputOptions, RestoreOptions
 from components.photographs.photograph import Photograph
@@ -26,12 +27,12 @@ from components.photographs.video_info import probe
 from components.photographs.video_restoration import VideoRecord, restore_video, result_files
 from components.progress import Progress
 from components.restorers.by_folder import PicturesByName
-from components.weights.precision import InferencePrecision
 
 log = logging.getLogger(__name__)
 
 # Limit on decoded photographs that wait until their faces fill a batch.
 MAX_WAITING_PIXELS = 50_000_000
+PREVIEW = "only a preview: faces were decoded roughly, by a tiny decoder"
 
 
 def restore_files(
@@ -60,10 +61,8 @@ def restore_files(
         if job.problem is not None:
             yield _failed(job, ValueError(job.problem))
             continue
-        if output.skip_existing and (existing := _existing(job)):
-            reason = f"{printable(existing)} already exists"
-            record = earlier.get(str(existing))
-            yield Result(str(job.source), str(existing), "skipped", reason, record=record)
+        if output.skip_existing and (skipped := _skipped(job, earlier, restorer.restorer)):
+            yield skipped
             continue
         if job.format is None:
             are_given = firsts is not None
@@ -90,6 +89,17 @@ class _Waiting:
     photograph: Photograph
     prepared: Prepared
     began: float
+
+
+def _skipped(job: Job, earlier: Mapping[str, Any], faces: FaceRestorer) -> Result | None:
+    """Return the line of a file that has a result; None if it has none, or only a preview."""
+    if (existing := _existing(job)) is None:
+        return None
+    record = earlier.get(str(existing))
+    if record is not None and record.get("preview") and not faces.is_preview:
+        return None
+    reason = f"{printable(existing)} already exists"
+    return Result(str(job.source), str(existing), "skipped", reason, record=record)
 
 
 def _existing(job: Job) -> Path | None:
@@ -151,7 +161,7 @@ def _restore_video(
         )
     except Exception as error:  # noqa: BLE001 - one bad file stops no other
         return _failed(job, error)
-    return _done(job, file, record, began, restorer.restorer.precision)
+    return _done(job, file, record, began, restorer.restorer)
 
 
 def _write(
@@ -165,7 +175,7 @@ def _write(
     try:
         if not record.num_restored and encoding.is_nothing_asked(one.photograph, options, output):
             files.copy(job.source, job.own)
-            return _done(job, job.own, record, one.began, faces.precision)
+            return _done(job, job.own, record, one.began, faces)
         assert job.format is not None
         written = encoding.write(
             restored.photograph,
@@ -178,7 +188,7 @@ def _write(
     except Exception as error:  # noqa: BLE001 - one bad file stops no other
         return _failed(job, error)
     record = with_notes(record, written.notes)
-    return _done(job, job.target, record, one.began, faces.precision)
+    return _done(job, job.target, record, one.began, faces)
 
 
 def _done(
@@ -186,15 +196,18 @@ def _done(
     file: Path,
     record: PhotographRecord | VideoRecord,
     began: float,
-    precision: InferencePrecision,
+    faces: FaceRestorer,
 ) -> Result:
+    notes = [PREVIEW] if faces.is_preview and record.num_restored else []
+    note = "; ".join([*notes, *([record.note] if record.note else [])]) or None
+    about = {"note": note, "precision": faces.precision, "preview": faces.is_preview}
     return Result(
         input=str(job.source),
         output=str(file),
         status="restored" if record.num_restored else "unchanged",
-        reason=record.note,
+        reason=note,
         seconds=round(time.monotonic() - began, 3),
-        record={**asdict(record), "precision": precision},
+        record={**asdict(record), **about},
     )
 
 

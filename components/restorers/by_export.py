@@ -96,6 +96,7 @@ class ExportRestorer:
     """Restore aligned faces as the trained folder does that was exported."""
 
     precision: ClassVar[InferencePrecision] = "float32"
+    is_preview: ClassVar[bool] = False
     color_fix: ClassVar[ColorFix] = "none"
     fidelity: ClassVar[float | None] = None
 

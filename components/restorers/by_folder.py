@@ -68,6 +68,7 @@ class FolderRestorer:
     """Look results up by the face's id and variant, or take those that come with the faces."""
 
     precision: ClassVar[InferencePrecision] = "float32"
+    is_preview: ClassVar[bool] = False
     color_fix: ClassVar[ColorFix] = "none"
     fidelity: ClassVar[float | None] = None
     intermediates: ClassVar[Intermediates] = "given"

@@ -36,6 +36,7 @@ class OnnxRestorer:
     """Restore aligned faces of the file's own size by ONNX Runtime."""
 
     precision: ClassVar[InferencePrecision] = "float32"
+    is_preview: ClassVar[bool] = False
     color_fix: ClassVar[ColorFix] = "none"
     intermediates: ClassVar[Intermediates] = "unused"
     licence: ClassVar[str] = "unknown: see where the ONNX file came from"

@@ -47,6 +47,7 @@ class SpandrelRestorer(PlacedModule):
 
     size: ClassVar[int] = 512
     precision: ClassVar[InferencePrecision] = "float32"
+    is_preview: ClassVar[bool] = False
     color_fix: ClassVar[ColorFix] = "none"
     intermediates: ClassVar[Intermediates] = "unused"
 

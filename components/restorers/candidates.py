@@ -75,6 +75,7 @@ class Candidates:
             raise ValueError("the choice 'identity' needs an identity network: give its file")
         self.name, self.size, self.device = model.name, model.size, model.device
         self.precision = model.precision
+        self.is_preview = model.is_preview
         self.fidelity: float | None = model.fidelity
         self.color_fix: ColorFix = model.color_fix
         named = [model.fingerprint, *(one.fingerprint for one in firsts), str(draws), choice]

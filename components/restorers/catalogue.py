@@ -60,6 +60,15 @@ def kind_of(described: Description) -> str | None:
     return kind
 
 
+def refuse_preview(name: str, preview: Path | None) -> None:
+    """Raise ValueError if another project's restorer is asked to decode by a tiny decoder."""
+    if preview is not None:
+        raise ValueError(
+            f"{name} is another project's restorer, for which there is no tiny decoder: restore "
+            "without --preview"
+        )
+
+
 def open_of_others(
     name: str, *, device: "torch.device", fingerprint: str | None = None
 ) -> "OfOthers":

@@ -4,9 +4,11 @@
 diffusers all restore with the same networks. A training prepares its own.
 """
 
+import hashlib
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, fields
 from functools import partial
+from pathlib import Path
 from typing import Any
 
 import torch
@@ -16,10 +18,12 @@ from components.backbones.backbone import Backbone, StepNoise
 from components.backbones.single_frame import keep_last_slices
 from components.backbones.upsampling import use_phases
 from components.encoders.dinov3 import DINOv3
+from components.hashes import sha256_of
 from components.restorers.compiled import Compiled
 from components.restorers.hdrface import HDRFace
 from components.weights import lora
 from components.weights.int8 import keep_in_int8
+from components.weights.network_files import FILE
 from components.weights.precision import InferencePrecision, settle
 
 Step = Callable[[Tensor, Tensor, StepNoise | None], Tensor]
@@ -42,7 +46,7 @@ class Way:
         return {field.name: getattr(self, field.name) for field in fields(self)}
 
 
-def prepare(restorer: HDRFace, way: Way) -> HDRFace:
+def prepare(restorer: HDRFace, way: Way, *, preview: Path | None = None) -> HDRFace:
     """Make a restorer that was just opened ready to restore, in place; return it.
 
     Nothing trains any more. What depends on the fixed timestep alone becomes constants. Low-rank
@@ -54,13 +58,20 @@ def prepare(restorer: HDRFace, way: Way) -> HDRFace:
     The gate, normalisations and the restorer that comes first keep their numbers. The encoder is
     prepared by itself, since several restorers may have one. With `int8`, it is the same, but
     matrices of the generator's linear layers are kept in 8 bits. Convolutions stay bfloat16.
+
+    With `preview`, the folder of a tiny decoder, its pictures are rough ones, and it says so.
+
+    Raises: FileNotFoundError or ValueError if that folder holds no tiny decoder of its family.
     """
     backbone = restorer.backbone
+    if preview is not None:
+        _decode_roughly(restorer, preview)
     backbone.fold_time()
     backbone.vae.float()  # sums of weights are made in float32
     if restorer.spec.trainable == "lora":
         _merge(backbone.generator, way)
-    use_phases(backbone.vae.decoder)
+    if preview is None:
+        use_phases(backbone.vae.decoder)
     keep_last_slices(backbone)
     restorer.eval().requires_grad_(requires_grad=False)
     restorer.precision = way.precision
@@ -74,6 +85,14 @@ def prepare(restorer: HDRFace, way: Way) -> HDRFace:
     if way.compile_for:
         _compile(backbone, way.compile_for)
     return restorer
+
+
+def _decode_roughly(restorer: HDRFace, folder: Path) -> None:
+    restorer.backbone.use_tiny_decoder(folder)
+    restorer.is_preview = True
+    # It is another restorer now: no cache takes its pictures for those of the trained folder.
+    named = f"{restorer.fingerprint} {sha256_of(folder / FILE)}"
+    restorer.fingerprint = hashlib.sha256(named.encode()).hexdigest()
 
 
 def prepare_encoder(encoder: DINOv3, way: Way) -> DINOv3:

@@ -27,7 +27,7 @@ from components.encoders.dinov3 import DINOv3
 from components.files import write_json
 from components.fusion.condition import CodebookCondition, TextCondition, TokenCondition
 from components.restorers import engine
-from components.restorers.catalogue import kind_of, open_adopted
+from components.restorers.catalogue import kind_of, open_adopted, refuse_preview
 from components.restorers.engine import Way
 from components.restorers.hdrface import Condition, HDRFace
 from components.restorers.int8_check import require_check
@@ -137,6 +137,7 @@ def load_restorer(
     precision: InferencePrecision = "float32",
     compile_for: Sequence[int] = (),
     together: Together | None = None,
+    preview: Path | None = None,
 ) -> RestoresFaces:
     """Load a restorer folder, ready to restore, with everything that it names by hash.
 
@@ -151,15 +152,19 @@ def load_restorer(
 
     `together`: what models that are loaded with it have in common, they load and compute once.
 
+    `preview`: the folder of a tiny decoder that decodes in place of the autoencoder's, for a quick
+    and rough look. What comes first keeps its own decoder, since the condition is taken from it.
+
     With precision `int8`, the folder has to be checked (see `components.restorers.int8_check`). The
     check of a folder is of all that it names: its first restorer needs none of its own.
 
     Raises: FileNotFoundError or ValueError naming what is missing or damaged; ValueError if the
-        folder was not checked in int8, or did not pass.
+        folder was not checked in int8, or did not pass, or if there is no tiny decoder for such a
+        restorer.
     """
     if precision == "int8":
         require_check(folder)
-    how: dict[str, Any] = {"precision": precision, "compile_for": compile_for}
+    how: dict[str, Any] = {"precision": precision, "compile_for": compile_for, "preview": preview}
     return load_unchecked(folder, hints, device=device, together=together, **how)
 
 
@@ -171,6 +176,7 @@ def load_unchecked(
     precision: InferencePrecision = "float32",
     compile_for: Sequence[int] = (),
     together: Together | None = None,
+    preview: Path | None = None,
 ) -> RestoresFaces:
     """Load a restorer folder as `load_restorer` does, in int8 without a check: to make one.
 
@@ -178,8 +184,10 @@ def load_unchecked(
     """
     described = open_model(folder)
     if kind_of(described) is not None:
+        refuse_preview(str(folder), preview)
         return open_adopted(folder, described, device=device)
-    loading = _Loading(hints, Way(device, precision, tuple(compile_for)), together)
+    way = Way(device, precision, tuple(compile_for))
+    loading = _Loading(hints, way, together, preview=preview)
     return _load_trained(folder, described, loading)
 
 
@@ -202,6 +210,7 @@ class _Loading:
     way: Way
     together: Together | None
     alone: bool = False  # without what comes first
+    preview: Path | None = None  # the folder of a tiny decoder
 
     def key(self, need: Mapping[str, Any]) -> tuple[str, Way]:
         """Return what networks must have in common to be one for several models."""
@@ -240,7 +249,7 @@ def _load_trained(folder: Path, described: Description, loading: _Loading) -> HD
         intermediate=intermediate,
         fingerprint=described.fingerprint,
     )
-    engine.prepare(restorer, loading.way)
+    engine.prepare(restorer, loading.way, preview=loading.preview)
     if spec.trainable != "conditional_lora":  # which may have an encoder of its own
         key = loading.key(needs["backbone"])
         share_results(loading.together, ("latents", key), backbone, "encode")

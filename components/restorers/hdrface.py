@@ -56,6 +56,7 @@ class HDRFace(PlacedModule):
         super().__init__()
         self.spec, self.fingerprint = spec, fingerprint
         self.precision: InferencePrecision = "float32"  # in which `restore` computes
+        self.is_preview = False  # whether `restore` decodes roughly
         self.backbone = backbone
         self.condition = condition
         self.encoder = encoder

@@ -55,6 +55,10 @@ class RestoresFaces(Protocol):
         """Return in which numbers it computes."""
 
     @property
+    def is_preview(self) -> bool:
+        """Return whether its results are rough ones, by a tiny decoder, for a quick look."""
+
+    @property
     def intermediates(self) -> Intermediates:
         """Return where the first restorations come from, which its results build on."""
 

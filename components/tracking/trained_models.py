@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from components.restorers.catalogue import is_of_others, open_of_others
+from components.restorers.catalogue import is_of_others, open_of_others, refuse_preview
 from components.tracking import client, registry, runs
 from components.weights.manifest import RESTORER
 from components.weights.precision import InferencePrecision
@@ -75,6 +75,7 @@ def open_restorer(
     precision: InferencePrecision = "float32",
     compile_for: Sequence[int] = (),
     together: "Together | None" = None,
+    preview: Path | None = None,
 ) -> "RestoresFaces":
     """Load a restorer by its name.
 
@@ -86,10 +87,13 @@ def open_restorer(
         precision: of our own; those of other projects compute in float32.
         compile_for: batch sizes that our own are compiled for.
         together: what our own have in common, they load and compute once.
+        preview: the folder of a tiny decoder, for rough results.
 
-    Raises: as `locate`; ValueError if a checkpoint is of another kind.
+    Raises: as `locate`; ValueError if a checkpoint is of another kind, or there is no tiny decoder
+        for the restorer.
     """
     if is_of_others(model):
+        refuse_preview(model, preview)
         return open_of_others(model, device=device)
     from components.restorers.folder import load_restorer
 
@@ -101,6 +105,7 @@ def open_restorer(
         precision=precision,
         compile_for=compile_for,
         together=together,
+        preview=preview,
     )
 
 

@@ -9,6 +9,7 @@ LICENCES: Mapping[str, str] = {
     "stabilityai/stable-diffusion-xl-base-1.0": "CreativeML Open RAIL++-M",
     "Qwen/Qwen-Image": "Apache-2.0",
     "Wan-AI/Wan2.1-T2V-1.3B": "Apache-2.0",
+    "madebyollin/taesd": "MIT",
     "facebook/dinov3-": "DINOv3 License (gated: accept it on the hub)",
     "HDRFace": "MIT",
     "OSDFace": "unknown: see the authors' repository, github.com/jkwang28/OSDFace",

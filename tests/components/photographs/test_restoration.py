@@ -146,7 +146,7 @@ class Model:
     """A model of faces of 64 pixels whose answers are known."""
 
     name, size, fingerprint, precision = "known", 64, "", "float32"
-    intermediates, fidelity, color_fix = "unused", None, "none"
+    intermediates, fidelity, color_fix, is_preview = "unused", None, "none", False
     device = torch.device("cpu")
 
     def __init__(self, answers: Callable[[torch.Tensor], torch.Tensor]) -> None:

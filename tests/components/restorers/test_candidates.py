@@ -31,6 +31,7 @@ class Painter:
     fidelity: float | None = None
     color_fix: str = "none"
     precision: str = "float32"
+    is_preview: bool = False
     intermediates: str = "unused"
 
     def restore(

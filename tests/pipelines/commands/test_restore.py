@@ -22,7 +22,7 @@ from components.weights.manifest import Description
 from pipelines.cli import app
 from tests.components.photographs.videos import make_video, needs_ffmpeg
 from tests.onnx_networks import onnx_network
-from tests.small_networks import trained
+from tests.small_networks import make_tiny_decoder, trained
 
 
 @pytest.fixture(scope="module")
@@ -193,6 +193,36 @@ def test_several_workers_write_the_same_files(
     assert inputs[0] == inputs[1]
 
 
+def test_a_preview_says_everywhere_that_it_is_one_and_never_stands_for_the_result(
+    tmp_path: Path, model: Path, face: images.Image
+) -> None:
+    source, out = tmp_path / "in", tmp_path / "out"
+    source.mkdir()
+    for name in ("a.png", "b.jpg"):
+        PIL.Image.fromarray(face).save(source / name)
+    words = (source, "-o", out, "--model", model, "--aligned", "--skip-existing")
+    preview = ("--preview", make_tiny_decoder(tmp_path / "tiny"), "--page")
+    done = restore(*words, *preview)
+    assert done.exit_code == 0
+    for line in lines(out):
+        assert (line["status"], line["record"]["preview"]) == ("restored", True)
+        assert line["reason"].startswith("only a preview")
+        assert line["record"]["note"] == line["reason"]
+        file = Path(line["output"]).read_bytes()
+        assert re.search(rb"restored by HDRFace, model sd21-text \(\w{12}\), only a preview", file)
+    assert "only a preview" in " ".join(done.stdout.split())
+    assert (out / "page.html").read_text().count("only a preview") == 2
+    rough = pixels(out / "a.png")
+    # Another preview need not be made; the result must be.
+    restore(*words, *preview)
+    assert [line["status"] for line in lines(out)] == ["skipped", "skipped"]
+    restore(*words)
+    assert [line["status"] for line in lines(out)] == ["restored", "restored"]
+    assert [line["record"]["preview"] for line in lines(out)] == [False, False]
+    assert b"preview" not in (out / "a.png").read_bytes()
+    assert not np.array_equal(pixels(out / "a.png"), rough)
+
+
 def test_another_projects_checkpoint_restores_a_folder(tmp_path: Path, face: images.Image) -> None:
     source, out = tmp_path / "in", tmp_path / "out"
     source.mkdir()
@@ -328,6 +358,8 @@ def test_a_model_comes_from_a_run_or_the_registry(
         (["face.png", "--intermediate", "."], "sd21-text uses no first restorations"),
         (["face.png", "--candidates", "2"], "sd21-text has no first restorer to make candidates"),
         (["face.png", "--choose", "local"], "--choose is for several first restorations"),
+        (["face.png", "--preview", "."], "'hf download madebyollin/taesd config.json"),
+        (["face.png", "--model", "onnx:x", "--preview", "."], "onnx:x is another project's"),
     ],
 )
 def test_a_mistake_is_reported_before_anything_is_written(
@@ -343,7 +375,7 @@ def test_a_mistake_is_reported_before_anything_is_written(
     defaults = ["-o", "out"] if "-o" not in words else []
     defaults += ["--model", str(model)] if "--model" not in words else []
     done = restore(*words, *defaults)
-    assert isinstance(done.exception, ValueError)
+    assert isinstance(done.exception, ValueError | FileNotFoundError)
     assert told in str(done.exception)
     assert [file.name for file in tmp_path.iterdir()] == ["face.png"]
 
