@@ -122,10 +122,12 @@ def _run(ablation: Ablation, variant: Variant, base: Mapping[str, Any]) -> bool:
     if experiment in _experiments():  # of this commit; DVC's cache has what it made
         subprocess.run([*_DVC, "exp", "remove", "--quiet", experiment], check=True)
     settings = [word for text in variant.overrides(base) for word in ("--set-param", text)]
-    # A lock that git does not know yet would stay behind, and the finished tables with it.
-    tree = ("--temp", "--copy-paths", "dvc.lock", "--allow-missing")
-    run = ("exp", "run", *tree, "--no-hydra", "--name", experiment)
-    return _dvc(*run, *settings, "evaluate") == 0
+    run = ("exp", "run", "--temp", "--no-hydra", "--allow-missing", "--name", experiment)
+    # What git does not know yet would stay behind: the lock, which names the finished tables, and
+    # the scores that go with it.
+    known = [name for name in ("dvc.lock", base["evaluate"]["scores"]) if Path(name).exists()]
+    copied = [word for name in known for word in ("--copy-paths", name)]
+    return _dvc(*run, *copied, *settings, "evaluate") == 0
 
 
 def _dvc(*words: str) -> int:
@@ -186,11 +188,17 @@ def _scores(
 ) -> list[dict[str, Any]]:
     """Read the metrics files that an experiment has left."""
     import dvc.api
+    from dvc.exceptions import PathMissingError
 
     folder, revision = values["evaluate"]["scores"], _experiment(ablation, variant)
-    return [
-        json.loads(dvc.api.read(f"{folder}/{model}.json", rev=revision)) for model in variant.models
-    ]
+    files_of_models = [f"{folder}/{model}.json" for model in variant.models]
+    try:
+        return [json.loads(dvc.api.read(file, rev=revision)) for file in files_of_models]
+    except PathMissingError as error:
+        raise ValueError(
+            f"{folder}: by dvc.lock, the scores of {revision} are finished, but they are neither "
+            "here nor in git: run 'dvc repro evaluate', then the same command"
+        ) from error
 
 
 def _print(rows: Sequence[Any]) -> None:

@@ -84,15 +84,16 @@ def test_the_line_survives_the_end_of_dvc_and_a_second_run_does_nothing(alone: C
 @pytest.mark.ray
 def test_an_ablation_shares_what_its_variants_have_in_common(alone: Checkout) -> None:
     alone.commit()  # DVC's experiments need git
-    # As after the first run in a clone: git does not know the lock yet.
-    alone.succeed("git", "rm", "--cached", "--quiet", "dvc.lock")
+    # As after the first run in a clone: git knows neither the lock nor the scores yet.
+    alone.succeed("git", "rm", "-r", "--cached", "--quiet", "dvc.lock", "metrics")
     before = (alone.folder / "params.yaml").read_bytes()
-    printed = alone.hdrface("ablate", "--over", "evaluate.seed=1")
-    assert set(re.findall(r"Running stage '(.*)'", printed)) == {"evaluate@toy-sdfm"}
+    printed = alone.hdrface("ablate", "--over", "evaluate.seed=42,1")
+    # 42 is the profile's: all of it is there.
+    assert re.findall(r"Running stage '(.*)'", printed) == ["evaluate@toy-sdfm"]
     table = json.loads((alone.folder / "reports/ablations/sweep.json").read_text())
-    assert table["choice"] == "seed-1"
+    assert table["choice"] == "seed-42"
+    assert {row["variant"] for row in table["rows"]} == {"seed-42", "seed-1"}
     assert {row["metric"] for row in table["rows"]} >= {"psnr", "ssim"}
-    assert {row["difference"] for row in table["rows"]} == {"the choice"}
     assert (alone.folder / "params.yaml").read_bytes() == before
     assert "sweep-seed-1" in alone.succeed("dvc", "exp", "list", "--name-only")
 
