@@ -40,8 +40,10 @@ TINY: Sizes = {
         "cross_attention_dim": 32,
         "norm_num_groups": 8,
     },
-    "tiny_decoder": TAESD.sizes
-    | {"encoder_block_out_channels": [8] * 4, "decoder_block_out_channels": [8] * 4},
+    "tiny_decoder": {
+        **TAESD.sizes,
+        **{"encoder_block_out_channels": [8] * 4, "decoder_block_out_channels": [8] * 4},
+    },
     "encoder": DINO
     | {
         "image_size": 64,
