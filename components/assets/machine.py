@@ -143,7 +143,7 @@ def _token_bytes(values: Mapping[str, Any], backbone: str) -> int:
     encoder = at(values, "weights.dinov3.stand_in.encoder") or _DINOV3_L
     per_side = at(values, f"features.{backbone}.encoder_size") // encoder["patch_size"]
     num_tokens = per_side * per_side + 1 + encoder["num_register_tokens"]
-    form = at(values, f"features.{backbone}.tokens") or "float16"
+    form: Any = at(values, f"features.{backbone}.tokens") or "float16"
     return stored_bytes(num_tokens, encoder["hidden_size"], form)
 
 

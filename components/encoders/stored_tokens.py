@@ -49,7 +49,7 @@ def in_blocks(tokens_BNC: Tensor, names: Sequence[str]) -> Blocks:
             f"{', '.join(wrong)}: numbers that are not finite, or larger than 65504, cannot be "
             "stored: check the pictures, and the weights that made the tokens"
         )
-    blocks_BNKG = tokens_BNC.unflatten(-1, (-1, BLOCK))
+    blocks_BNKG = tokens_BNC.reshape(*tokens_BNC.shape[:-1], width // BLOCK, BLOCK)
     scales_BNK = _scales(blocks_BNKG.abs().amax(dim=-1))
     numbers_BNKG = (blocks_BNKG / scales_BNK.float().unsqueeze(-1)).round()
     return Blocks(numbers_BNKG.to(torch.int8), scales_BNK)
