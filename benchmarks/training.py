@@ -39,7 +39,7 @@ def bare(config: dict[str, Any]) -> dict[str, float]:
     batches = FeatureBatches(
         RowStream(
             [shard.rows for shard in features.shards],
-            lambda index: read_features(features.read_shard, index, features.path),
+            lambda index: read_features(features, index),
             seed=0,
         ),
         torch.device("cpu"),

@@ -4,7 +4,9 @@ reads   pairs          face_id, variant, split, hq_png, lq_png
         intermediates   the same faces and variants: sr_png
         weights        the backbone's autoencoder, DINOv3
 writes  features       face_id, variant, mirrored, hq_png, and float16 tensors: lq_tokens and
-                       sr_tokens (N, C), lq_latent and hq_latent (c, h, w); train faces only
+                       sr_tokens (N, C), lq_latent and hq_latent (c, h, w); train faces only. With
+                       `tokens: int8`, tokens are N x C bytes, beside float16 lq_scales and
+                       sr_scales (N, C / 32): see `components.encoders.stored_tokens`
 
 With `mirror`, every row is followed by its mirror image (the paper's random horizontal flips). That
 row has tensors of its own, since no network gives a mirrored face the mirrored tensor, and no
@@ -24,6 +26,7 @@ from components import images, tables
 from components.ahead import ahead
 from components.backbones.backbone import Posterior, sampled
 from components.backbones.catalogue import BackboneName, check_posterior
+from components.encoders.stored_tokens import SCALES, StoredTokens, in_blocks
 from components.params import Compute, Params
 from components.weights.shared import SharedFolder, share
 from pipelines import stage
@@ -39,6 +42,7 @@ class FeaturesParams(Params):
     features: Path
     encoder_size: PositiveInt  # pixels of a side that DINOv3 sees, a multiple of its patch
     mirror: bool
+    tokens: StoredTokens = "float16"  # int8: about half of the bytes; decision 33 has the error
     posterior: Posterior = "mean"  # sample: one of each row, drawn once
     seed: int = 42  # of the samples; with the training's, a face's LQ latent is that of inference
     # Not under `compute`: the last bits of a network's output depend on the batch.
@@ -122,12 +126,22 @@ class FeatureMaker:
                 ],
                 pa.binary(),
             ),
-            "lq_tokens": _column(lq_tokens),
-            "sr_tokens": _column(sr_tokens),
-            "lq_latent": _column(self._latents("lq", lq, faces, mirrored)),
-            "hq_latent": _column(self._latents("hq", hq, faces, mirrored)),
+            **self._tokens("lq_tokens", lq_tokens, faces),
+            **self._tokens("sr_tokens", sr_tokens, faces),
+            "lq_latent": _column(self._latents("lq", lq, faces, mirrored).half()),
+            "hq_latent": _column(self._latents("hq", hq, faces, mirrored).half()),
         }
         return pa.table(columns)
+
+    def _tokens(
+        self, column: str, tokens_BNC: Any, faces: list[dict[str, Any]]
+    ) -> dict[str, pa.Array]:
+        if self._params.tokens == "float16":
+            return {column: _column(tokens_BNC.half())}
+        names = [f"{column} of {face['face_id']}, variant {face['variant']}" for face in faces]
+        blocks = in_blocks(tokens_BNC, names)
+        numbers = tables.bytes_column(blocks.numbers_BNKG.cpu().numpy())
+        return {column: numbers, SCALES[column]: _column(blocks.scales_BNK)}
 
     def _latents(
         self, role: str, image_B3HW: Any, faces: list[dict[str, Any]], mirrored: list[bool]
@@ -158,7 +172,7 @@ def _read(batch: pa.RecordBatch) -> tuple[list[dict[str, Any]], dict[str, list[i
 
 
 def _column(tensor: Any) -> pa.Array:
-    return tables.tensor_column(tensor.half().cpu().numpy())
+    return tables.tensor_column(tensor.cpu().numpy())
 
 
 def run(params: FeaturesParams, compute: Compute, backbone: BackboneName) -> tables.Table:

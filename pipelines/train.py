@@ -2,7 +2,8 @@
 
 reads   pairs         how the faces were degraded, for the trained folder's lineage; some test
                       faces, for the validation
-        features      hq_png, lq_tokens, sr_tokens, lq_latent, hq_latent (train split)
+        features      hq_png, lq_tokens, sr_tokens, lq_latent, hq_latent (train split); tokens in
+                      8 bits also have lq_scales and sr_scales
         weights       data/weights/BACKBONE
         discriminator data/weights/BACKBONE-discriminator, if the losses have an adversarial term
         encoder       data/weights/dinov3: by name, for the trained folder; the tokens are cached,
@@ -29,7 +30,7 @@ from components.restorers.catalogue import FOLDER, kind_of
 from components.restorers.folder import load_restorer
 from components.restorers.spec import Need
 from components.tables import Table
-from components.training.batches import FeatureBatches, read_features
+from components.training.batches import FeatureBatches, read_features, token_width
 from components.training.restorer_training import RestorerTraining
 from components.training.sampler import RowStream
 from components.training.seat import Seat
@@ -98,6 +99,7 @@ def plan(
             "condition": condition,
             "intermediate": params.intermediate.name,
             "dinov3": Manifest.read(params.encoder).source,
+            "tokens": features.params.get("tokens", "float16"),
         },
     )
     restorer = RestorerTraining.of(
@@ -108,10 +110,10 @@ def plan(
             size=images.side(features.first("hq_png").as_py()),
             encoder_size=params.encoder_size,
         ),
-        token_width=features.first("sr_tokens").type.shape[1],
+        token_width=token_width(features),
         needs=networks.needs,
         licences=networks.licences,
-        lineage=training.lineage(pairs),
+        lineage=training.lineage(pairs, features),
     )
     return training, restorer
 
@@ -209,7 +211,7 @@ def work(config: dict[str, Any], seat: Seat) -> None:
     def batches(number: int) -> FeatureBatches:
         stream = RowStream(
             [shard.rows for shard in features.shards],
-            lambda index: read_features(features.read_shard, index, features.path),
+            lambda index: read_features(features, index),
             seed=restorer.optimization.seed,
             number=number,
             num_streams=seat.num_streams,

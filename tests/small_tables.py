@@ -8,10 +8,12 @@ from typing import Any
 import cv2
 import numpy as np
 import pyarrow as pa
+import torch
 
 from components import images
 from components.degradation import recipe
 from components.degradation.recipe import DegradationParams
+from components.encoders.stored_tokens import SCALES, in_blocks
 from components.tables import Made, Table, shards
 from components.tables.table import MANIFEST, SCHEMA_VERSION
 from components.tables.unfinished import Unfinished
@@ -48,6 +50,17 @@ def write_table(
     }
     partial.finish(out, MANIFEST, shards.json_bytes(manifest))
     return Table.open(out)
+
+
+def in_8_bits(rows: pa.Table) -> pa.Table:
+    """Store the tokens of these features as the stage does with `tokens: int8`."""
+    for name, scales in SCALES.items():
+        tokens_BNC = torch.from_numpy(rows[name].combine_chunks().to_numpy_ndarray().copy())
+        blocks = in_blocks(tokens_BNC, [""] * len(tokens_BNC))
+        numbers = shards.bytes_column(blocks.numbers_BNKG.numpy())
+        rows = rows.set_column(rows.column_names.index(name), name, numbers)
+        rows = rows.append_column(scales, shards.tensor_column(blocks.scales_BNK.numpy()))
+    return rows
 
 
 def pair_row(face_id: str, hq: images.Image, *, split: str) -> dict[str, Any]:

@@ -10,6 +10,7 @@ from typing import Any
 from components import cluster
 from components.assets import networks, pictures
 from components.assets.asset import Asset, at, shown
+from components.encoders.stored_tokens import stored_bytes
 from components.storage import ROOT_VARIABLE
 
 # Of a face's PNG: FFHQ's at 512 x 512 have about 1.7; noise in a degraded one costs more.
@@ -114,8 +115,9 @@ def _disk(folder: Path, needs: Mapping[str, float], *, has_faces: bool = True) -
 def tables(values: Mapping[str, Any], num_faces: int) -> dict[str, float]:
     """Return about how many bytes each table that is not there yet will take, by its folder.
 
-    A PNG counts 2 bytes per pixel. A row of `features` holds one, 2 x N x C float16 of tokens
-    (DINOv3-L at 224: 201 x 1024, 0.41 MB for one side) and two latents. One face per picture.
+    A PNG counts 2 bytes per pixel. A row of `features` holds the tokens of two pictures (DINOv3-L
+    at 224: 201 x 1024, 0.41 MB for one of them in float16, 0.22 MB in int8), two latents and, if it
+    is not mirrored, a PNG. One face per picture.
     """
     side = at(values, "faces.size")
     png = side * side * _BYTES_PER_PIXEL
@@ -130,18 +132,19 @@ def tables(values: Mapping[str, Any], num_faces: int) -> dict[str, float]:
         sizes[at(values, f"intermediates.{backbone}.intermediates")] = degraded * png
         rows = degraded * (2 if at(values, f"features.{backbone}.mirror") else 1)
         latent = _LATENT_CHANNELS * (side / _LATENT_SCALE) ** 2
-        numbers = 2 * _token_numbers(values, backbone) + 2 * latent
-        sizes[at(values, f"features.{backbone}.features")] = rows * (png + numbers * _HALF)
+        row = 2 * (_token_bytes(values, backbone) + latent * _HALF)
+        sizes[at(values, f"features.{backbone}.features")] = degraded * png + rows * row
     # A table's folder appears when all of it is made.
     return {table: size for table, size in sizes.items() if not Path(table).exists()}
 
 
-def _token_numbers(values: Mapping[str, Any], backbone: str) -> int:
-    """Return N x C: patches of one face, its CLS and registers, by their width."""
+def _token_bytes(values: Mapping[str, Any], backbone: str) -> int:
+    """Return the bytes of one picture's tokens: patches, CLS and registers, in the table's form."""
     encoder = at(values, "weights.dinov3.stand_in.encoder") or _DINOV3_L
     per_side = at(values, f"features.{backbone}.encoder_size") // encoder["patch_size"]
     num_tokens = per_side * per_side + 1 + encoder["num_register_tokens"]
-    return int(num_tokens * encoder["hidden_size"])
+    form: Any = at(values, f"features.{backbone}.tokens") or "float16"
+    return stored_bytes(num_tokens, encoder["hidden_size"], form)
 
 
 def trainings(values: Mapping[str, Any]) -> tuple[float, float]:

@@ -58,16 +58,20 @@ class Training:
             sources=lineage.source_hashes(self.module),
         )
 
-    def lineage(self, pairs: Table) -> dict[str, Any]:
+    def lineage(self, pairs: Table, features: Table | None = None) -> dict[str, Any]:
         """Tell, as JSON values, where the result comes from; `training` finds its MLflow run.
 
         The parameters of `pairs` are among them: who tests the model alone degrades as it learned.
+        So are those of `features`, if it learns from cached tokens.
         """
+        made = {"degrade": dict(pairs.params)}
+        if features is not None:
+            made["features"] = dict(features.params)
         return {
             "git": dict(git.commit(lineage.ROOT)),
             "training": self.fingerprint,
             "inputs": dict(self.inputs),
-            "params": {**self.params, "degrade": dict(pairs.params)},
+            "params": {**self.params, **made},
         }
 
 

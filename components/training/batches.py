@@ -12,9 +12,11 @@ from torch import Tensor
 
 from components import images
 from components.backbones.backbone import Posterior, sampled
+from components.encoders.stored_tokens import BLOCK, SCALES, Blocks, from_blocks
 from components.keyed_random import generator
 from components.restorers.hdrface import as_cached
-from components.training.sampler import Row, RowStream, stacked
+from components.tables import Table
+from components.training.sampler import Row, RowStream, stacked, stacked_bytes
 from components.training.step import Batch
 
 FEATURE_COLUMNS = ("mirrored", "hq_png", "lq_tokens", "sr_tokens", "lq_latent", "hq_latent")
@@ -22,31 +24,39 @@ PAIR_COLUMNS = ("hq_png", "lq_png")
 ENCODED_TOGETHER = 16  # rows
 
 
-def read_features(
-    read_shard: Callable[[int, Sequence[str]], pa.Table], shard: int, name: object
-) -> pa.Table:
-    """Read a shard of a features table for `FeatureBatches`.
+def read_features(features: Table, shard: int) -> pa.Table:
+    """Read a shard of a features table for `FeatureBatches`, its tokens in either form.
 
     A mirrored row has no picture in the table: here it has that of the row before it, not mirrored
-    yet. `name` is the table's, for an error.
+    yet.
 
     Raises: ValueError if mirrored rows have pictures, as earlier versions wrote them.
     """
-    rows = read_shard(shard, FEATURE_COLUMNS)
+    scales = [column["name"] for column in features.columns if column["name"] in SCALES.values()]
+    rows = features.read_shard(shard, [*FEATURE_COLUMNS, *scales])
     is_earlier = pc.any(pc.and_(rows["mirrored"], pc.is_valid(rows["hq_png"])))
     if is_earlier.as_py():
         raise ValueError(
-            f"{name} is of an earlier version: its mirrored rows have pictures of their own. Make "
-            "it again with the stage 'features'"
+            f"{features.path} is of an earlier version: its mirrored rows have pictures of their "
+            "own. Make it again with the stage 'features'"
         )
     column = rows.column_names.index("hq_png")
     return rows.set_column(column, "hq_png", pc.fill_null_forward(rows["hq_png"]))
 
 
+def token_width(features: Table) -> int:
+    """Return C, the width of a features table's tokens. Raises: ValueError if it has no rows."""
+    tokens = features.first("sr_tokens").type
+    if not pa.types.is_fixed_size_binary(tokens):
+        return int(tokens.shape[1])
+    return int(features.first(SCALES["sr_tokens"]).type.shape[1]) * BLOCK
+
+
 class FeatureBatches:
     """Batches of a features table, which holds the frozen networks' outputs; see `read_features`.
 
-    Pictures of mirrored rows are mirrored here.
+    Pictures of mirrored rows are mirrored here. Tokens in 8 bits go to the device as they are, and
+    become float32 there.
     """
 
     def __init__(self, stream: RowStream, device: torch.device) -> None:
@@ -64,14 +74,22 @@ class FeatureBatches:
         flips = [row.values["mirrored"][0].as_py() for row in rows]
         return Batch(
             hq_B3HW=_flipped(_images(rows, "hq_png", self._device), flips),
-            lq_latent_BCHW=self._tensor(rows, "lq_latent"),
-            hq_latent_BCHW=self._tensor(rows, "hq_latent"),
-            lq_tokens_BNC=self._tensor(rows, "lq_tokens"),
-            sr_tokens_BNC=self._tensor(rows, "sr_tokens"),
+            lq_latent_BCHW=self._sent(rows, "lq_latent").float(),
+            hq_latent_BCHW=self._sent(rows, "hq_latent").float(),
+            lq_tokens_BNC=self._tokens(rows, "lq_tokens"),
+            sr_tokens_BNC=self._tokens(rows, "sr_tokens"),
         )
 
-    def _tensor(self, rows: Sequence[Row], column: str) -> Tensor:
-        return torch.from_numpy(stacked(rows, column)).to(self._device, torch.float32)
+    def _tokens(self, rows: Sequence[Row], column: str) -> Tensor:
+        if not pa.types.is_fixed_size_binary(rows[0].values[column].type):
+            return self._sent(rows, column).float()
+        numbers = torch.from_numpy(stacked_bytes(rows, column)).to(self._device)
+        scales_BNK = self._sent(rows, SCALES[column])
+        return from_blocks(Blocks(numbers.view(*scales_BNK.shape, BLOCK), scales_BNK))
+
+    def _sent(self, rows: Sequence[Row], column: str) -> Tensor:
+        """Send a column to the device in its own numbers, which are fewer bytes than float32."""
+        return torch.from_numpy(stacked(rows, column)).to(self._device)
 
 
 class PairBatches:

@@ -14,6 +14,7 @@ from components.backbones.backbone import Backbone, encoding_parts
 from components.backbones.catalogue import FAMILIES, BackboneName
 from components.discriminators.catalogue import DISCRIMINATORS
 from components.encoders.arcface import ArcFace, IResNet
+from components.encoders.stored_tokens import StoredTokens, stored_bytes
 from components.fusion.condition import TokenCondition, TrainableConditionName
 from components.training.adversary import Adversary
 from components.training.cost import Cost, forward_cost, frozen_numbers, numbers, step_cost
@@ -30,6 +31,7 @@ class Sizes:
 
     backbone: `vae`, `generator`, `prompt`; discriminator: `discriminator`, perhaps `prompt`;
     encoder: `encoder`, and the pixels that it sees; both are None for the condition `text`.
+    tokens: their form in the table of features.
     """
 
     side: int
@@ -37,6 +39,7 @@ class Sizes:
     discriminator: Mapping[str, Any] | None = None
     encoder: Mapping[str, Any] | None = None
     encoder_side: int | None = None
+    tokens: StoredTokens = "float16"
 
 
 @dataclass(frozen=True)
@@ -97,7 +100,8 @@ def blueprint(
     if encoder is None:
         return Blueprint(tuple(parts), (), num_tokens, 0)
     once = (_dinov3(encoder, sizes), encoding)
-    row_bytes = 2 * 2 * (num_tokens * width + latent_BCHW.numel())  # degraded and other, float16
+    stored = stored_bytes(num_tokens, width, sizes.tokens)
+    row_bytes = 2 * (stored + 2 * latent_BCHW.numel())  # degraded and other; latents in float16
     return Blueprint(tuple(parts), once, num_tokens, row_bytes)
 
 

@@ -154,3 +154,9 @@ def stacked(rows: Sequence[Row], column: str) -> np.ndarray:
     values = pa.concat_tables([row.values for row in rows])[column].combine_chunks()
     shared = values.storage.flatten().to_numpy()
     return np.array(shared).reshape(len(rows), *values.type.shape)  # Arrow's memory is read-only
+
+
+def stacked_bytes(rows: Sequence[Row], column: str) -> np.ndarray:
+    """Stack a column of bytes of some rows: (B, bytes of a row) int8, a copy."""
+    values = pa.concat_tables([row.values for row in rows])[column]
+    return np.stack([np.frombuffer(value.as_buffer(), np.int8) for value in values])

@@ -135,6 +135,7 @@ def _sizes(values: Mapping[str, Any], file: Path, params: "TrainingParams", back
 
     needs_opponent = params.opponent() is not None
     encoder_side = getattr(params, "encoder_size", None)
+    features: Any = Stage.load("features").params.parse(f"features.{backbone}", values, file)
     return Sizes(
         side=values["faces"]["size"],
         backbone=_network(values, file, backbone),
@@ -143,6 +144,7 @@ def _sizes(values: Mapping[str, Any], file: Path, params: "TrainingParams", back
         else None,
         encoder=None if encoder_side is None else _network(values, file, "dinov3"),
         encoder_side=encoder_side,
+        tokens=features.tokens,
     )
 
 

@@ -137,10 +137,35 @@ def test_every_row_is_followed_by_its_mirror_image(params: FeaturesParams) -> No
     )
 
 
+def test_tokens_in_8_bits_are_those_in_float16_within_half_a_scale(params: FeaturesParams) -> None:
+    wide = maker(params)(0).rows
+    narrow = maker(params.model_copy(update={"tokens": "int8"}))(0).rows
+    for column, scales in (("lq_tokens", "lq_scales"), ("sr_tokens", "sr_scales")):
+        # As docs/stages.md says that they are read.
+        scale_BNK = tensor(narrow, scales).numpy()
+        numbers = [np.frombuffer(row, np.int8) for row in narrow[column].to_pylist()]
+        blocks_BNKG = np.stack(numbers).reshape(*scale_BNK.shape, 32) * scale_BNK[..., None]
+        off = np.abs(blocks_BNKG - tensor(wide, column).numpy().reshape(blocks_BNKG.shape))
+        assert (off <= scale_BNK[..., None] / 2).all()
+        assert off.max() > 0
+    others = [name for name in wide.column_names if not name.endswith("tokens")]
+    assert narrow.select(others).equals(wide.select(others))
+
+
+def test_the_default_is_float16_and_another_form_is_refused(params: FeaturesParams) -> None:
+    values = params.model_dump()
+    del values["tokens"]
+    assert FeaturesParams.model_validate(values).tokens == "float16"
+    file = {"features": {"sd21": {**values, "tokens": "int4"}}}
+    with pytest.raises(ValueError, match=r"features.sd21.tokens = 'int4': .*'float16' or 'int8'"):
+        FeaturesParams.parse("features.sd21", file)
+
+
+@pytest.mark.parametrize("tokens", ["float16", "int8"])
 def test_a_shard_without_train_faces_has_the_same_columns_and_no_rows(
-    params: FeaturesParams,
+    params: FeaturesParams, tokens: str
 ) -> None:
-    make = maker(params)
+    make = maker(params.model_copy(update={"tokens": tokens}))
     empty = make(1).rows
     assert empty.num_rows == 0
     assert empty.schema == make(0).rows.schema

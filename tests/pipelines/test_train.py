@@ -18,7 +18,7 @@ from pipelines.train import TrainParams
 from tests.first_restorers import write_results
 from tests.pipelines.seats import Reports
 from tests.small_networks import DINO, SIZE, VAE, trained
-from tests.small_tables import FINGERPRINT, smooth_pairs, write_pairs, write_table
+from tests.small_tables import FINGERPRINT, in_8_bits, smooth_pairs, write_pairs, write_table
 from tests.small_training import without_rate
 
 NUM_TOKENS = 1 + 4 + 4  # the class, registers, patches
@@ -116,6 +116,32 @@ def test_a_resumed_training_writes_the_same_bytes(
     for file in (whole.folder / "4" / "trained").rglob("*.safetensors"):
         same = resumed.folder / "4" / file.relative_to(whole.folder / "4")
         assert same.read_bytes() == file.read_bytes()
+
+
+def test_tokens_in_8_bits_train_like_float16_and_the_run_says_so(
+    params: TrainParams, tmp_path: Path
+) -> None:
+    narrow = write_table(
+        tmp_path / "narrow",
+        [in_8_bits(feature_rows(1)), in_8_bits(feature_rows(2))],
+        stage="features@sd21",
+        params={"tokens": "int8"},
+        inputs={"pairs": FINGERPRINT},
+    )
+    every_step = {**OPTIMIZATION, "log_every": 1}
+    wide = changed(params, optimization=every_step)
+    told, losses = [], []
+    for name, one in (("wide", wide), ("int8", changed(wide, features=narrow.path))):
+        training, restorer = train.plan(one, "sd21", "sdfm")
+        reports = Reports(tmp_path / name)
+        work(one, reports)
+        told.append((training.labels["tokens"], restorer.lineage["params"]["features"]))
+        losses.append([point["loss"] for point in reports.points])
+    assert told == [("float16", {}), ("int8", {"tokens": "int8"})]
+    # The rounding moves the first loss by less than 1 in 1,000, and the later ones by 1 in 100.
+    assert losses[0] != losses[1]
+    assert losses[1][0] == pytest.approx(losses[0][0], rel=1e-3)
+    assert losses[1] == pytest.approx(losses[0], rel=1e-2)
 
 
 def test_a_validation_restores_with_the_tokens_that_inference_has(

@@ -21,7 +21,7 @@ def paper(repository: Path) -> dict[str, Any]:
 
 def test_the_tokens_of_ffhq_take_what_the_method_counts(paper: dict[str, Any]) -> None:
     """METHOD, section 8: 0.41 MB for one side, 29 GB for one side of FFHQ."""
-    one_side = machine._token_numbers(paper, "qwen") * 2
+    one_side = machine._token_bytes(paper, "qwen")
     assert one_side == 201 * 1024 * 2
     assert 70_000 * one_side == pytest.approx(29e9, rel=0.01)
 
@@ -36,8 +36,13 @@ def test_tables_are_counted_row_by_row(
     assert sizes["data/faces"] == 70_000 * png
     assert sizes["data/pairs"] == pytest.approx(70_000 * 2 * png)
     assert sizes["data/intermediates/qwen"] == pytest.approx(train * png, rel=1e-4)
-    row = png + 2 * 201 * 1024 * 2 + 2 * 16 * 64 * 64 * 2
-    assert sizes["data/features/qwen"] == pytest.approx(train * 2 * row, rel=1e-4)
+    latents = 2 * 16 * 64 * 64 * 2
+    row = 2 * 201 * 1024 * 2 + latents  # of two pictures; a mirrored row has no PNG
+    assert sizes["data/features/qwen"] == pytest.approx(train * (png + 2 * row), rel=1e-4)
+    narrow = {"features": {"qwen": {**paper["features"]["qwen"], "tokens": "int8"}}}
+    row = 2 * 201 * (1024 + 2 * 32) + latents  # a float16 scale for each 32 channels
+    sizes = machine.tables({**paper, **narrow}, 70_000)
+    assert sizes["data/features/qwen"] == pytest.approx(train * (png + 2 * row), rel=1e-4)
 
 
 def test_a_table_that_is_there_needs_no_room(

@@ -59,6 +59,19 @@ def test_float32_in_a_tensor_column_is_refused_not_rounded():
         shards.tensor_column(np.zeros((2, 3), np.float32))
 
 
+def test_numbers_of_8_bits_come_back_and_take_one_byte_each(tmp_path):
+    array = np.random.default_rng(1).integers(-127, 128, (4, 201, 256), np.int8)
+    file = tmp_path / "shard.parquet"
+    file.write_bytes(written(pa.table({"tokens": shards.bytes_column(array)})))
+
+    found = [np.frombuffer(row, np.int8) for row in read(file)["tokens"].to_pylist()]
+
+    assert (np.stack(found).reshape(array.shape) == array).all()
+    assert file.stat().st_size < 1.01 * array.nbytes
+    with pytest.raises(ValueError, match="float16: round it first"):
+        shards.bytes_column(array.astype(np.float16))
+
+
 def test_a_slice_of_a_tensor_column_gives_its_own_rows():
     array = np.arange(24, dtype=np.float16).reshape(4, 3, 2)
     rows = pa.table({"tokens": shards.tensor_column(array)})

@@ -1,4 +1,5 @@
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from pathlib import Path
 
 import numpy as np
 import pyarrow as pa
@@ -8,10 +9,17 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from components import images
+from components.encoders.stored_tokens import from_blocks, in_blocks
 from components.keyed_random import normal
-from components.training.batches import FeatureBatches, PairBatches, read_features
+from components.training.batches import (
+    FeatureBatches,
+    PairBatches,
+    read_features,
+    token_width,
+)
 from components.training.sampler import RowStream
 from components.training.step import Batch
+from tests.small_tables import in_8_bits, write_table
 
 NUM_ROWS = (3, 4)
 CPU = torch.device("cpu")
@@ -33,7 +41,7 @@ def values(shard: int, shape: tuple[int, ...]) -> np.ndarray:
     return draw.standard_normal((NUM_ROWS[shard], *shape)).astype(np.float16)
 
 
-def features(shard: int) -> pa.Table:
+def features(shard: int, width: int = 6) -> pa.Table:
     return pa.table(
         {
             "mirrored": [i % 2 == 1 for i in range(NUM_ROWS[shard])],
@@ -41,18 +49,21 @@ def features(shard: int) -> pa.Table:
                 None if i % 2 else images.encode_png(picture(shard, i))
                 for i in range(NUM_ROWS[shard])
             ],
-            "lq_tokens": tensors(values(shard, (5, 6))),
-            "sr_tokens": tensors(values(shard, (5, 6)) * 2),
+            "lq_tokens": tensors(values(shard, (5, width))),
+            "sr_tokens": tensors(values(shard, (5, width)) * 2),
             "lq_latent": tensors(values(shard, (4, 2, 2))),
             "hq_latent": tensors(values(shard, (4, 2, 2)) * 2),
         }
     )
 
 
-def test_features_of_an_earlier_version_with_pictures_in_mirrored_rows_are_refused() -> None:
+def test_features_of_an_earlier_version_with_pictures_in_mirrored_rows_are_refused(
+    tmp_path: Path,
+) -> None:
     earlier = features(0).drop_columns("hq_png").append_column("hq_png", [[b"1", b"2", b"3"]])
-    with pytest.raises(ValueError, match="data/features/sd21 is of an earlier version"):
-        read_features(lambda *_: earlier, 0, "data/features/sd21")
+    table = write_table(tmp_path / "sd21", [earlier], stage="features@sd21")
+    with pytest.raises(ValueError, match="/sd21 is of an earlier version"):
+        read_features(table, 0)
 
 
 def pairs(shard: int) -> pa.Table:
@@ -77,11 +88,41 @@ def pair_batches(*, mirror: bool, shuffle_shards: int = 2) -> PairBatches:
     return PairBatches(stream(pairs, shuffle_shards), encode, CPU, seed=5, mirror=mirror)
 
 
-def read(shard: int) -> pa.Table:
-    return read_features(lambda index, columns: features(index).select(columns), shard, "table")
+def reader(out: Path, rows: Callable[[int], pa.Table]) -> Callable[[int], pa.Table]:
+    table = write_table(out, [rows(0), rows(1)], stage="features@sd21")
+    return lambda shard: read_features(table, shard)
 
 
-def test_a_batch_of_features_has_the_values_of_its_rows_and_mirrors_pictures() -> None:
+def narrow(shard: int) -> pa.Table:
+    return in_8_bits(features(shard, width=64))
+
+
+def test_tokens_in_8_bits_become_those_of_their_own_rows(tmp_path: Path) -> None:
+    read = reader(tmp_path / "features", narrow)
+    batch = FeatureBatches(stream(read), CPU).take(7)
+    assert batch.lq_tokens_BNC is not None
+    assert batch.sr_tokens_BNC is not None
+    for place, row in enumerate(stream(read).take(7)):
+        token_1NC = torch.from_numpy(values(row.shard, (5, 64))[row.index : row.index + 1])
+        lq_1NC, sr_1NC = (from_blocks(in_blocks(one, ["a"])) for one in (token_1NC, 2 * token_1NC))
+        assert torch.equal(batch.lq_tokens_BNC[place : place + 1], lq_1NC)
+        assert torch.equal(batch.sr_tokens_BNC[place : place + 1], sr_1NC)
+        torch.testing.assert_close(lq_1NC, token_1NC.float(), rtol=0, atol=0.02)
+    assert all(tensor is not None and tensor.dtype == torch.float32 for tensor in batch)
+
+
+@pytest.mark.parametrize(("rows", "width"), [(features, 6), (narrow, 64)])
+def test_the_width_of_tokens_is_that_of_either_form(
+    tmp_path: Path, rows: Callable[[int], pa.Table], width: int
+) -> None:
+    table = write_table(tmp_path / "features", [rows(0)], stage="features@sd21")
+    assert token_width(table) == width
+
+
+def test_a_batch_of_features_has_the_values_of_its_rows_and_mirrors_pictures(
+    tmp_path: Path,
+) -> None:
+    read = reader(tmp_path / "features", features)
     batch = FeatureBatches(stream(read), CPU).take(7)
     for place, row in enumerate(stream(read).take(7)):
         straight, is_mirrored = divmod(row.index, 2)

@@ -59,6 +59,18 @@ def test_sizes_of_checkpoint_and_table_are_counted_by_hand(found: dict[str, Any]
     assert training["table_gb"] == pytest.approx(150 * row / 1e9)
 
 
+def test_tokens_in_8_bits_make_the_table_smaller(repository: Path) -> None:
+    words = [*SMOKE, "--json", "--faces", "100", "train.backbones=[sd21]", "plain.backbones=[]"]
+    with pytest.MonkeyPatch.context() as patch:
+        patch.chdir(repository)
+        result = CliRunner().invoke(app, [*words, "features.sd21.tokens=int8"])
+    assert result.exit_code == 0, result.output
+    (training,) = json.loads(result.stdout)["trainings"]
+    tokens = 69 * (64 + 2 * 2)  # a byte for each number, and two scales of two bytes
+    row = 2 * (tokens + 2 * 8 * 32 * 32)
+    assert training["table_gb"] == pytest.approx(150 * row / 1e9)
+
+
 def test_every_way_says_whether_it_fits(found: dict[str, Any]) -> None:
     (training,) = found["trainings"]
     for way in training["ways"]:
