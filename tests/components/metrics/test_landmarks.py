@@ -84,6 +84,56 @@ def test_pfld_equals_its_transcription(
     )
 
 
+def write_106(file: Path) -> None:
+    """Write a random network that takes and gives what 2d106det does; it normalises by itself."""
+    draw = np.random.default_rng(0)
+    linear = draw.normal(0, 0.5, (3 * 4 * 4, 106 * 2)).astype(np.float32)
+    constants = {"middle": np.float32(127.5), "scale": np.float32(1 / 128), "linear": linear}
+    nodes = [
+        onnx.helper.make_node("Sub", ["data", "middle"], ["a"], name="Sub_0"),
+        onnx.helper.make_node("Mul", ["a", "scale"], ["b"], name="Mul_0"),
+        onnx.helper.make_node("AveragePool", ["b"], ["c"], kernel_shape=[48, 48], strides=[48, 48]),
+        onnx.helper.make_node("Flatten", ["c"], ["d"]),
+        onnx.helper.make_node("MatMul", ["d", "linear"], ["e"]),
+        onnx.helper.make_node("Tanh", ["e"], ["fc1"]),
+    ]
+    given, found = (
+        onnx.helper.make_tensor_value_info(name, onnx.TensorProto.FLOAT, shape)
+        for name, shape in (("data", ["batch", 3, 192, 192]), ("fc1", ["batch", 212]))
+    )
+    stored = [numpy_helper.from_array(np.asarray(one), name) for name, one in constants.items()]
+    graph = onnx.helper.make_graph(nodes, "landmarks", [given], [found], stored)
+    opset = onnx.helper.make_opsetid("", 13)
+    onnx.save(onnx.helper.make_model(graph, opset_imports=[opset], ir_version=8), file)
+
+
+@pytest.mark.filterwarnings("ignore")  # insightface calls what scikit-image will drop
+def test_insightface_106_gives_its_own_points(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from insightface.app.common import Face
+    from insightface.model_zoo.landmark import Landmark
+
+    monkeypatch.setenv("TORCH_HOME", str(tmp_path))
+    (tmp_path / "hub/hdrface").mkdir(parents=True)
+    file = tmp_path / "hub/hdrface/2d106det.onnx"
+    write_106(file)
+    metrics, unavailable = open_metrics(["lmd_insightface"], identity_network=None)
+    assert not unavailable
+    # Its square is 1.5 times the face's box: here the whole picture, whose size is the network's.
+    box = np.array([32, 32, 160, 160], np.float32)
+
+    def points(face: np.ndarray) -> np.ndarray:
+        bgr = cv2.cvtColor(face, cv2.COLOR_RGB2BGR)
+        return Landmark(str(file)).get(bgr, Face(bbox=box)) / 192 * 512
+
+    hq, blurred = (images.resize(face, 192) for face in faces())
+    expected = np.linalg.norm(points(blurred) - points(hq), axis=1).mean()
+    given, true = images.to_tensor([blurred, hq]), images.to_tensor([hq, hq])
+    assert metrics["lmd_insightface"](given, true) == pytest.approx([expected, 0], abs=1e-3)
+    assert expected > 0.1
+
+
 def test_another_network_of_landmarks_is_refused(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
