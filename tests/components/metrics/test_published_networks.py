@@ -250,6 +250,31 @@ def test_clip_iqa_gives_the_score_of_pyiqas_own_call(
     assert float(expected[0]) != pytest.approx(float(expected[1]), abs=1e-5)
 
 
+def test_liqe_gives_the_score_of_pyiqas_own_call_whatever_texts_were_kept_elsewhere(
+    hub: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    with importable_clip():
+        from pyiqa.archs import liqe_arch
+    vision = {"vision_layers": 1, "vision_width": 64, "vision_patch_size": 32}
+    monkeypatch.setattr(liqe_arch, "load", lambda *_: small_clip(vision))
+    (hub / "own").mkdir()
+    monkeypatch.setattr(liqe_arch, "DEFAULT_CACHE_DIR", str(hub / "own"))
+    network = liqe_arch.LIQE(pretrained=False).eval()
+    torch.save({"params": network.state_dict()}, hub / "pyiqa/liqe_koniq.pt")
+    # What a metric with other weights left behind.
+    torch.save(torch.rand(5, 32), hub / "own/liqe_text_feat.pt")
+    put_clip(hub, monkeypatch, "clip/ViT-B-32.pt")
+    metrics, unavailable = open_metrics(["liqe"], identity_network=None)
+    assert not unavailable
+    one, other = degraded_and_true(256)
+    faces = torch.cat([one, other])
+    with torch.no_grad():
+        expected = network(faces).flatten()
+    assert metrics["liqe"](faces, None) == pytest.approx(expected.numpy(), abs=1e-5)
+    assert float(expected[0]) != pytest.approx(float(expected[1]), abs=1e-4)
+    assert not (hub / "pyiqa/liqe_text_feat.pt").exists()
+
+
 def degraded_and_true(side: int) -> tuple[torch.Tensor, torch.Tensor]:
     hq = astronaut()[0:side, 150 : 150 + side]
     degraded = images.resize(images.resize(hq, side // 4), side)
