@@ -5,6 +5,7 @@ from collections.abc import Sequence
 
 HISTORY = "history.json"
 BEST_STEP = "best_step"  # in a point: the step whose model is the best so far
+VALIDATION = "validation_"  # how the names of a validation's scores begin
 SYSTEM = "system/"  # how the names of what a machine is used for begin, as in MLflow
 # `step`, `loss` and its terms, `images_per_s`, ...: means over the steps since the last point.
 HistoryPoint = dict[str, float]

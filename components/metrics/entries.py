@@ -12,7 +12,7 @@ from typing import Any, Literal
 import torch
 
 from components.metrics import inception, landmarks
-from components.metrics.full_reference import FullReference, Niqe, NoReference
+from components.metrics.full_reference import FullReference, Liqe, Niqe, NoReference
 from components.metrics.grey_identity import GreyIdentityAngle
 from components.metrics.inception import InceptionFeatures
 from components.metrics.landmarks import AwingLandmarks, LandmarkDistance, OnnxLandmarks
@@ -209,7 +209,7 @@ CATALOGUE: dict[str, Entry] = {
         "",
         "higher",
         Protocol("pyiqa liqe", network="CLIP ViT-B/32, KonIQ-10k"),
-        _pyiqa(NoReference),
+        _pyiqa(Liqe),
         ("clip/ViT-B-32.pt", "pyiqa/liqe_koniq.pt"),
         needs_truth=False,
     ),

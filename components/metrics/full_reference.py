@@ -7,6 +7,7 @@ import contextlib
 import sys
 from collections.abc import Iterator
 from pathlib import Path
+from tempfile import TemporaryDirectory
 from types import ModuleType
 from typing import Any
 
@@ -16,7 +17,7 @@ import packaging.version
 import torch
 from torch import Tensor
 
-from components.metrics.pyiqa_files import offline
+from components.metrics.pyiqa_files import offline, replaced
 
 NIQE_BLOCK = 96  # pixels: a smaller picture has no block
 
@@ -65,6 +66,20 @@ class Niqe(NoReference):
         # One by one: a picture's score must not depend on which others are in its batch.
         one_by_one = [super(Niqe, self).__call__(one, None) for one in torch.split(images_B3HW, 1)]
         return np.concatenate(one_by_one)
+
+
+class Liqe(NoReference):
+    """Score faces with LIQE, whose texts are encoded anew.
+
+    pyiqa keeps them in a file that does not say of which weights they are, and would unpickle
+    whatever lies there. It also needs a folder of weights that it can write to.
+    """
+
+    def __init__(self, name: str, *, device: torch.device, hub: Path) -> None:
+        with importable_clip():
+            from pyiqa.archs import liqe_arch
+        with TemporaryDirectory() as folder, replaced(liqe_arch, "DEFAULT_CACHE_DIR", folder):
+            super().__init__(name, device=device, hub=hub)
 
 
 def _scores(scores: Tensor) -> npt.NDArray[np.float64]:

@@ -17,7 +17,7 @@ from pathlib import Path
 from typing import Any
 
 from components import cluster, files, git, history, lineage
-from components.history import BEST_STEP, HISTORY, HistoryPoint
+from components.history import BEST_STEP, HISTORY, VALIDATION, HistoryPoint
 from components.params import Compute, ElasticBatch, Workers
 from components.progress import Progress
 from components.ray_training import distributed
@@ -132,7 +132,7 @@ def _tell_best(points: Sequence[HistoryPoint]) -> None:
     """Say which step's model is the result, if a validation has chosen it."""
     if (step := points[-1].get(BEST_STEP)) is not None:
         (best,) = (point for point in points if point["step"] == step)
-        scores = [f"{name} {best[name]:.4g}" for name in best if name.startswith("validation_")]
+        scores = [f"{name} {best[name]:.4g}" for name in best if name.startswith(VALIDATION)]
         told = ", ".join(scores)
         log.info("the model is that of step %.0f of %.0f: %s", step, points[-1]["step"], told)
 

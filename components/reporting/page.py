@@ -12,7 +12,7 @@ import numpy as np
 from markupsafe import Markup
 
 from components import images
-from components.history import BEST_STEP, SYSTEM
+from components.history import BEST_STEP, SYSTEM, VALIDATION
 from components.images import Image
 from components.reporting import charts, group_tables, metric_tables, templates
 from components.reporting.charts import Node
@@ -30,7 +30,6 @@ _NO_LOSSES = (
     *(_RATE, "workers", "learning_rate", "gradient_norm", "discriminator_gradient_norm"),
     BEST_STEP,
 )
-_VALIDATION = "validation_"  # a score, which has a unit of its own
 _SHARE = "share_"  # of a term in the loss: in MLflow
 _LOGITS = ("logit_real", "logit_fake")
 
@@ -190,13 +189,13 @@ def _training(model: str, history: Sequence[Mapping[str, float]]) -> Iterator[di
         for curve in charts.curves_of(history, without=_NO_LOSSES)
         if not curve.name.startswith((_SHARE, SYSTEM))
     ]
-    scores = [curve for curve in curves if curve.name.startswith(_VALIDATION)]
+    scores = [curve for curve in curves if curve.name.startswith(VALIDATION)]
     losses = [curve for curve in curves if curve not in scores and curve.name not in _LOGITS]
     logits = [curve for curve in curves if curve.name in _LOGITS]
     charted = [
         ("losses", losses),
         *(
-            (f"{curve.name.removeprefix(_VALIDATION)} of test faces", [curve])
+            (f"{curve.name.removeprefix(VALIDATION)} of test faces", [curve])
             for curve in scores
             if len(curve.steps) > 1  # one point is no line
         ),

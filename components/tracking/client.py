@@ -7,7 +7,7 @@ the repository, also when DVC runs a stage in another checkout of it.
 import fcntl
 import logging
 import os
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -17,9 +17,11 @@ from components import experiments
 
 if TYPE_CHECKING:
     from mlflow import MlflowClient
+    from mlflow.entities import Metric
 
 URI_VARIABLE = "MLFLOW_TRACKING_URI"
 _QUIET = ("alembic", "mlflow")
+LARGEST_BATCH = 1000  # metrics that MLflow takes in one call
 _TIMEOUT_S, _UPLOAD_TIMEOUT_S = 10, 300  # the server answers an upload when all of it is stored
 
 
@@ -98,6 +100,12 @@ def _locked(purpose: str) -> Iterator[None]:
     with file.with_name(f"{file.name}.{purpose}.lock").open("w") as handle:
         fcntl.flock(handle, fcntl.LOCK_EX)
         yield
+
+
+def log_metrics(client: "MlflowClient", run_id: str, metrics: "Sequence[Metric]") -> None:
+    """Write metrics into a run, however many there are."""
+    for start in range(0, len(metrics), LARGEST_BATCH):
+        client.log_batch(run_id, metrics=metrics[start : start + LARGEST_BATCH])
 
 
 @contextmanager

@@ -14,7 +14,13 @@ from typing import TYPE_CHECKING, Any, Self
 from components.git import Commit
 from components.history import HistoryPoint
 from components.tracking import artifacts, logged_models, presented
-from components.tracking.client import URI_VARIABLE, open_client, time_to_transfer
+from components.tracking.client import (
+    LARGEST_BATCH,
+    URI_VARIABLE,
+    log_metrics,
+    open_client,
+    time_to_transfer,
+)
 from components.tracking.outages import Server
 
 if TYPE_CHECKING:
@@ -31,7 +37,6 @@ PROTOCOLS_FILE = "protocols.json"
 VALIDATION_PATH = "validation"
 LINEAGE_PATH = "lineage.json"
 _LONGEST_PARAM = 6000  # characters, MLflow's limit
-_LARGEST_BATCH = 1000  # metrics
 _BEGIN_LIMIT_S = 8.0  # nothing is lost yet: an early error is better
 
 
@@ -147,15 +152,15 @@ class TrainingRun:
     def log_model(self, folder: Path) -> None:
         """Store the trained folder (safetensors and JSON) as the artifact `model`.
 
-        It is also a model in MLflow's list of models, to which an evaluation adds its scores.
+        It is also a model in MLflow's list of models, with the scores of its validations. Log all
+        points before. An evaluation adds its scores.
         """
 
         def upload() -> None:
             with time_to_transfer():
                 artifacts.store_folder(self._client, self.id, folder, MODEL_PATH)
             files = f"runs:/{self.id}/{MODEL_PATH}"
-            step = max(self._last_step, 0)
-            logged_models.enter(self._client, self.id, files, step=step)
+            logged_models.enter(self._client, self.id, files, last_step=max(self._last_step, 0))
 
         self._server.insist(upload)
 
@@ -216,8 +221,7 @@ def log_evaluation(
         ]
         shown = (presented.picture(run_id, f"{GALLERY_PATH}/{one.name}") for one in pictures)
         client.set_tag(run_id, presented.DESCRIPTION_TAG, "\n\n".join([description, *shown]))
-        for start in range(0, len(new), _LARGEST_BATCH):
-            client.log_batch(run_id, metrics=new[start : start + _LARGEST_BATCH])
+        log_metrics(client, run_id, new)
         with time_to_transfer():
             for picture in pictures:
                 client.log_artifact(run_id, str(picture), GALLERY_PATH)
@@ -353,11 +357,11 @@ def flattened(params: Mapping[str, Any], prefix: str = "") -> Iterator[tuple[str
 
 
 def _batches(points: Sequence[HistoryPoint]) -> Iterator[list[HistoryPoint]]:
-    """Cut points into lists of at most `_LARGEST_BATCH` metrics; never within a point."""
+    """Cut points into lists of at most `LARGEST_BATCH` metrics; never within a point."""
     batch: list[HistoryPoint] = []
     size = 0
     for point in points:
-        if batch and size + len(point) > _LARGEST_BATCH:
+        if batch and size + len(point) > LARGEST_BATCH:
             yield batch
             batch, size = [], 0
         batch.append(point)

@@ -7,11 +7,13 @@ from typing import Any
 import numpy as np
 import pyarrow as pa
 import pytest
+from mlflow import MlflowClient
 
 from components import images, tables
 from components.params import Compute
 from components.restorers.catalogue import adopt
 from components.restorers.folder import load_restorer
+from components.tracking.runs import TrainingRun
 from components.weights.store import open_model, open_weights
 from pipelines import train
 from pipelines.train import TrainParams
@@ -173,6 +175,38 @@ def test_a_validation_restores_with_the_tokens_that_inference_has(
     (first,), (restored,) = map(images.from_tensor, (done.intermediate_B3HW, done.restored_B3HW))
     strip = images.decode_png((whole.folder / "4" / "validation-4.png").read_bytes())
     assert (strip == np.concatenate([lq, first, restored, hq], axis=1)).all()
+
+
+def test_mlflow_has_the_scores_of_a_validation_at_the_model_that_they_chose(
+    params: TrainParams, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, empty_database: Path
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    shutil.copy(empty_database, tmp_path / "mlflow.db")
+    write_pairs(tmp_path / "tested", [smooth_pairs(["train", "test"], SIZE)])
+    watched = changed(
+        params,
+        pairs=tmp_path / "tested",
+        validation={"every": 2, "faces": 8, "metrics": ["psnr"], "keep_best": "psnr"},
+    )
+    reports = Reports(tmp_path / "reports")
+    work(watched, reports)
+    training, _ = train.plan(watched, "sd21", "sdfm")
+    tracked = TrainingRun.begin("a", name=training.stage, params=training.params)
+    tracked.log_points(reports.points)
+    tracked.log_model(reports.folder / "4" / "trained")
+    client = MlflowClient(f"sqlite:///{tmp_path}/mlflow.db")
+    experiment = client.get_run(tracked.id).info.experiment_id
+    [model] = client.search_logged_models([experiment])
+    last = reports.points[-1]
+    assert model.params is not None
+    assert model.params["validation.keep_best"] == "psnr"
+    assert model.params["step"] == str(int(last["best_step"]))
+    found = {(one.key, one.step): one.value for one in model.metrics or ()}
+    expected = {
+        ("validation_psnr", point["step"]): point["validation_psnr"] for point in reports.points
+    }
+    kept = {("kept_psnr", last["best_step"]): expected["validation_psnr", last["best_step"]]}
+    assert found == pytest.approx({**expected, **kept})
 
 
 def test_vectors_of_time_do_not_go_with_low_rank_layers(params: TrainParams) -> None:

@@ -4,14 +4,16 @@ from pathlib import Path
 
 import cv2
 import numpy as np
-import onnxruntime
+import onnx
 import pytest
 import torch
+from onnx import numpy_helper
 from skimage.data import astronaut
 
 from components import images
 from components.metrics.catalogue import open_metrics
 from components.metrics.landmarks import places
+from tests.transcriptions import mean_reduced, pfld
 
 
 def faces() -> list[images.Image]:
@@ -64,13 +66,13 @@ def test_pfld_equals_its_transcription(
     [file] = sorted((shared_dir / "faces/hq").glob("celebahq_*.jpg"))[:1]
     hq = images.resize(images.decode(file.read_bytes()), 400)
     blurred = images.resize(images.resize(hq, 60), 400)
-    session = onnxruntime.InferenceSession(network)
+    published = onnx.load(network).graph.initializer
+    weights = {one.name: torch.from_numpy(numpy_helper.to_array(one).copy()) for one in published}
 
     def points(face: np.ndarray) -> np.ndarray:
-        crop = face[100 : 100 + 220, 90 : 90 + 220]
-        small = cv2.resize(crop, (112, 112), interpolation=cv2.INTER_AREA)
-        given = (small / 255).astype(np.float32).transpose(2, 0, 1)[None]
-        return session.run(None, {"input": given})[0].reshape(68, 2) * 220 / 400 * 512
+        small = mean_reduced(face[100 : 100 + 220, 90 : 90 + 220], 112)
+        given = torch.from_numpy((small / 255).astype(np.float32).transpose(2, 0, 1))
+        return pfld(weights, given[None])[0].double().numpy() * 220 / 400 * 512
 
     expected = np.linalg.norm(points(hq) - points(blurred), axis=1).mean()
     given, true = images.to_tensor([blurred, hq]), images.to_tensor([hq, hq])
@@ -80,6 +82,56 @@ def test_pfld_equals_its_transcription(
     assert points(hq)[[48, 54]] == pytest.approx(
         np.array([[201.3, 371.4], [313.1, 371.2]]) - np.array([90, 100]) / 400 * 512, abs=25
     )
+
+
+def write_106(file: Path) -> None:
+    """Write a random network that takes and gives what 2d106det does; it normalises by itself."""
+    draw = np.random.default_rng(0)
+    linear = draw.normal(0, 0.5, (3 * 4 * 4, 106 * 2)).astype(np.float32)
+    constants = {"middle": np.float32(127.5), "scale": np.float32(1 / 128), "linear": linear}
+    nodes = [
+        onnx.helper.make_node("Sub", ["data", "middle"], ["a"], name="Sub_0"),
+        onnx.helper.make_node("Mul", ["a", "scale"], ["b"], name="Mul_0"),
+        onnx.helper.make_node("AveragePool", ["b"], ["c"], kernel_shape=[48, 48], strides=[48, 48]),
+        onnx.helper.make_node("Flatten", ["c"], ["d"]),
+        onnx.helper.make_node("MatMul", ["d", "linear"], ["e"]),
+        onnx.helper.make_node("Tanh", ["e"], ["fc1"]),
+    ]
+    given, found = (
+        onnx.helper.make_tensor_value_info(name, onnx.TensorProto.FLOAT, shape)
+        for name, shape in (("data", ["batch", 3, 192, 192]), ("fc1", ["batch", 212]))
+    )
+    stored = [numpy_helper.from_array(np.asarray(one), name) for name, one in constants.items()]
+    graph = onnx.helper.make_graph(nodes, "landmarks", [given], [found], stored)
+    opset = onnx.helper.make_opsetid("", 13)
+    onnx.save(onnx.helper.make_model(graph, opset_imports=[opset], ir_version=8), file)
+
+
+@pytest.mark.filterwarnings("ignore")  # insightface calls what scikit-image will drop
+def test_insightface_106_gives_its_own_points(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from insightface.app.common import Face
+    from insightface.model_zoo.landmark import Landmark
+
+    monkeypatch.setenv("TORCH_HOME", str(tmp_path))
+    (tmp_path / "hub/hdrface").mkdir(parents=True)
+    file = tmp_path / "hub/hdrface/2d106det.onnx"
+    write_106(file)
+    metrics, unavailable = open_metrics(["lmd_insightface"], identity_network=None)
+    assert not unavailable
+    # Its square is 1.5 times the face's box: here the whole picture, whose size is the network's.
+    box = np.array([32, 32, 160, 160], np.float32)
+
+    def points(face: np.ndarray) -> np.ndarray:
+        bgr = cv2.cvtColor(face, cv2.COLOR_RGB2BGR)
+        return Landmark(str(file)).get(bgr, Face(bbox=box)) / 192 * 512
+
+    hq, blurred = (images.resize(face, 192) for face in faces())
+    expected = np.linalg.norm(points(blurred) - points(hq), axis=1).mean()
+    given, true = images.to_tensor([blurred, hq]), images.to_tensor([hq, hq])
+    assert metrics["lmd_insightface"](given, true) == pytest.approx([expected, 0], abs=1e-3)
+    assert expected > 0.1
 
 
 def test_another_network_of_landmarks_is_refused(

@@ -16,7 +16,10 @@ from skimage.data import astronaut
 from torch.nn import functional as F
 
 from components import images
+from components.hashes import sha256_of
 from components.metrics.catalogue import open_metrics
+from components.metrics.full_reference import importable_clip
+from components.metrics.weight_files import CLIP_SHA256
 
 
 @pytest.fixture
@@ -167,6 +170,115 @@ def test_maniqa_needs_no_other_file_than_its_checkpoint(
     with torch.no_grad():
         expected = float(network(faces))
     assert metrics["maniqa"](faces, None) == pytest.approx([expected], abs=1e-5)
+
+
+def test_dists_gives_the_score_of_pyiqas_own_call(hub: Path) -> None:
+    from pyiqa.archs import dists_arch
+
+    torch.manual_seed(0)
+    vgg = torchvision.models.vgg16(num_classes=1, init_weights=False)
+    weights = vgg.state_dict()
+    shapes = {0: (4096, 25088), 3: (4096, 4096), 6: (1000, 4096)}
+    for place, (after, before) in shapes.items():  # 500 MB that nothing uses
+        weights[f"classifier.{place}.weight"] = torch.zeros(1).expand(after, before)
+        weights[f"classifier.{place}.bias"] = torch.zeros(1).expand(after)
+    torch.save(weights, hub / "checkpoints/vgg16-397923af.pth")
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(dists_arch.models, "vgg16", lambda **_: vgg)
+        network = dists_arch.DISTS(pretrained=False).eval()
+    heads = {name: torch.rand(network.state_dict()[name].shape) for name in ("alpha", "beta")}
+    network.load_state_dict(heads, strict=False)
+    torch.save(heads, hub / "pyiqa/DISTS_weights-f5e65c96.pth")
+    metrics, unavailable = open_metrics(["dists"], identity_network=None)
+    assert not unavailable
+    one, other = degraded_and_true(96)
+    with torch.no_grad():
+        expected = float(network(one, other))
+    assert metrics["dists"](one, other) == pytest.approx([expected], abs=1e-5)
+    assert expected > 1e-3
+
+
+def test_topiq_gives_the_score_of_pyiqas_own_call(hub: Path) -> None:
+    from pyiqa.archs.topiq_arch import CFANet
+
+    torch.manual_seed(0)
+    network = CFANet(
+        "resnet50", "cfanet_fr_kadid_res50", use_ref=True, backbone_pretrain=False, pretrained=False
+    ).eval()
+    weights = network.state_dict()
+    torch.save({"params": weights}, hub / "pyiqa/cfanet_fr_kadid_res50-2c4cc61d.pth")
+    metrics, unavailable = open_metrics(["topiq_fr"], identity_network=None)
+    assert not unavailable
+    one, other = degraded_and_true(128)
+    with torch.no_grad():
+        expected, exchanged = float(network(one, other)), float(network(other, one))
+    assert metrics["topiq_fr"](one, other) == pytest.approx([expected], rel=1e-4)
+    assert exchanged != pytest.approx(expected, rel=1e-3)
+
+
+def small_clip(vision: dict[str, Any]) -> Any:
+    """Return a CLIP with random weights: pyiqa's class, with its real vocabulary, narrow."""
+    from pyiqa.archs.clip_model import CLIP
+
+    torch.manual_seed(0)
+    text = {"transformer_width": 64, "transformer_heads": 1, "transformer_layers": 1}
+    return CLIP(32, 224, **vision, context_length=77, vocab_size=49408, **text).eval()
+
+
+def put_clip(hub: Path, monkeypatch: pytest.MonkeyPatch, name: str) -> None:
+    """Put a file there that passes for a published one; it is not read."""
+    (hub / "clip").mkdir()
+    (hub / name).write_bytes(b"clip")
+    monkeypatch.setitem(CLIP_SHA256, name, sha256_of(hub / name))
+
+
+def test_clip_iqa_gives_the_score_of_pyiqas_own_call(
+    hub: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    with importable_clip():
+        from pyiqa.archs import clipiqa_arch
+    clip = small_clip({"vision_layers": (1, 1, 1, 1), "vision_width": 8, "vision_patch_size": None})
+    monkeypatch.setattr(clipiqa_arch, "load", lambda *_: clip)
+    put_clip(hub, monkeypatch, "clip/RN50.pt")
+    metrics, unavailable = open_metrics(["clipiqa"], identity_network=None)
+    assert not unavailable
+    one, other = degraded_and_true(128)
+    faces = torch.cat([one, other])
+    with torch.no_grad():
+        expected = clipiqa_arch.CLIPIQA().eval()(faces).flatten()
+    assert metrics["clipiqa"](faces, None) == pytest.approx(expected.numpy(), abs=1e-6)
+    assert float(expected[0]) != pytest.approx(float(expected[1]), abs=1e-5)
+
+
+def test_liqe_gives_the_score_of_pyiqas_own_call_whatever_texts_were_kept_elsewhere(
+    hub: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    with importable_clip():
+        from pyiqa.archs import liqe_arch
+    vision = {"vision_layers": 1, "vision_width": 64, "vision_patch_size": 32}
+    monkeypatch.setattr(liqe_arch, "load", lambda *_: small_clip(vision))
+    (hub / "own").mkdir()
+    monkeypatch.setattr(liqe_arch, "DEFAULT_CACHE_DIR", str(hub / "own"))
+    network = liqe_arch.LIQE(pretrained=False).eval()
+    torch.save({"params": network.state_dict()}, hub / "pyiqa/liqe_koniq.pt")
+    # What a metric with other weights left behind.
+    torch.save(torch.rand(5, 32), hub / "own/liqe_text_feat.pt")
+    put_clip(hub, monkeypatch, "clip/ViT-B-32.pt")
+    metrics, unavailable = open_metrics(["liqe"], identity_network=None)
+    assert not unavailable
+    one, other = degraded_and_true(256)
+    faces = torch.cat([one, other])
+    with torch.no_grad():
+        expected = network(faces).flatten()
+    assert metrics["liqe"](faces, None) == pytest.approx(expected.numpy(), abs=1e-5)
+    assert float(expected[0]) != pytest.approx(float(expected[1]), abs=1e-4)
+    assert not (hub / "pyiqa/liqe_text_feat.pt").exists()
+
+
+def degraded_and_true(side: int) -> tuple[torch.Tensor, torch.Tensor]:
+    hq = astronaut()[0:side, 150 : 150 + side]
+    degraded = images.resize(images.resize(hq, side // 4), side)
+    return images.to_tensor([degraded]), images.to_tensor([hq])
 
 
 def test_fids_features_are_those_of_pyiqas_network_on_pictures_as_each_protocol_prepares_them(

@@ -1,13 +1,18 @@
 import shutil
 import socket
 import sqlite3
+from collections.abc import Mapping
 from pathlib import Path
+from typing import Any
 
 import pytest
+from mlflow import MlflowClient
+from mlflow.entities import LoggedModel
 
 from components.tracking import parent_runs, runs
 from components.tracking.outages import TrackingError
 from components.tracking.runs import TrainingRun
+from tests.mlflow_database import Killed
 
 PARAMS = {"optimization": {"steps": 20, "betas": (0.9, 0.999)}, "mirror": True}
 
@@ -141,7 +146,7 @@ def test_a_trained_model_has_its_parameters_and_scores_in_mlflows_list_of_models
     experiment = run._client.get_run(run.id).info.experiment_id
     [model] = run._client.search_logged_models([experiment])
     assert (model.name, str(model.status)) == ("train@sd21-sdfm", "READY")
-    assert model.params == {"backbone": "sd21", "lora.rank": "16"}
+    assert model.params == {"backbone": "sd21", "lora.rank": "16", "step": "3"}
     assert {metric.key: metric.value for metric in model.metrics or ()} == {
         "psnr": 23.5,
         "psnr_low": 23.0,
@@ -151,6 +156,146 @@ def test_a_trained_model_has_its_parameters_and_scores_in_mlflows_list_of_models
     assert outputs is not None
     assert [(one.model_id, one.step) for one in outputs.model_outputs] == [(model.model_id, 3)]
     assert run._client.get_run(run.id).data.metrics["psnr"] == 23.5
+
+
+@pytest.fixture
+def trained(tmp_path: Path) -> Path:
+    """Make a trained folder, as far as MLflow looks into it."""
+    folder = tmp_path / "trained"
+    folder.mkdir()
+    (folder / "restorer.json").write_text("{}")
+    return folder
+
+
+def validated(psnr: Mapping[int, float], best: Mapping[int, int]) -> list[dict[str, float]]:
+    """Return points of every second step up to 8; `best` has the best step so far, if one is kept.
+
+    The structural similarity is a tenth of the PSNR.
+    """
+    found = points(2, 4, 6, 8)
+    for point in found:
+        if (step := int(point["step"])) in psnr:
+            point |= {"validation_psnr": psnr[step], "validation_ssim": psnr[step] / 10}
+        if step in best:
+            point["best_step"] = best[step]
+    return found
+
+
+def begin_keeping(fingerprint: str, keep_best: str | None = "psnr") -> TrainingRun:
+    validation = {"every": 4, "keep_best": keep_best}
+    return TrainingRun.begin(
+        fingerprint, name=f"train@{fingerprint}", params={"validation": validation}
+    )
+
+
+def model_of(run: TrainingRun) -> LoggedModel:
+    [model] = run._client.search_logged_models(
+        [run._client.get_run(run.id).info.experiment_id],
+        filter_string=f"source_run_id = '{run.id}'",
+    )
+    return model
+
+
+def scores_of(model: LoggedModel) -> list[tuple[str, int, float]]:
+    return sorted((one.key, one.step, one.value) for one in model.metrics or ())
+
+
+WORSE_LATER = validated({4: 21.0, 8: 20.0}, best={4: 4, 8: 4})
+ITS_SCORES = [
+    ("kept_psnr", 4, 21.0),
+    ("kept_ssim", 4, 2.1),
+    ("validation_psnr", 4, 21.0),
+    ("validation_psnr", 8, 20.0),
+    ("validation_ssim", 4, 2.1),
+    ("validation_ssim", 8, 2.0),
+]
+
+
+@pytest.mark.usefixtures("database")
+def test_a_model_has_the_scores_of_its_validations_and_says_which_step_it_is(trained: Path) -> None:
+    run = begin_keeping("a")
+    run.log_points(WORSE_LATER)
+    for _ in range(2):  # as after a lost answer
+        run.log_model(trained)
+    model = model_of(run)
+    assert scores_of(model) == ITS_SCORES
+    assert model.params == {"validation.keep_best": "psnr", "step": "4"}
+    outputs = run._client.get_run(run.id).outputs
+    assert outputs is not None
+    assert [one.step for one in outputs.model_outputs] == [4]
+    # MLflow keeps each score once in the run as well.
+    assert steps(run, "validation_psnr") == steps(run, "validation_ssim") == [4, 8]
+    assert steps(run, "kept_psnr") == [4]
+
+
+@pytest.mark.usefixtures("database")
+def test_models_are_found_in_the_order_of_the_scores_that_they_were_kept_for(trained: Path) -> None:
+    kept = begin_keeping("kept")
+    kept.log_points(validated({4: 23.0, 8: 20.0}, best={4: 4, 8: 4}))
+    last = begin_keeping("last", keep_best=None)
+    last.log_points(validated({4: 20.0, 8: 22.0}, best={}))
+    for run in (kept, last):
+        run.log_model(trained)
+    assert model_of(last).params == {"validation.keep_best": "None", "step": "8"}
+    client = kept._client
+    experiment = client.get_run(kept.id).info.experiment_id
+
+    def best_first(metric: str) -> list[str]:
+        order = [{"field_name": f"metrics.{metric}", "ascending": False}]
+        return [model.name for model in client.search_logged_models([experiment], order_by=order)]
+
+    assert best_first("kept_psnr") == ["train@kept", "train@last"]
+    assert best_first("validation_psnr") == ["train@last", "train@kept"]  # of the last step
+
+
+@pytest.mark.usefixtures("database")
+def test_a_model_has_the_scores_that_were_logged_before_its_training_was_killed(
+    trained: Path,
+) -> None:
+    begin_keeping("a").log_points(WORSE_LATER[:2])
+    resumed = begin_keeping("a")
+    resumed.log_points(WORSE_LATER)
+    resumed.log_model(trained)
+    assert scores_of(model_of(resumed)) == ITS_SCORES
+    assert steps(resumed, "validation_psnr") == [4, 8]
+
+
+@pytest.mark.usefixtures("database")
+@pytest.mark.parametrize(
+    "write", ["create_logged_model", "log_batch", "finalize_logged_model", "log_outputs"]
+)
+def test_a_kill_while_the_model_is_logged_neither_loses_nor_doubles_a_score(
+    trained: Path, monkeypatch: pytest.MonkeyPatch, write: str
+) -> None:
+    run = begin_keeping("a")
+    run.log_points(WORSE_LATER)
+    written = getattr(MlflowClient, write)
+
+    def killed_after(*arguments: Any, **named: Any) -> None:
+        written(*arguments, **named)
+        raise Killed
+
+    with monkeypatch.context() as patch:
+        patch.setattr(MlflowClient, write, killed_after)
+        with pytest.raises(Killed):
+            run.log_model(trained)
+    again = begin_keeping("a")
+    assert again.id == run.id
+    again.log_points(WORSE_LATER)
+    again.log_model(trained)
+    model = model_of(again)
+    assert (str(model.status), scores_of(model)) == ("READY", ITS_SCORES)
+    assert steps(again, "validation_psnr") == [4, 8]
+    assert steps(again, "kept_psnr") == [4]
+
+
+@pytest.mark.usefixtures("database")
+def test_the_model_of_a_training_without_a_validation_has_no_scores_of_one(trained: Path) -> None:
+    run = begin("a")
+    run.log_points(points(4, 8))
+    run.log_model(trained)
+    assert scores_of(model_of(run)) == []
+    assert (model_of(run).params or {})["step"] == "8"
 
 
 @pytest.mark.usefixtures("database")
