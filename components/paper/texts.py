@@ -201,12 +201,14 @@ def _latex_table(filled: Filled) -> str:
             shown = [_latex_cell(text, found, notes) for text, found in cells]
             body.append(f"{' & '.join([escaped(title), side, *shown])} \\\\")
     told = [f"\\textsuperscript{{{number}}}{escaped(note)}" for number, note in notes.listed()]
+    # LaTeX writes a number of its own before a caption.
+    about = f"{filled.table.caption} (the paper's Table {filled.table.number})"
     return "\n".join(
         [
             "\\begin{table}",
             "\\centering",
-            f"\\caption{{{escaped(caption(filled))}}}",
-            "\\resizebox{\\linewidth}{!}{%",
+            f"\\caption{{{escaped(about)}}}",
+            "\\resizebox{\\ifdim\\width>\\linewidth\\linewidth\\else\\width\\fi}{!}{%",
             f"\\begin{{tabular}}{{ll{'r' * len(titles)}}}",
             "\\toprule",
             f"{' & '.join(['Method', '', *map(escaped, titles)])} \\\\",
