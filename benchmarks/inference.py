@@ -63,6 +63,7 @@ from components.restorers.hdrface import HDRFace
 from components.weights.precision import InferencePrecision, computing
 
 Row = dict[str, Any]
+_PATCH = 16  # pixels of one colour
 _MIN_PSNR = 25.0  # dB, of the same faces in fewer bits; faces of other noise are 10 dB apart
 
 
@@ -232,10 +233,12 @@ class Bench:
         }
 
     def _faces(self, batch: int) -> tuple[list[Image], list[Image]]:
-        size = self._sizes["size"]
-        shape = (2, batch, size, size, 3)
+        # Patches of colour: noise of single pixels is taken for a grey picture, and kept grey.
+        side = self._sizes["size"] // _PATCH
+        shape = (2, batch, side, side, 3)
         drawn = np.random.default_rng(batch).integers(256, size=shape, dtype=np.uint8)
-        return list(drawn[0]), list(drawn[1])
+        first, second = drawn.repeat(_PATCH, axis=2).repeat(_PATCH, axis=3)
+        return list(first), list(second)
 
     def _row(
         self, what: str, ms: float, plain_ms: float | None, operations: float | None, **about: Any
