@@ -83,9 +83,9 @@ def test_the_line_survives_the_end_of_dvc_and_a_second_run_does_nothing(alone: C
 
 @pytest.mark.ray
 def test_an_ablation_shares_what_its_variants_have_in_common(alone: Checkout) -> None:
-    alone.commit()  # DVC's experiments need git
-    # As after the first run in a clone: git knows neither the lock nor the scores yet.
-    alone.succeed("git", "rm", "-r", "--cached", "--quiet", "dvc.lock", "metrics")
+    # DVC's experiments need git. As after the first run in a clone, it knows neither the lock nor
+    # the scores yet.
+    alone.commit("dvc.lock", "metrics")
     before = (alone.folder / "params.yaml").read_bytes()
     printed = alone.hdrface("ablate", "--over", "evaluate.seed=42,1")
     # 42 is the profile's: all of it is there.

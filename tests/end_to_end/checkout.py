@@ -27,13 +27,14 @@ class Checkout:
                 shutil.copy(REPOSITORY / name, target)
         (folder / ".dvc/config.local").write_text("[core]\n    no_scm = true\n")
 
-    def commit(self) -> None:
-        """Put what is there under git, as in a clone of the project."""
+    def commit(self, *without: str) -> None:
+        """Put what is there under git, as in a clone of the project, but not these names."""
         (self.folder / ".dvc/config.local").unlink()
         (self.folder / ".gitignore").write_text("/data\n/models\n/reports\n/.hdrface\n*.pyc\n")
         (self.folder / ".dvc/.gitignore").write_text("/config.local\n/tmp\n/cache\n")
         git = ("git", "-c", "user.name=someone", "-c", "user.email=someone@example.org")
-        for words in (["init", "-q"], ["add", "-A"], ["commit", "-qm", "the line"]):
+        add = ["add", "-A", "--", ".", *(f":!{name}" for name in without)]
+        for words in (["init", "-q"], add, ["commit", "-qm", "the line"]):
             subprocess.run([*git, *words], cwd=self.folder, check=True)
 
     def start(self, *command: str) -> subprocess.Popen[str]:
