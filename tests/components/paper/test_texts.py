@@ -98,6 +98,11 @@ def test_latex_escapes_names_and_notes(filled: Filled) -> None:
     assert text.isascii()
 
 
+def test_a_latex_caption_leaves_its_number_to_latex(filled: Filled) -> None:
+    captions = re.findall(r"\\caption\{(.*)\}", texts.latex([filled], ""))
+    assert captions == ["HDRFace and its baselines on CelebA-Test (the paper's Table 2)"]
+
+
 def test_every_table_of_the_paper_is_plain_latex() -> None:
     empty = [
         Filled(
