@@ -24,23 +24,32 @@ class EnlargingConvolution(nn.Module):
         self.weight = nn.Parameter(phases.to(convolution.weight.dtype), requires_grad=False)
         self.bias: nn.Parameter | None = None
         if convolution.bias is not None:
-            repeated = convolution.bias.detach().repeat_interleave(4)
-            self.bias = nn.Parameter(repeated, requires_grad=False)
+            self.bias = nn.Parameter(convolution.bias.detach().repeat(4), requires_grad=False)
 
     def forward(self, x_BCHW: Tensor) -> Tensor:
         height, width = x_BCHW.shape[2:]
-        phases = F.conv2d(F.pad(x_BCHW, (1, 1, 1, 1)), self.weight, self.bias)
-        # B, D, row, column, H + 1, W + 1
-        phases = phases.reshape(phases.shape[0], -1, 2, 2, height + 1, width + 1)
-        own = [phases[:, :, i, j, i : i + height, j : j + width] for i in (0, 1) for j in (0, 1)]
-        return F.pixel_shuffle(torch.stack(own, dim=2).flatten(1, 2), 2)
+        phases = F.conv2d(x_BCHW, self.weight, self.bias, padding=1)  # B, 4D, H + 1, W + 1
+        y_BDHW = torch.empty(
+            (phases.shape[0], phases.shape[1] // 4, 2 * height, 2 * width),
+            dtype=phases.dtype,
+            device=phases.device,
+            memory_format=_layout(phases),
+        )
+        for phase, own in enumerate(phases.chunk(4, dim=1)):
+            i, j = divmod(phase, 2)
+            y_BDHW[:, :, i::2, j::2] = own[:, :, i : i + height, j : j + width]
+        return y_BDHW
+
+
+def _layout(x_BCHW: Tensor) -> torch.memory_format:
+    is_last = x_BCHW.is_contiguous(memory_format=torch.channels_last)
+    return torch.channels_last if is_last else torch.contiguous_format
 
 
 def phase_weights(weight_DC33: Tensor) -> Tensor:
-    """Return the kernels of the phases, (4D, C, 2, 2): of each D even-even, even-odd, and so on."""
+    """Return the kernels of the phases, (4D, C, 2, 2): even-even of all D, even-odd, and so on."""
     rows = _phases(weight_DC33, dim=2)
-    kernels = [one for row in rows for one in _phases(row, dim=3)]
-    return torch.stack(kernels, dim=1).flatten(0, 1)
+    return torch.cat([one for row in rows for one in _phases(row, dim=3)])
 
 
 def _phases(weight: Tensor, dim: int) -> list[Tensor]:
@@ -62,7 +71,10 @@ def _only_convolution(module: nn.Module) -> nn.Conv2d | None:
     found = [one for one in module.modules() if one is not module]
     if len(found) != 1 or not isinstance(found[0], nn.Conv2d):
         return None
-    one = found[0]
+    return found[0] if is_usual(found[0]) else None
+
+
+def is_usual(one: nn.Conv2d) -> bool:
+    """Say whether a convolution is 3 x 3, with a border of one zero, and keeps height and width."""
     shape = (one.kernel_size, one.stride, one.padding, one.dilation, one.groups)
-    is_usual = shape == ((3, 3), (1, 1), (1, 1), (1, 1), 1) and one.padding_mode == "zeros"
-    return one if is_usual else None
+    return shape == ((3, 3), (1, 1), (1, 1), (1, 1), 1) and one.padding_mode == "zeros"

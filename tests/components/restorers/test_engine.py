@@ -9,6 +9,7 @@ import torch
 from torch import Tensor, nn
 
 from components import images
+from components.backbones import winograd
 from components.backbones.backbone import Backbone
 from components.backbones.catalogue import FAMILIES, BackboneName
 from components.backbones.real_rotary import turned
@@ -134,6 +135,29 @@ def test_an_enlarging_convolution_is_that_of_repeated_pixels() -> None:
         repeated = x.repeat_interleave(2, dim=2).repeat_interleave(2, dim=3)
         found = EnlargingConvolution(convolution)(x)
         torch.testing.assert_close(found, convolution(repeated), atol=1e-6, rtol=1e-5)
+
+
+def test_on_a_cpu_wide_convolutions_multiply_less_and_pictures_lie_channels_last(
+    tmp_path: Path, networks: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    folder = trained(tmp_path, networks, "sd21", "text")
+    assert not tiled(opened(folder))  # these networks are small
+    monkeypatch.setattr(winograd, "_FEWEST_CHANNELS", 8)
+    monkeypatch.setattr(winograd, "_SMALLEST", 4)
+    prepared, plain = opened(folder), FAMILIES["sd21"](networks / "sd21").float()
+    assert tiled(prepared) > 10
+    assert not tiled(load_restorer(folder, precision="bf16"))
+    latent = prepared.backbone.encode(faces(2))
+    with torch.no_grad():
+        decoded = prepared.backbone.decode(latent)
+        torch.testing.assert_close(latent, plain.encode(faces(2)), atol=3e-5, rtol=0)
+        torch.testing.assert_close(decoded, plain.decode(latent), atol=3e-5, rtol=0)
+    torch.testing.assert_close(stepped(prepared.backbone), stepped(plain), atol=3e-5, rtol=0)
+    assert decoded.is_contiguous(memory_format=torch.channels_last)
+
+
+def tiled(restorer: Any) -> int:
+    return sum(isinstance(one, winograd.WinogradConvolution) for one in restorer.modules())
 
 
 def test_a_batch_is_filled_up_to_a_compiled_size_and_a_larger_one_is_cut() -> None:
