@@ -13,6 +13,8 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+_CORNERS = ((0, 0), (0, 1), (1, 0), (1, 1))
+
 
 class EnlargingConvolution(nn.Module):
     """Repeat each pixel 2 x 2 times and convolve: (B, C, H, W) -> (B, D, 2H, 2W)."""
@@ -27,23 +29,16 @@ class EnlargingConvolution(nn.Module):
             self.bias = nn.Parameter(convolution.bias.detach().repeat(4), requires_grad=False)
 
     def forward(self, x_BCHW: Tensor) -> Tensor:
+        return F.pixel_shuffle(torch.stack(self.phases(x_BCHW), dim=2).flatten(1, 2), 2)
+
+    def phases(self, x_BCHW: Tensor) -> list[Tensor]:
+        """Return the phases of the result: even-even, even-odd, and so on, (B, D, H, W) each."""
         height, width = x_BCHW.shape[2:]
-        phases = F.conv2d(x_BCHW, self.weight, self.bias, padding=1)  # B, 4D, H + 1, W + 1
-        y_BDHW = torch.empty(
-            (phases.shape[0], phases.shape[1] // 4, 2 * height, 2 * width),
-            dtype=phases.dtype,
-            device=phases.device,
-            memory_format=_layout(phases),
-        )
-        for phase, own in enumerate(phases.chunk(4, dim=1)):
-            i, j = divmod(phase, 2)
-            y_BDHW[:, :, i::2, j::2] = own[:, :, i : i + height, j : j + width]
-        return y_BDHW
-
-
-def _layout(x_BCHW: Tensor) -> torch.memory_format:
-    is_last = x_BCHW.is_contiguous(memory_format=torch.channels_last)
-    return torch.channels_last if is_last else torch.contiguous_format
+        all_phases = F.conv2d(x_BCHW, self.weight, self.bias, padding=1)  # B, 4D, H + 1, W + 1
+        return [
+            one[:, :, row : row + height, column : column + width]
+            for one, (row, column) in zip(all_phases.chunk(4, dim=1), _CORNERS, strict=True)
+        ]
 
 
 def phase_weights(weight_DC33: Tensor) -> Tensor:

@@ -38,7 +38,8 @@ class WinogradConvolution(nn.Module):
     """A 3 x 3 convolution with a border of one zero: (N, C, H, W) -> (N, D, H, W), in float32.
 
     It is for inference. Its transformed kernels take four times the memory of the weights. A small
-    picture, or one whose sides are no multiples of 4, goes through PyTorch's own convolution.
+    picture, one whose sides are no multiples of 4, one on another device or in other numbers goes
+    through PyTorch's own convolution.
     """
 
     def __init__(self, convolution: nn.Conv2d) -> None:
@@ -48,14 +49,19 @@ class WinogradConvolution(nn.Module):
         self._kernels_36CD: Tensor | None = None  # made when they are first needed
 
     def forward(self, x_NCHW: Tensor) -> Tensor:
-        height, width = x_NCHW.shape[2:]
-        if height % _TILE or width % _TILE or min(height, width) < _SMALLEST:
+        if not _suits(x_NCHW):
             own: Tensor = self.convolution(x_NCHW)
             return own
         if self._kernels_36CD is None:
             self._kernels_36CD = transformed_kernels(self.convolution.weight)
         assert self.convolution.bias is not None  # `use_winograd` takes no other
         return convolve(x_NCHW, self._kernels_36CD, self.convolution.bias)
+
+
+def _suits(x_NCHW: Tensor) -> bool:
+    height, width = x_NCHW.shape[2:]
+    are_tiles = height % _TILE == width % _TILE == 0 and min(height, width) >= _SMALLEST
+    return are_tiles and x_NCHW.device.type == "cpu" and x_NCHW.dtype == torch.float32
 
 
 def use_winograd(network: nn.Module) -> None:

@@ -15,7 +15,7 @@ import torch
 from torch import Tensor, nn
 
 from components.backbones.backbone import Backbone, StepNoise
-from components.backbones.residual_blocks import write_over
+from components.backbones.large_tensors import write_over
 from components.backbones.single_frame import keep_last_slices
 from components.backbones.upsampling import use_phases
 from components.backbones.winograd import use_winograd
@@ -84,16 +84,20 @@ def prepare(restorer: HDRFace, way: Way, *, preview: Path | None = None) -> HDRF
     else:  # each weight goes straight to the device, in the numbers in which it is kept
         _settle(backbone, way)
     restorer.to(way.device)
-    if way.device.type == "cpu":
-        _suit_processor(backbone, way)
     if way.compile_for:
         _compile(backbone, way.compile_for)
     return restorer
 
 
-def _suit_processor(backbone: Any, way: Way) -> None:
-    """Lay pictures channels last, convolve with fewer multiplications, and use less memory."""
-    for network in (backbone.vae, backbone.generator):
+def suit_processor(restorer: HDRFace, way: Way) -> None:
+    """Let a prepared restorer on a CPU compute in a processor's manner, in place.
+
+    Pictures lie channels last. In float32, wide convolutions multiply less, and few large tensors
+    are made. It is the same function, and its networks can no longer be recorded for an export.
+    """
+    if way.device.type != "cpu":
+        return
+    for network in (restorer.backbone.vae, restorer.backbone.generator):
         if not any(isinstance(layer, nn.Conv3d) for layer in network.modules()):
             network.to(memory_format=torch.channels_last)  # defined for single pictures only
         if way.precision == "float32" and not way.compile_for:

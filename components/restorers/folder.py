@@ -250,6 +250,8 @@ def _load_trained(folder: Path, described: Description, loading: _Loading) -> HD
         fingerprint=described.fingerprint,
     )
     engine.prepare(restorer, loading.way, preview=loading.preview)
+    if not loading.alone:
+        engine.suit_processor(restorer, loading.way)
     if spec.trainable != "conditional_lora":  # which may have an encoder of its own
         key = loading.key(needs["backbone"])
         share_results(loading.together, ("latents", key), backbone, "encode")

@@ -54,12 +54,20 @@ def test_wide_channels_and_parts_of_rows_round_little(monkeypatch: pytest.Monkey
     assert found.is_contiguous(memory_format=torch.channels_last)
 
 
-@pytest.mark.parametrize("shape", [(34, 32), (32, 38), (28, 64)])
+@pytest.mark.parametrize(
+    ("shape", "numbers"),
+    [
+        ((34, 32), torch.float32),
+        ((32, 38), torch.float32),
+        ((28, 64), torch.float32),
+        ((32, 32), torch.bfloat16),
+    ],
+)
 def test_pictures_that_do_not_suit_go_through_the_convolution_itself(
-    shape: tuple[int, int],
+    shape: tuple[int, int], numbers: torch.dtype
 ) -> None:
-    convolution = made(256, 256)
-    x = torch.randn(1, 256, *shape)
+    convolution = made(256, 256).to(numbers)
+    x = torch.randn(1, 256, *shape, dtype=numbers)
     assert torch.equal(WinogradConvolution(convolution)(x), convolution(x))
 
 

@@ -12,10 +12,11 @@ from components import images
 from components.backbones import winograd
 from components.backbones.backbone import Backbone
 from components.backbones.catalogue import FAMILIES, BackboneName
+from components.backbones.large_tensors import write_over
 from components.backbones.real_rotary import turned
 from components.backbones.upsampling import EnlargingConvolution
 from components.restorers.compiled import Compiled, powers_of_two
-from components.restorers.folder import load_restorer
+from components.restorers.folder import load_alone, load_restorer
 from components.restorers.hdrface import HDRFace
 from components.restorers.together import Together
 from components.weights.precision import Precision, computing
@@ -133,8 +134,10 @@ def test_an_enlarging_convolution_is_that_of_repeated_pixels() -> None:
     x = torch.randn(2, 5, 6, 9)
     with torch.no_grad():
         repeated = x.repeat_interleave(2, dim=2).repeat_interleave(2, dim=3)
-        found = EnlargingConvolution(convolution)(x)
-        torch.testing.assert_close(found, convolution(repeated), atol=1e-6, rtol=1e-5)
+        enlarging = EnlargingConvolution(convolution)
+        torch.testing.assert_close(enlarging(x), convolution(repeated), atol=1e-6, rtol=1e-5)
+        write_over(enlarging)
+        torch.testing.assert_close(enlarging(x), convolution(repeated), atol=1e-6, rtol=1e-5)
 
 
 def test_on_a_cpu_wide_convolutions_multiply_less_and_pictures_lie_channels_last(
@@ -147,6 +150,7 @@ def test_on_a_cpu_wide_convolutions_multiply_less_and_pictures_lie_channels_last
     prepared, plain = opened(folder), FAMILIES["sd21"](networks / "sd21").float()
     assert tiled(prepared) > 10
     assert not tiled(load_restorer(folder, precision="bf16"))
+    assert not tiled(load_alone(folder))  # as an export does, which records what is called
     latent = prepared.backbone.encode(faces(2))
     with torch.no_grad():
         decoded = prepared.backbone.decode(latent)
