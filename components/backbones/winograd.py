@@ -64,11 +64,13 @@ def _suits(x_NCHW: Tensor) -> bool:
     return are_tiles and x_NCHW.device.type == "cpu" and x_NCHW.dtype == torch.float32
 
 
-def use_winograd(network: nn.Module) -> None:
-    """Put `WinogradConvolution` in place of the convolutions that it makes faster."""
-    for name, module in list(network.named_modules()):
-        if isinstance(module, nn.Conv2d) and _gains(module):
-            network.set_submodule(name, WinogradConvolution(module))
+def use_winograd(network: nn.Module) -> bool:
+    """Put `WinogradConvolution` in place of the convolutions that it makes faster, if any."""
+    layers = list(network.named_modules())
+    wide = {name: one for name, one in layers if isinstance(one, nn.Conv2d) and _gains(one)}
+    for name, convolution in wide.items():
+        network.set_submodule(name, WinogradConvolution(convolution))
+    return bool(wide)
 
 
 def _gains(one: nn.Conv2d) -> bool:

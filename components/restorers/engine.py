@@ -92,16 +92,16 @@ def prepare(restorer: HDRFace, way: Way, *, preview: Path | None = None) -> HDRF
 def suit_processor(restorer: HDRFace, way: Way) -> None:
     """Let a prepared restorer on a CPU compute in a processor's manner, in place.
 
-    Pictures lie channels last. In float32, wide convolutions multiply less, and few large tensors
-    are made. It is the same function, and its networks can no longer be recorded for an export.
+    In float32, wide convolutions multiply less. Networks that have some lay pictures channels last
+    and make few large tensors. It is the same function, and such networks can no longer be recorded
+    for an export. What is compiled stays as it is.
     """
-    if way.device.type != "cpu":
+    if way.device.type != "cpu" or way.precision != "float32" or way.compile_for:
         return
     for network in (restorer.backbone.vae, restorer.backbone.generator):
-        if not any(isinstance(layer, nn.Conv3d) for layer in network.modules()):
-            network.to(memory_format=torch.channels_last)  # defined for single pictures only
-        if way.precision == "float32" and not way.compile_for:
-            use_winograd(network)
+        is_of_videos = any(isinstance(layer, nn.Conv3d) for layer in network.modules())
+        if not is_of_videos and use_winograd(network):
+            network.to(memory_format=torch.channels_last)
             write_over(network)
 
 

@@ -82,6 +82,7 @@ def test_only_wide_convolutions_that_keep_the_size_are_replaced() -> None:
         nn.Conv2d(256, 256, 1),
         nn.Conv2d(256, 256, 3, padding=1, bias=False),
     )
-    winograd.use_winograd(network)
+    assert winograd.use_winograd(network)
+    assert not winograd.use_winograd(nn.Sequential(made(256, 255)))
     replaced = [isinstance(one, WinogradConvolution) for one in network]
     assert replaced == [True] + 7 * [False]
