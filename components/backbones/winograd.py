@@ -15,7 +15,6 @@ N batch, C channels, D channels of the result, H and W pixels.
 """
 
 import threading
-from collections.abc import Iterator
 from math import prod
 
 import numpy as np
@@ -98,7 +97,9 @@ def convolve(x_NCHW: Tensor, kernels_36CD: Tensor, bias_D: Tensor) -> Tensor:
     across = width // _TILE
     y_NHWD = x_NHWC.new_empty(batch, height, width, outputs)
     row = _PATCH**2 * batch * across * max(channels, outputs)  # numbers of one row of tiles
-    for first, rows in _parts(height // _TILE, max(1, _AT_ONCE // row)):
+    at_once = max(1, _AT_ONCE // row)
+    for first in range(0, height // _TILE, at_once):
+        rows = min(at_once, height // _TILE - first)
         tiles = batch * rows * across
         top, bottom = first * _TILE, (first + rows) * _TILE
         # A border of zeros for this part alone: a copy of the whole would be new memory each time.
@@ -117,11 +118,6 @@ def convolve(x_NCHW: Tensor, kernels_36CD: Tensor, bias_D: Tensor) -> Tensor:
         place = y_NHWD[:, top:bottom].view(batch, rows, _TILE, across, _TILE, outputs)
         torch.add(done, bias_D, out=place)
     return y_NHWD.permute(0, 3, 1, 2)
-
-
-def _parts(count: int, most: int) -> Iterator[tuple[int, int]]:
-    """Cut a count into pieces of at most `most`: the first of each, and how many."""
-    return ((first, min(most, count - first)) for first in range(0, count, most))
 
 
 _spaces = threading.local()

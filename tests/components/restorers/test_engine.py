@@ -151,9 +151,19 @@ def test_on_a_cpu_wide_convolutions_multiply_less_and_pictures_lie_channels_last
     assert tiled(prepared) > 10
     assert not tiled(load_restorer(folder, precision="bf16"))
     assert not tiled(load_alone(folder))  # as an export does, which records what is called
+    convolve, convolved = winograd.convolve, []
+
+    def counted(x: Tensor, kernels: Tensor, bias: Tensor) -> Tensor:
+        convolved.append(tuple(x.shape))
+        return convolve(x, kernels, bias)
+
+    monkeypatch.setattr(winograd, "convolve", counted)
     latent = prepared.backbone.encode(faces(2))
+    assert convolved
+    convolved.clear()
     with torch.no_grad():
         decoded = prepared.backbone.decode(latent)
+        assert convolved
         torch.testing.assert_close(latent, plain.encode(faces(2)), atol=3e-5, rtol=0)
         torch.testing.assert_close(decoded, plain.decode(latent), atol=3e-5, rtol=0)
     torch.testing.assert_close(stepped(prepared.backbone), stepped(plain), atol=3e-5, rtol=0)
