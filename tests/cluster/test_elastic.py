@@ -29,6 +29,7 @@ class Run:
     def __init__(self, folder: Path, repository: Path, address: str, **settings: str) -> None:
         self.out = folder / "models" / "small"
         self.lines: list[tuple[float, str]] = []
+        self._found = 0  # lines that were waited for, and those before
         self.process = subprocess.Popen(
             [sys.executable, "-m", small_training.__name__, self.out],
             cwd=folder,
@@ -54,19 +55,24 @@ class Run:
         """Wait until a line has a text, and give the time of the line; it is not found again."""
         end = time.monotonic() + PATIENCE_S
         while time.monotonic() < end:
-            for index, (said_at, line) in enumerate(self.lines):
+            for index, (said_at, line) in enumerate(self.lines[self._found :], self._found):
                 if text in line:
-                    del self.lines[: index + 1]
+                    self._found = index + 1
                     return said_at
             assert self.process.poll() is None, self.lines
             time.sleep(0.1)
         raise AssertionError(f"nothing said '{text}': {self.lines}")
 
     def wait_for_checkpoint(self) -> None:
+        """Wait until Ray lists a checkpoint: the parts of all workers are there."""
         end = time.monotonic() + PATIENCE_S
-        while not list(self.out.parents[1].glob("root/trainings/**/checkpoint_*/state.json")):
+        while not self._has_checkpoint():
             assert time.monotonic() < end, self.lines
             time.sleep(0.1)
+
+    def _has_checkpoint(self) -> bool:
+        lists = self.out.parents[1].glob("root/trainings/**/checkpoint_manager_snapshot.json")
+        return any('"checkpoint_dir_name"' in file.read_text() for file in lists)
 
     def history(self) -> list[dict[str, float]]:
         assert self.process.wait(PATIENCE_S) == 0, self.lines
@@ -132,7 +138,7 @@ def test_a_training_goes_on_with_fewer_workers_and_with_more_again(
     assert sizes == sorted(sizes[: sizes.index(1)]) + [1] * sizes.count(1) + [2] * (
         len(sizes) - sizes.index(1) - sizes.count(1)
     )
-    assert sizes[0] == sizes[-1] == 2
+    assert sizes[0] == sizes[-1] == 2, run.lines
     found = load_file(run.out / "step.safetensors")
     for name, tensor in weights.items():
         torch.testing.assert_close(found[name], tensor, rtol=1e-3, atol=1e-4, msg=name)
