@@ -15,7 +15,7 @@ from typing import Annotated, Any
 
 import typer
 
-from components import ablations, console, files, logs
+from components import ablations, console, files, git, logs
 from components.ablations import Ablation, Variant
 from components.params import ParamsError, read
 
@@ -123,11 +123,25 @@ def _run(ablation: Ablation, variant: Variant, base: Mapping[str, Any]) -> bool:
         subprocess.run([*_DVC, "exp", "remove", "--quiet", experiment], check=True)
     settings = [word for text in variant.overrides(base) for word in ("--set-param", text)]
     run = ("exp", "run", "--temp", "--no-hydra", "--allow-missing", "--name", experiment)
-    # What git does not know yet would stay behind: the lock, which names the finished tables, and
-    # the scores that go with it.
-    known = [name for name in ("dvc.lock", base["evaluate"]["scores"]) if Path(name).exists()]
-    copied = [word for name in known for word in ("--copy-paths", name)]
+    # The lock names the finished tables, and the scores go with it.
+    unknown = left_behind(["dvc.lock", base["evaluate"]["scores"]])
+    copied = [word for name in unknown for word in ("--copy-paths", name)]
     return _dvc(*run, *copied, *settings, "evaluate") == 0
+
+
+def left_behind(names: Sequence[str], repository: Path = Path()) -> list[str]:
+    """Return files and folders that git does not know yet: an experiment's checkout lacks them.
+
+    Of a folder that git knows in part, these are files: DVC copies no folder over another.
+    """
+    found: list[str] = []
+    for name in names:
+        if git.output(repository, "ls-files", "--", name):
+            others = git.output(repository, "ls-files", "-z", "--others", "--", name)
+            found += filter(None, others.split("\0"))
+        elif (repository / name).exists():
+            found.append(name)
+    return found
 
 
 def _dvc(*words: str) -> int:

@@ -96,6 +96,8 @@ def test_an_ablation_shares_what_its_variants_have_in_common(alone: Checkout) ->
     assert {row["metric"] for row in table["rows"]} >= {"psnr", "ssim"}
     assert (alone.folder / "params.yaml").read_bytes() == before
     assert "sweep-seed-1" in alone.succeed("dvc", "exp", "list", "--name-only")
+    alone.succeed("git", "add", "dvc.lock", "metrics")  # as DVC advises
+    assert "Running stage" not in alone.hdrface("ablate", "--over", "evaluate.seed=42")
 
 
 @pytest.fixture
