@@ -34,12 +34,12 @@ def bare(config: dict[str, Any]) -> dict[str, float]:
 
     torch.set_num_threads(1)
     restorer = config["restorer"]
-    features = config["features"]
+    features, pairs = config["features"], config["pairs"]
     step, opponent = restorer.start(torch.device("cpu"))
     batches = FeatureBatches(
         RowStream(
             [shard.rows for shard in features.shards],
-            lambda index: read_features(features, index),
+            lambda index: read_features(features, pairs, index),
             seed=0,
         ),
         torch.device("cpu"),

@@ -3,14 +3,14 @@
 reads   pairs          face_id, variant, split, hq_png, lq_png
         intermediates   the same faces and variants: sr_png
         weights        the backbone's autoencoder, DINOv3
-writes  features       face_id, variant, mirrored, hq_png, and float16 tensors: lq_tokens and
-                       sr_tokens (N, C), lq_latent and hq_latent (c, h, w); train faces only. With
+writes  features       face_id, variant, mirrored, and float16 tensors: lq_tokens and sr_tokens
+                       (N, C), lq_latent and hq_latent (c, h, w); train faces only. With
                        `tokens: int8`, tokens are N x C bytes, beside float16 lq_scales and
                        sr_scales (N, C / 32): see `components.encoders.stored_tokens`
 
-With `mirror`, every row is followed by its mirror image (the paper's random horizontal flips). That
-row has tensors of its own, since no network gives a mirrored face the mirrored tensor, and no
-picture: a training mirrors the picture of the row before it.
+With `mirror`, every row is followed by its mirror image (the paper's random horizontal flips),
+which has tensors of its own, since no network gives a mirrored face the mirrored tensor. A training
+takes pictures from the pairs, and mirrors them.
 """
 
 from concurrent.futures import ThreadPoolExecutor
@@ -119,13 +119,6 @@ class FeatureMaker:
             "face_id": pa.array([face["face_id"] for face in faces], pa.string()),
             "variant": pa.array([face["variant"] for face in faces], pa.int32()),
             "mirrored": pa.array(mirrored, pa.bool_()),
-            "hq_png": pa.array(
-                [
-                    None if flip else face["hq_png"]
-                    for face, flip in zip(faces, mirrored, strict=True)
-                ],
-                pa.binary(),
-            ),
             **self._tokens("lq_tokens", lq_tokens, faces),
             **self._tokens("sr_tokens", sr_tokens, faces),
             "lq_latent": _column(self._latents("lq", lq, faces, mirrored).half()),
@@ -158,7 +151,7 @@ class FeatureMaker:
     def _no_rows(self) -> pa.Table:
         """Return a table without rows that has the columns and shapes of the others."""
         black = np.zeros((self._size, self._size, 3), np.uint8)
-        nobody = [{"face_id": "", "variant": 0, "hq_png": b""}]
+        nobody = [{"face_id": "", "variant": 0}]
         return self._table(nobody, [False], {role: [black] for role in ("hq", "lq", "sr")}).slice(1)
 
 

@@ -1,9 +1,9 @@
 """Stage `train@BACKBONE-CONDITION`: train HDRFace, a backbone under fused face tokens (METHOD 2-4).
 
-reads   pairs         how the faces were degraded, for the trained folder's lineage; some test
-                      faces, for the validation
-        features      hq_png, lq_tokens, sr_tokens, lq_latent, hq_latent (train split); tokens in
-                      8 bits also have lq_scales and sr_scales
+reads   pairs         hq_png (train split); some test faces, for the validation; how the faces were
+                      degraded, for the trained folder's lineage
+        features      lq_tokens, sr_tokens, lq_latent, hq_latent of the same faces; tokens in 8 bits
+                      also have lq_scales and sr_scales
         weights       data/weights/BACKBONE
         discriminator data/weights/BACKBONE-discriminator, if the losses have an adversarial term
         encoder       data/weights/dinov3: by name, for the trained folder; the tokens are cached,
@@ -107,7 +107,7 @@ def plan(
         params.spec(
             backbone,
             condition,
-            size=images.side(features.first("hq_png").as_py()),
+            size=images.side(pairs.first("hq_png").as_py()),
             encoder_size=params.encoder_size,
         ),
         token_width=token_width(features),
@@ -194,6 +194,7 @@ def worker_config(
     return {
         "restorer": restorer,
         "features": Table.open(params.features).shared(),
+        "pairs": Table.open(params.pairs).shared(),
         "shuffle_shards": params.shuffle_shards,
         "unseen": None if params.validation is None else _Unseen.of(params),
         "recompute": compute.recompute,
@@ -205,13 +206,14 @@ def work(config: dict[str, Any], seat: Seat) -> None:
     """Train on one worker."""
     restorer: RestorerTraining = config["restorer"]
     features: Table = config["features"]
+    pairs: Table = config["pairs"]
     faces = _validation_faces(restorer, config["unseen"], seat)
     step, opponent = restorer.start(seat.device, config["recompute"], offload=config["offload"])
 
     def batches(number: int) -> FeatureBatches:
         stream = RowStream(
             [shard.rows for shard in features.shards],
-            lambda index: read_features(features, index),
+            lambda index: read_features(features, pairs, index),
             seed=restorer.optimization.seed,
             number=number,
             num_streams=seat.num_streams,

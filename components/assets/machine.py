@@ -116,8 +116,8 @@ def tables(values: Mapping[str, Any], num_faces: int) -> dict[str, float]:
     """Return about how many bytes each table that is not there yet will take, by its folder.
 
     A PNG counts 2 bytes per pixel. A row of `features` holds the tokens of two pictures (DINOv3-L
-    at 224: 201 x 1024, 0.41 MB for one of them in float16, 0.22 MB in int8), two latents and, if it
-    is not mirrored, a PNG. One face per picture.
+    at 224: 201 x 1024, 0.41 MB for one of them in float16, 0.22 MB in int8) and two latents. One
+    face per picture.
     """
     side = at(values, "faces.size")
     png = side * side * _BYTES_PER_PIXEL
@@ -133,7 +133,7 @@ def tables(values: Mapping[str, Any], num_faces: int) -> dict[str, float]:
         rows = degraded * (2 if at(values, f"features.{backbone}.mirror") else 1)
         latent = _LATENT_CHANNELS * (side / _LATENT_SCALE) ** 2
         row = 2 * (_token_bytes(values, backbone) + latent * _HALF)
-        sizes[at(values, f"features.{backbone}.features")] = degraded * png + rows * row
+        sizes[at(values, f"features.{backbone}.features")] = rows * row
     # A table's folder appears when all of it is made.
     return {table: size for table, size in sizes.items() if not Path(table).exists()}
 

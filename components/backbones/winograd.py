@@ -14,67 +14,16 @@ times as far from exact ones as PyTorch's own convolution in float32 is (1e-6 of
 N batch, C channels, D channels of the result, H and W pixels.
 """
 
-import threading
-from math import prod
-
 import numpy as np
 import numpy.typing as npt
 import torch
-from torch import Tensor, nn
-from torch.nn import functional as F
+from torch import Tensor
 
-from components.backbones.upsampling import is_usual
+from components.backbones.scratch import scratch
 
 _POINTS = (0, 0.5**0.5, -(0.5**0.5), 2**0.5, -(2**0.5))
-_TILE, _PATCH = 4, 6  # pixels a side
-# Below, adding up costs what multiplying less saves (measured: docs/decisions/0024-inference.md).
-_FEWEST_CHANNELS = 256
-_SMALLEST = 32  # pixels a side
+TILE, _PATCH = 4, 6  # pixels a side
 _AT_ONCE = 4 * 2**20  # numbers: 16 MB, so that a part stays in the processor's cache
-
-
-class WinogradConvolution(nn.Module):
-    """A 3 x 3 convolution with a border of one zero: (N, C, H, W) -> (N, D, H, W), in float32.
-
-    It is for inference. Its transformed kernels take four times the memory of the weights. A small
-    picture, one whose sides are no multiples of 4, one on another device or in other numbers goes
-    through PyTorch's own convolution.
-    """
-
-    def __init__(self, convolution: nn.Conv2d) -> None:
-        """Use the weights of a convolution that has been prepared."""
-        super().__init__()
-        self.convolution = convolution
-        self._kernels_36CD: Tensor | None = None  # made when they are first needed
-
-    def forward(self, x_NCHW: Tensor) -> Tensor:
-        if not _suits(x_NCHW):
-            own: Tensor = self.convolution(x_NCHW)
-            return own
-        if self._kernels_36CD is None:
-            self._kernels_36CD = transformed_kernels(self.convolution.weight)
-        assert self.convolution.bias is not None  # `use_winograd` takes no other
-        return convolve(x_NCHW, self._kernels_36CD, self.convolution.bias)
-
-
-def _suits(x_NCHW: Tensor) -> bool:
-    height, width = x_NCHW.shape[2:]
-    are_tiles = height % _TILE == width % _TILE == 0 and min(height, width) >= _SMALLEST
-    return are_tiles and x_NCHW.device.type == "cpu" and x_NCHW.dtype == torch.float32
-
-
-def use_winograd(network: nn.Module) -> bool:
-    """Put `WinogradConvolution` in place of the convolutions that it makes faster, if any."""
-    layers = list(network.named_modules())
-    wide = {name: one for name, one in layers if isinstance(one, nn.Conv2d) and _gains(one)}
-    for name, convolution in wide.items():
-        network.set_submodule(name, WinogradConvolution(convolution))
-    return bool(wide)
-
-
-def _gains(one: nn.Conv2d) -> bool:
-    is_wide = min(one.in_channels, one.out_channels) >= _FEWEST_CHANNELS
-    return is_wide and one.bias is not None and is_usual(one)
 
 
 def transformed_kernels(weight_DC33: Tensor) -> Tensor:
@@ -94,47 +43,44 @@ def convolve(x_NCHW: Tensor, kernels_36CD: Tensor, bias_D: Tensor) -> Tensor:
     x_NHWC = x_NCHW.permute(0, 2, 3, 1)
     batch, (height, width) = x_NCHW.shape[0], x_NCHW.shape[2:]
     channels, outputs = kernels_36CD.shape[1:]
-    across = width // _TILE
+    across = width // TILE
     y_NHWD = x_NHWC.new_empty(batch, height, width, outputs)
     row = _PATCH**2 * batch * across * max(channels, outputs)  # numbers of one row of tiles
     at_once = max(1, _AT_ONCE // row)
-    for first in range(0, height // _TILE, at_once):
-        rows = min(at_once, height // _TILE - first)
+    for first in range(0, height // TILE, at_once):
+        rows = min(at_once, height // TILE - first)
         tiles = batch * rows * across
-        top, bottom = first * _TILE, (first + rows) * _TILE
-        # A border of zeros for this part alone: a copy of the whole would be new memory each time.
-        seen = x_NHWC[:, max(0, top - 1) : bottom + 1]
-        seen = F.pad(seen, (0, 0, 1, 1, int(top == 0), int(bottom == height)))
-        seen = seen.unfold(1, _PATCH, _TILE).unfold(2, _PATCH, _TILE).permute(4, 5, 0, 1, 2, 3)
-        patches = _space("patches", _PATCH**2, tiles * channels)
+        top, bottom = first * TILE, (first + rows) * TILE
+        seen = bordered(x_NHWC, top, bottom)
+        seen = seen.unfold(1, _PATCH, TILE).unfold(2, _PATCH, TILE).permute(4, 5, 0, 1, 2, 3)
+        patches = scratch("patches", _PATCH**2, tiles * channels)
         patches.view(seen.shape).copy_(seen)
-        values = _space("values", _PATCH**2, tiles * channels)
+        values = scratch("values", _PATCH**2, tiles * channels)
         torch.mm(of_patches, patches, out=values)
-        products = _space("patches", _PATCH**2, tiles, outputs)  # the patches are no longer needed
+        products = scratch("patches", _PATCH**2, tiles, outputs)  # the patches are no longer needed
         torch.bmm(values.view(_PATCH**2, tiles, channels), kernels_36CD, out=products)
-        done = _space("values", _TILE**2, tiles * outputs)
+        done = scratch("values", TILE**2, tiles * outputs)
         torch.mm(of_tiles, products.view(_PATCH**2, -1), out=done)
-        done = done.view(_TILE, _TILE, batch, rows, across, outputs).permute(2, 3, 0, 4, 1, 5)
-        place = y_NHWD[:, top:bottom].view(batch, rows, _TILE, across, _TILE, outputs)
+        done = done.view(TILE, TILE, batch, rows, across, outputs).permute(2, 3, 0, 4, 1, 5)
+        place = y_NHWD[:, top:bottom].view(batch, rows, TILE, across, TILE, outputs)
         torch.add(done, bias_D, out=place)
     return y_NHWD.permute(0, 3, 1, 2)
 
 
-_spaces = threading.local()
+def bordered(x_NHWC: Tensor, top: int, bottom: int) -> Tensor:
+    """Copy some rows of a picture, with a border of one pixel, into this thread's scratch.
 
-
-def _space(name: str, *shape: int) -> Tensor:
-    """Return memory of this thread that the next part uses again.
-
-    glibc gives large tensors back to the system, which fills new ones with zeros, page by page.
+    The border is what is beside the rows, or zeros at the edges of the picture.
     """
-    size = prod(shape)
-    kept: Tensor | None = getattr(_spaces, name, None)
-    if kept is None or kept.numel() < size:
-        with torch.inference_mode(mode=False):  # it may be used outside of that mode later
-            kept = torch.empty(size)
-        setattr(_spaces, name, kept)
-    return kept[:size].view(shape)
+    batch, height, width, channels = x_NHWC.shape
+    seen = scratch("bordered", batch, bottom - top + 2, width + 2, channels)
+    seen[:, :, [0, -1]] = 0
+    first, last = max(0, top - 1), min(height, bottom + 1)
+    above = first - (top - 1)
+    seen[:, :above] = 0
+    seen[:, above + last - first :] = 0
+    seen[:, above : above + last - first, 1:-1] = x_NHWC[:, first:last]
+    return seen
 
 
 def _transforms() -> tuple[Tensor, Tensor, Tensor]:
@@ -144,12 +90,12 @@ def _transforms() -> tuple[Tensor, Tensor, Tensor]:
     """
     points = np.array(_POINTS)
     patches, kernels = np.zeros((_PATCH, _PATCH)), np.zeros((_PATCH, 3))
-    tiles = np.zeros((_TILE, _PATCH))
+    tiles = np.zeros((TILE, _PATCH))
     for i, point in enumerate(points):
         others = np.delete(points, i)
         patches[i, :-1] = np.poly(others)[::-1]  # zero at all other points
         kernels[i] = point ** np.arange(3) / np.prod(point - others)
-        tiles[:, i] = point ** np.arange(_TILE)
+        tiles[:, i] = point ** np.arange(TILE)
     patches[-1] = np.poly(points)[::-1]
     kernels[-1, -1] = tiles[-1, -1] = 1  # at infinity: the highest coefficients
     return _both_ways(patches), _both_ways(kernels), _both_ways(tiles)

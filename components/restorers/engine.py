@@ -18,7 +18,7 @@ from components.backbones.backbone import Backbone, StepNoise
 from components.backbones.large_tensors import write_over
 from components.backbones.single_frame import keep_last_slices
 from components.backbones.upsampling import use_phases
-from components.backbones.winograd import use_winograd
+from components.backbones.wide_convolution import use_wide_convolutions
 from components.encoders.dinov3 import DINOv3
 from components.hashes import sha256_of
 from components.restorers.compiled import Compiled
@@ -92,15 +92,15 @@ def prepare(restorer: HDRFace, way: Way, *, preview: Path | None = None) -> HDRF
 def suit_processor(restorer: HDRFace, way: Way) -> None:
     """Let a prepared restorer on a CPU compute in a processor's manner, in place.
 
-    In float32, wide convolutions multiply less. Networks that have some lay pictures channels last
-    and make few large tensors. It is the same function, and such networks can no longer be recorded
-    for an export. What is compiled stays as it is.
+    In float32, wide convolutions multiply less or read less. Networks that have some lay pictures
+    channels last and make few large tensors. It is the same function, and such networks can no
+    longer be recorded for an export. What is compiled stays as it is.
     """
     if way.device.type != "cpu" or way.precision != "float32" or way.compile_for:
         return
     for network in (restorer.backbone.vae, restorer.backbone.generator):
         is_of_videos = any(isinstance(layer, nn.Conv3d) for layer in network.modules())
-        if not is_of_videos and use_winograd(network):
+        if not is_of_videos and use_wide_convolutions(network):
             network.to(memory_format=torch.channels_last)
             write_over(network)
 

@@ -19,29 +19,33 @@ from components.tables import Table
 from components.training.sampler import Row, RowStream, stacked, stacked_bytes
 from components.training.step import Batch
 
-FEATURE_COLUMNS = ("mirrored", "hq_png", "lq_tokens", "sr_tokens", "lq_latent", "hq_latent")
+_KEY = ("face_id", "variant")
+_FEATURE_COLUMNS = ("mirrored", "lq_tokens", "sr_tokens", "lq_latent", "hq_latent")
 PAIR_COLUMNS = ("hq_png", "lq_png")
 ENCODED_TOGETHER = 16  # rows
 
 
-def read_features(features: Table, shard: int) -> pa.Table:
-    """Read a shard of a features table for `FeatureBatches`, its tokens in either form.
+def read_features(features: Table, pairs: Table, shard: int) -> pa.Table:
+    """Read a shard for `FeatureBatches`: features, tokens in either form, and the pairs' pictures.
 
-    A mirrored row has no picture in the table: here it has that of the row before it, not mirrored
-    yet.
+    `pairs` is the table that the features were made from. A mirrored row has the picture of its
+    face, `hq_png`, not mirrored yet.
 
-    Raises: ValueError if mirrored rows have pictures, as earlier versions wrote them.
+    Raises: ValueError if the two shards are not of the same faces.
     """
     scales = [column["name"] for column in features.columns if column["name"] in SCALES.values()]
-    rows = features.read_shard(shard, [*FEATURE_COLUMNS, *scales])
-    is_earlier = pc.any(pc.and_(rows["mirrored"], pc.is_valid(rows["hq_png"])))
-    if is_earlier.as_py():
+    rows = features.read_shard(shard, [*_KEY, *_FEATURE_COLUMNS, *scales])
+    faces = pairs.read_shard(shard, [*_KEY, "split", "hq_png"]).filter(pc.field("split") == "train")
+    # A mirrored row follows the one that it is the mirror image of.
+    straight = pc.cast(pc.invert(rows["mirrored"]), pa.int64())
+    if (pc.sum(straight).as_py() or 0) == faces.num_rows:
+        faces = faces.take(pc.subtract(pc.cumulative_sum(straight), 1))
+    if any(not faces[key].equals(rows[key]) for key in _KEY):
         raise ValueError(
-            f"{features.path} is of an earlier version: its mirrored rows have pictures of their "
-            "own. Make it again with the stage 'features'"
+            f"shard {shard} of {features.path} and {pairs.path} are not of the same faces: "
+            f"run 'dvc repro {features.stage}'"
         )
-    column = rows.column_names.index("hq_png")
-    return rows.set_column(column, "hq_png", pc.fill_null_forward(rows["hq_png"]))
+    return rows.drop_columns([*_KEY]).append_column("hq_png", faces["hq_png"])
 
 
 def token_width(features: Table) -> int:

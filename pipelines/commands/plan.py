@@ -284,7 +284,7 @@ def _conclusions(found: Mapping[str, Any], training: Mapping[str, Any]) -> Itera
     if training["table_rows"]:
         yield (
             f"The table of features has {training['table_rows']:,} rows: "
-            f"{_number(training['table_gb'])} GB of tokens and latents, beside the pictures."
+            f"{_number(training['table_gb'])} GB of tokens and latents."
         )
     asked = training["ways"][0]["rows_per_step"]
     if any(way["rows_per_step"] != asked for way in training["ways"]):

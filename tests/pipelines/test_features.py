@@ -78,7 +78,6 @@ def test_a_shards_features_give_what_the_live_path_restores(
     lq_B3HW = images.to_tensor([images.decode_png(pair["lq_png"]) for pair in pairs])
     ids = [pair["face_id"] for pair in pairs]
     assert rows["face_id"].to_pylist() == ids
-    assert rows["hq_png"].to_pylist() == [pair["hq_png"] for pair in pairs]
 
     hq_B3HW = images.to_tensor([images.decode_png(pair["hq_png"]) for pair in pairs])
     live = restorer.restore(lq_B3HW, ids, [0, 0])
@@ -129,9 +128,6 @@ def test_every_row_is_followed_by_its_mirror_image(params: FeaturesParams) -> No
     assert both["mirrored"].to_pylist() == [False, True, False, True]
     assert both["face_id"].to_pylist()[::2] == plain["face_id"].to_pylist()
     assert both["face_id"].to_pylist()[1::2] == plain["face_id"].to_pylist()
-    # A training mirrors the picture of the row before.
-    straight = plain["hq_png"].to_pylist()
-    assert both["hq_png"].to_pylist() == [straight[0], None, straight[1], None]
     torch.testing.assert_close(
         tensor(both, "lq_tokens")[::2], tensor(plain, "lq_tokens"), atol=2e-3, rtol=0
     )

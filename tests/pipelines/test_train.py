@@ -31,9 +31,9 @@ OPTIMIZATION = {
 
 
 def feature_rows(number: int) -> pa.Table:
-    """Make features of three faces; what is learned from them does not matter here."""
+    """Make features of two faces; what is learned from them does not matter here."""
     draw = np.random.default_rng(number)
-    rows = smooth_pairs(["train"] * 3, SIZE)
+    rows = smooth_pairs(["train"] * 2, SIZE)
     latent, token = (
         (VAE["latent_channels"], SIZE // 2, SIZE // 2),
         (NUM_TOKENS, DINO["hidden_size"]),
@@ -43,20 +43,25 @@ def feature_rows(number: int) -> pa.Table:
         name: tables.tensor_column(draw.standard_normal((3, *shape)).astype(np.float16))
         for name, shape in shapes.items()
     }
-    pngs = [row["hq_png"] for row in rows]
-    # As the stage writes them: a mirrored row has no picture of its own.
     return pa.table(
         {
+            "face_id": [rows[index]["face_id"] for index in (0, 0, 1)],
+            "variant": pa.array([0, 0, 0], pa.int32()),
             "mirrored": pa.array([False, True, False]),
-            "hq_png": pa.array([pngs[0], None, pngs[2]]),
             **tensors,
         }
     )
 
 
+def pairs(out: Path, tested: int = 0) -> Path:
+    """Write the pairs of both shards of features, and of some test faces."""
+    shards = [smooth_pairs(["train"] * 2 + ["test"] * count, SIZE) for count in (tested, 0)]
+    return write_pairs(out, shards).path
+
+
 @pytest.fixture
 def params(tmp_path: Path, networks: Path) -> TrainParams:
-    write_pairs(tmp_path / "pairs", [smooth_pairs(["train"], SIZE)])
+    pairs(tmp_path / "pairs")
     write_table(
         tmp_path / "features",
         [feature_rows(1), feature_rows(2)],
@@ -149,10 +154,9 @@ def test_tokens_in_8_bits_train_like_float16_and_the_run_says_so(
 def test_a_validation_restores_with_the_tokens_that_inference_has(
     params: TrainParams, tmp_path: Path
 ) -> None:
-    write_pairs(tmp_path / "tested", [smooth_pairs(["train", "test"], SIZE)])
     watched = changed(
         params,
-        pairs=tmp_path / "tested",
+        pairs=pairs(tmp_path / "tested", tested=1),
         validation={"every": 2, "faces": 8, "metrics": ["psnr", "ssim"]},
     )
     whole, resumed, alone = (Reports(tmp_path / name) for name in ("whole", "resumed", "alone"))
@@ -168,7 +172,7 @@ def test_a_validation_restores_with_the_tokens_that_inference_has(
 
     out = params.out("sd21", "sdfm")
     shutil.copytree(whole.folder / "4" / "trained", out)
-    row = smooth_pairs(["train", "test"], SIZE)[1]
+    row = smooth_pairs(["train", "train", "test"], SIZE)[2]
     lq, hq = (images.decode_png(row[name]) for name in ("lq_png", "hq_png"))
     done = load_restorer(out).restore(images.to_tensor([lq]), [row["face_id"]], [0])
     assert done.intermediate_B3HW is not None
@@ -182,10 +186,9 @@ def test_mlflow_has_the_scores_of_a_validation_at_the_model_that_they_chose(
 ) -> None:
     monkeypatch.chdir(tmp_path)
     shutil.copy(empty_database, tmp_path / "mlflow.db")
-    write_pairs(tmp_path / "tested", [smooth_pairs(["train", "test"], SIZE)])
     watched = changed(
         params,
-        pairs=tmp_path / "tested",
+        pairs=pairs(tmp_path / "tested", tested=1),
         validation={"every": 2, "faces": 8, "metrics": ["psnr"], "keep_best": "psnr"},
     )
     reports = Reports(tmp_path / "reports")

@@ -37,12 +37,12 @@ def test_tables_are_counted_row_by_row(
     assert sizes["data/pairs"] == pytest.approx(70_000 * 2 * png)
     assert sizes["data/intermediates/qwen"] == pytest.approx(train * png, rel=1e-4)
     latents = 2 * 16 * 64 * 64 * 2
-    row = 2 * 201 * 1024 * 2 + latents  # of two pictures; a mirrored row has no PNG
-    assert sizes["data/features/qwen"] == pytest.approx(train * (png + 2 * row), rel=1e-4)
+    row = 2 * 201 * 1024 * 2 + latents  # of two pictures
+    assert sizes["data/features/qwen"] == pytest.approx(train * 2 * row, rel=1e-4)
     narrow = {"features": {"qwen": {**paper["features"]["qwen"], "tokens": "int8"}}}
     row = 2 * 201 * (1024 + 2 * 32) + latents  # a float16 scale for each 32 channels
     sizes = machine.tables({**paper, **narrow}, 70_000)
-    assert sizes["data/features/qwen"] == pytest.approx(train * (png + 2 * row), rel=1e-4)
+    assert sizes["data/features/qwen"] == pytest.approx(train * 2 * row, rel=1e-4)
 
 
 def test_a_table_that_is_there_needs_no_room(

@@ -9,7 +9,7 @@ import torch
 from torch import Tensor, nn
 
 from components import images
-from components.backbones import winograd
+from components.backbones import wide_convolution
 from components.backbones.backbone import Backbone
 from components.backbones.catalogue import FAMILIES, BackboneName
 from components.backbones.large_tensors import write_over
@@ -145,19 +145,19 @@ def test_on_a_cpu_wide_convolutions_multiply_less_and_pictures_lie_channels_last
 ) -> None:
     folder = trained(tmp_path, networks, "sd21", "text")
     assert not tiled(opened(folder))  # these networks are small
-    monkeypatch.setattr(winograd, "_FEWEST_CHANNELS", 8)
-    monkeypatch.setattr(winograd, "_SMALLEST", 4)
+    monkeypatch.setattr(wide_convolution, "_FEWEST_CHANNELS", 8)
+    monkeypatch.setattr(wide_convolution, "_LARGE", 4)
     prepared, plain = opened(folder), FAMILIES["sd21"](networks / "sd21").float()
     assert tiled(prepared) > 10
     assert not tiled(load_restorer(folder, precision="bf16"))
     assert not tiled(load_alone(folder))  # as an export does, which records what is called
-    convolve, convolved = winograd.convolve, []
+    convolve, convolved = wide_convolution.convolve, []
 
     def counted(x: Tensor, kernels: Tensor, bias: Tensor) -> Tensor:
         convolved.append(tuple(x.shape))
         return convolve(x, kernels, bias)
 
-    monkeypatch.setattr(winograd, "convolve", counted)
+    monkeypatch.setattr(wide_convolution, "convolve", counted)
     latent = prepared.backbone.encode(faces(2))
     assert convolved
     convolved.clear()
@@ -171,7 +171,7 @@ def test_on_a_cpu_wide_convolutions_multiply_less_and_pictures_lie_channels_last
 
 
 def tiled(restorer: Any) -> int:
-    return sum(isinstance(one, winograd.WinogradConvolution) for one in restorer.modules())
+    return sum(isinstance(one, wide_convolution.WideConvolution) for one in restorer.modules())
 
 
 def test_a_batch_is_filled_up_to_a_compiled_size_and_a_larger_one_is_cut() -> None:

@@ -44,11 +44,9 @@ def values(shard: int, shape: tuple[int, ...]) -> np.ndarray:
 def features(shard: int, width: int = 6) -> pa.Table:
     return pa.table(
         {
+            "face_id": [f"face {i // 2}" for i in range(NUM_ROWS[shard])],
+            "variant": pa.array([3] * NUM_ROWS[shard], pa.int32()),
             "mirrored": [i % 2 == 1 for i in range(NUM_ROWS[shard])],
-            "hq_png": [
-                None if i % 2 else images.encode_png(picture(shard, i))
-                for i in range(NUM_ROWS[shard])
-            ],
             "lq_tokens": tensors(values(shard, (5, width))),
             "sr_tokens": tensors(values(shard, (5, width)) * 2),
             "lq_latent": tensors(values(shard, (4, 2, 2))),
@@ -57,13 +55,29 @@ def features(shard: int, width: int = 6) -> pa.Table:
     )
 
 
-def test_features_of_an_earlier_version_with_pictures_in_mirrored_rows_are_refused(
-    tmp_path: Path,
+def faces_of_features(shard: int) -> pa.Table:
+    """Make the pairs that `features` are of, after a face of the test split."""
+    straight = [i for i in range(NUM_ROWS[shard]) if i % 2 == 0]
+    return pa.table(
+        {
+            "face_id": ["a test face", *(f"face {i // 2}" for i in straight)],
+            "variant": pa.array([3] * (1 + len(straight)), pa.int32()),
+            "split": ["test", *("train" for _ in straight)],
+            "hq_png": [b"", *(images.encode_png(picture(shard, i)) for i in straight)],
+        }
+    )
+
+
+@pytest.mark.parametrize(
+    "others", [faces_of_features(0).slice(2), faces_of_features(0).take([0, 2, 1])]
+)
+def test_features_and_pairs_of_different_faces_are_refused(
+    others: pa.Table, tmp_path: Path
 ) -> None:
-    earlier = features(0).drop_columns("hq_png").append_column("hq_png", [[b"1", b"2", b"3"]])
-    table = write_table(tmp_path / "sd21", [earlier], stage="features@sd21")
-    with pytest.raises(ValueError, match="/sd21 is of an earlier version"):
-        read_features(table, 0)
+    table = write_table(tmp_path / "sd21", [features(0)], stage="features@sd21")
+    pairs = write_table(tmp_path / "pairs", [others], stage="degrade")
+    with pytest.raises(ValueError, match=r"not of the same faces: run 'dvc repro features@sd21'"):
+        read_features(table, pairs, 0)
 
 
 def pairs(shard: int) -> pa.Table:
@@ -89,8 +103,10 @@ def pair_batches(*, mirror: bool, shuffle_shards: int = 2) -> PairBatches:
 
 
 def reader(out: Path, rows: Callable[[int], pa.Table]) -> Callable[[int], pa.Table]:
-    table = write_table(out, [rows(0), rows(1)], stage="features@sd21")
-    return lambda shard: read_features(table, shard)
+    table = write_table(out / "sd21", [rows(0), rows(1)], stage="features@sd21")
+    faces = [faces_of_features(0), faces_of_features(1)]
+    pairs = write_table(out / "pairs", faces, stage="degrade")
+    return lambda shard: read_features(table, pairs, shard)
 
 
 def narrow(shard: int) -> pa.Table:
@@ -98,7 +114,7 @@ def narrow(shard: int) -> pa.Table:
 
 
 def test_tokens_in_8_bits_become_those_of_their_own_rows(tmp_path: Path) -> None:
-    read = reader(tmp_path / "features", narrow)
+    read = reader(tmp_path, narrow)
     batch = FeatureBatches(stream(read), CPU).take(7)
     assert batch.lq_tokens_BNC is not None
     assert batch.sr_tokens_BNC is not None
@@ -122,7 +138,7 @@ def test_the_width_of_tokens_is_that_of_either_form(
 def test_a_batch_of_features_has_the_values_of_its_rows_and_mirrors_pictures(
     tmp_path: Path,
 ) -> None:
-    read = reader(tmp_path / "features", features)
+    read = reader(tmp_path, features)
     batch = FeatureBatches(stream(read), CPU).take(7)
     for place, row in enumerate(stream(read).take(7)):
         straight, is_mirrored = divmod(row.index, 2)
