@@ -6,6 +6,7 @@ from math import prod
 import torch
 from torch import Tensor
 
+_MOST = 2**27  # numbers of one name, 512 MB: what only a large batch needs is given back
 _kept = threading.local()
 
 
@@ -16,6 +17,8 @@ def scratch(name: str, *shape: int) -> Tensor:
     tensors back to the system, which fills new ones with zeros, page by page.
     """
     size = prod(shape)
+    if size > _MOST:
+        return torch.empty(shape)
     kept: Tensor | None = getattr(_kept, name, None)
     if kept is None or kept.numel() < size:
         with torch.inference_mode(mode=False):  # it may be used outside of that mode later
