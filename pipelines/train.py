@@ -160,9 +160,8 @@ def _open_networks(params: TrainParams, out: Path) -> _Networks:
 
 
 class _Unseen(NamedTuple):
-    """Where the test faces are, which the features do not hold, and the networks that see them."""
+    """The networks that see test faces, of which the features hold nothing."""
 
-    pairs: Table
     intermediate: SharedFolder
     encoder: SharedFolder
     encoder_size: int
@@ -170,14 +169,13 @@ class _Unseen(NamedTuple):
     @classmethod
     def of(cls, params: TrainParams) -> Self:
         return cls(
-            Table.open(params.pairs).shared(),
             share(params.intermediate),
             share(params.encoder),
             params.encoder_size,
         )
 
-    def faces(self, count: int, device: torch.device) -> list[ValidationFace]:
-        faces = read_faces(self.pairs.read_shard, len(self.pairs.shards), count)
+    def faces(self, pairs: Table, count: int, device: torch.device) -> list[ValidationFace]:
+        faces = read_faces(pairs.read_shard, len(pairs.shards), count)
         intermediate = load_restorer(self.intermediate.local(), device=device)
         encoder = DINOv3(open_weights(self.encoder.local()).root, input_size=self.encoder_size)
         return list(seen_by(faces, intermediate, encoder.to(device), device))
@@ -207,7 +205,7 @@ def work(config: dict[str, Any], seat: Seat) -> None:
     restorer: RestorerTraining = config["restorer"]
     features: Table = config["features"]
     pairs: Table = config["pairs"]
-    faces = _validation_faces(restorer, config["unseen"], seat)
+    faces = _validation_faces(restorer, pairs, config["unseen"], seat)
     step, opponent = restorer.start(seat.device, config["recompute"], offload=config["offload"])
 
     def batches(number: int) -> FeatureBatches:
@@ -225,13 +223,13 @@ def work(config: dict[str, Any], seat: Seat) -> None:
 
 
 def _validation_faces(
-    restorer: RestorerTraining, inputs: "_Unseen | None", seat: Seat
+    restorer: RestorerTraining, pairs: Table, inputs: "_Unseen | None", seat: Seat
 ) -> list[ValidationFace]:
     """Find the faces of a validation, before the networks that train take their memory."""
     params = restorer.validation
     if params is None or inputs is None:
         return []
-    faces = on_every_rank(seat, lambda: inputs.faces(params.faces, seat.device))
+    faces = on_every_rank(seat, lambda: inputs.faces(pairs, params.faces, seat.device))
     if seat.device.type == "cuda":  # what the networks took is no part of the training's peak
         torch.cuda.empty_cache()
         torch.cuda.reset_peak_memory_stats(seat.device)

@@ -129,17 +129,17 @@ def _run(ablation: Ablation, variant: Variant, base: Mapping[str, Any]) -> bool:
     return _dvc(*run, *copied, *settings, "evaluate") == 0
 
 
-def left_behind(names: Sequence[str], repository: Path = Path()) -> list[str]:
+def left_behind(names: Sequence[str]) -> list[str]:
     """Return files and folders that git does not know yet: an experiment's checkout lacks them.
 
     Of a folder that git knows in part, these are files: DVC copies no folder over another.
     """
     found: list[str] = []
     for name in names:
-        if git.output(repository, "ls-files", "--", name):
-            others = git.output(repository, "ls-files", "-z", "--others", "--", name)
+        if git.output(Path(), "ls-files", "--", name):
+            others = git.output(Path(), "ls-files", "-z", "--others", "--", name)
             found += filter(None, others.split("\0"))
-        elif (repository / name).exists():
+        elif Path(name).exists():
             found.append(name)
     return found
 

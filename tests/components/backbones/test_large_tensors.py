@@ -43,6 +43,7 @@ def test_the_end_of_a_decoder_gives_the_same() -> None:
     x = torch.randn(2, 4, 12, 10)
     expected = decoder(x)
     write_over(decoder)
+    assert isinstance(decoder.conv_act, nn.Identity)  # the normalisation has it
     torch.testing.assert_close(decoder(x), expected, atol=1e-6, rtol=0)
 
 

@@ -14,9 +14,12 @@ def made(channels: int, outputs: int, **options: int) -> nn.Conv2d:
 
 
 @pytest.mark.parametrize("is_last", [False, True])
-@pytest.mark.parametrize("shape", [(1, 16, 16), (4, 8, 8), (2, 5, 7), (1, 32, 36)])
+@pytest.mark.parametrize(
+    ("shape", "uses_tiles"),
+    [((1, 16, 16), False), ((4, 8, 8), False), ((2, 5, 7), False), ((1, 32, 36), True)],
+)
 def test_small_and_large_pictures_are_convolved_in_a_manner_of_their_own(
-    shape: tuple[int, int, int], is_last: bool
+    shape: tuple[int, int, int], uses_tiles: bool, is_last: bool
 ) -> None:
     convolution = made(256, 288)
     batch, height, width = shape
@@ -26,7 +29,9 @@ def test_small_and_large_pictures_are_convolved_in_a_manner_of_their_own(
     if is_last:
         convolution.to(memory_format=torch.channels_last)
         x = x.contiguous(memory_format=torch.channels_last)
-    found = WideConvolution(convolution)(x)
+    wide = WideConvolution(convolution)
+    found = wide(x)
+    assert (wide._kernels_36CD is not None) == uses_tiles
     assert found.is_contiguous(memory_format=torch.channels_last)
     assert not torch.equal(found, convolution(x))  # its last bits are its own
     torch.testing.assert_close(found.double(), expected, atol=3e-5, rtol=0)

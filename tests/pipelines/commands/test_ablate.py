@@ -45,7 +45,11 @@ def test_a_table_is_made_once_if_a_variant_has_the_parameters_that_lead_to_it(
 )
 @pytest.mark.parametrize("is_committed", [False, True])
 def test_an_experiment_takes_along_what_git_does_not_know(
-    known: list[str], taken: list[str], is_committed: bool, tmp_path: Path
+    known: list[str],
+    taken: list[str],
+    is_committed: bool,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     def git(*words: str) -> None:
         identity = ("-c", "user.name=Ada", "-c", "user.email=ada@example.org")
@@ -59,4 +63,5 @@ def test_an_experiment_takes_along_what_git_does_not_know(
         git("add", *known)
     if known and is_committed:
         git("commit", "--quiet", "--message=known")
-    assert left_behind(["dvc.lock", "scores", "not there"], tmp_path) == taken
+    monkeypatch.chdir(tmp_path)
+    assert left_behind(["dvc.lock", "scores", "not there"]) == taken
